@@ -1,0 +1,103 @@
+"""The waist of the house: plain data that the model side and the mathematics side exchange.
+
+    model --arch--> Site --stream--> InputStats --solver--> Removal --surgery--> smaller model
+
+Shapes: O consumer outputs · I consumer inputs (= N·K) · N units · K channels per unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of rows of a producer's weight that belongs to the units of a site, unit after unit.
+
+    Rows ``[offset, offset + num_units * rows_per_unit)`` of the projection at ``path`` are cut with the units.
+    A fused projection (qkv, gate_up) is simply several segments with one path.
+    """
+
+    path: str
+    rows_per_unit: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a decoder layer where units can go.
+
+    Attributes:
+        name: what is pruned, ``"attention"`` or ``"ffn"``.
+        block: module path inside the layer of the block whose output is the consumer's output.
+        consumer: module path inside the layer of the projection that loses input columns.
+        producers: the segments of rows that are cut with the units.
+        num_units: N, the units at hand (KV groups, or FFN channels).
+        unit_width: K, the consumer's input columns of one unit.
+        unit_params: parameters that go with one unit: consumer columns, producer rows and their biases.
+    """
+
+    name: str
+    block: str
+    consumer: str
+    producers: tuple[Segment, ...]
+    num_units: int
+    unit_width: int
+    unit_params: int
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What a solver decided for one site; immutable and small.
+
+    Attributes:
+        kept_N: bool, True where the unit survives.
+        weight_OI: the repaired consumer weight on the surviving columns only, in the dtype it came in.
+        error: relative squared reconstruction error ‖W X − W' X'‖² / ‖W X‖² on the calibration inputs
+            (undamped), in [0, 1] for a repaired removal.
+        curve: estimated relative error after 0, 1, 2, … removals in the solver's own order, as far as the solver
+            knows it (float64; empty for solvers without an error model).
+    """
+
+    kept_N: Tensor
+    weight_OI: Tensor
+    error: float
+    curve: Tensor
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """Numbers that solvers take beside the problem itself.
+
+    Attributes:
+        damping: λ as a fraction of the mean diagonal of the Hessian, added to the diagonal.
+        repair: refit the surviving columns by least squares; ``None`` leaves it to the solver's own habit
+            (yes for the OBS solvers, no for the baselines).
+        seed: for solvers that draw random numbers.
+        grouped_cholesky: paper solver only: score heads by the grouped Cholesky decomposition; False is the
+            ablation "−GCD" (plain diagonal of the inverse).
+        group_size: paper solver only: channels removed per round; 0 is the dynamic schedule 1024 … 8.
+    """
+
+    damping: float = 0.01
+    repair: bool | None = None
+    seed: int = 0
+    grouped_cholesky: bool = True
+    group_size: int = 0
+
+
+Solver = Callable[[Tensor, Tensor, int, int, SolverOptions], Removal]
+"""``solve(weight_OI, hessian_II, num_units, num_removed, options) -> Removal``.
+
+``hessian_II`` is X Xᵀ over the calibration tokens in float32 or float64, undamped. Units are consecutive runs of
+I / num_units columns.
+"""
+
+
+def expand(kept_N: Tensor, width: int) -> Tensor:
+    """Unit flags to column flags: every unit's flag repeated over its ``width`` columns."""
+    return torch.repeat_interleave(kept_N, width)
