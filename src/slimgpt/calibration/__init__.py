@@ -1,0 +1,14 @@
+"""Text to token windows: what the model reads while its statistics are taken.
+
+    name ──sources──▶ documents ──sampling──▶ windows_BT ──cache──▶ the same, at once, the next time
+
+Documents are joined by blank lines, tokenised without special tokens and cut at random, as in the paper
+(https://arxiv.org/abs/2412.18110, section 5). The same name, tokenizer, sizes and seed give the same windows.
+"""
+
+from __future__ import annotations
+
+from slimgpt.calibration.cache import cached_windows
+from slimgpt.calibration.sampling import fingerprint, windows
+
+__all__ = ["cached_windows", "fingerprint", "windows"]

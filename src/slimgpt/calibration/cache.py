@@ -1,0 +1,70 @@
+"""Windows kept on disk, so that a second run on the same text neither reads nor tokenises it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from slimgpt.calibration.sampling import fingerprint, windows
+from slimgpt.calibration.sources import resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Part of every key: raise it whenever `windows` would draw other windows than before.
+ALGORITHM_VERSION = 1
+
+
+def cached_windows(
+    source: str, tokenizer: PreTrainedTokenizerBase, num_windows: int, seqlen: int, seed: int
+) -> Tensor:
+    """What :func:`~slimgpt.calibration.windows` returns, from ``$SLIMGPT_CACHE/windows`` if it is there.
+
+    The default of ``SLIMGPT_CACHE`` is ``~/.cache/slimgpt``. Files count as unchanged while path, size and
+    modification time are; a hub data set is not looked up again. A damaged entry is replaced, and a cache
+    that cannot be written is done without.
+
+    Raises:
+        CalibrationError: as :func:`~slimgpt.calibration.windows`.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # a tokenizer in Python has no serialised form that could tell two apart
+        return windows(source, tokenizer, num_windows, seqlen, seed)
+    key = (ALGORITHM_VERSION, resolve(source).identity, backend.to_str(), num_windows, seqlen, seed)
+    path = _folder() / f"{hashlib.sha256(repr(key).encode()).hexdigest()}.safetensors"
+    windows_BT = _read(path)
+    if windows_BT is None:
+        windows_BT = windows(source, tokenizer, num_windows, seqlen, seed)
+        _write(path, windows_BT)
+    return windows_BT
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("SLIMGPT_CACHE") or "~/.cache/slimgpt").expanduser() / "windows"
+
+
+def _read(path: Path) -> Tensor | None:
+    """The entry, or None where there is none that its own fingerprint vouches for."""
+    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as entry:
+        windows_BT: Tensor = entry.get_tensor("windows_BT")
+        if (entry.metadata() or {}).get("fingerprint") == fingerprint(windows_BT):
+            return windows_BT
+    return None
+
+
+def _write(path: Path, windows_BT: Tensor) -> None:
+    data = save({"windows_BT": windows_BT}, metadata={"fingerprint": fingerprint(windows_BT)})
+    with suppress(OSError):  # a read-only or full disk costs the cache and nothing else
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            # Renaming is atomic: a reader sees the old entry, the whole new one, or none.
+            Path(scratch, path.name).write_bytes(data)
+            os.replace(Path(scratch, path.name), path)
