@@ -52,14 +52,14 @@ def text_of(row: object, place: str) -> str:
     """
     if not isinstance(row, Mapping):
         raise CalibrationError(
-            f"{place} is a {type(row).__name__} and no object; write {{{TEXT_FIELD!r}: ...}} on each line"
+            f'{place} is a JSON {type(row).__name__}, not an object; write {{"{TEXT_FIELD}": "..."}} a line'
         )
     if TEXT_FIELD not in row:
         raise _no_text_field(place, list(row))
     text = row[TEXT_FIELD]
     if not isinstance(text, str | None):
         raise CalibrationError(
-            f"{place} has a {type(text).__name__} in the field {TEXT_FIELD!r}, which must be a string"
+            f"{place} has the field {TEXT_FIELD!r} as {type(text).__name__}; it must be a string"
         )
     # JSON can spell half a surrogate pair, usually a cut-off emoji, which no tokenizer takes.
     return (text or "").encode("utf-8", "replace").decode("utf-8")
@@ -117,7 +117,7 @@ def _lines(stream: BinaryIO, place: str, longest: int = -1) -> Iterator[tuple[in
             raise CalibrationError(f"{place} is binary: line {number} holds a NUL byte; give UTF-8 text")
         yield number, _decode(decoder, raw, place, number)
         number += raw.endswith(b"\n")
-    _decode(decoder, b"", place, number)
+    _decode(decoder, b"", place, number)  # the end of the file may have cut a character off
 
 
 def _decode(decoder: codecs.IncrementalDecoder, raw: bytes, place: str, number: int) -> str:

@@ -136,6 +136,7 @@ def _check_sizes(num_windows: int, seqlen: int) -> None:
 def _check_length(source: str, num_tokens: int, num_windows: int, seqlen: int) -> None:
     if num_tokens < num_windows * seqlen:
         raise CalibrationError(
-            f"calibration source {source!r} has {num_tokens} tokens, enough for {num_tokens // seqlen} "
-            f"windows of {seqlen} and not for {num_windows}; ask for fewer or shorter windows, or give more text"
+            f"calibration source {source!r} has {num_tokens} tokens, enough for "
+            f"{num_tokens // seqlen} windows of {seqlen} and not for {num_windows}; give more text, or ask "
+            "for fewer or shorter windows"
         )

@@ -9,6 +9,7 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -114,15 +115,13 @@ def _hub(hub_id: str, seed: int) -> Iterator[str]:
     except Exception as error:  # network, hub and parsers raise what they like, ValueError to httpx's own
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CalibrationError(
-            f"hub dataset {hub_id!r} cannot be read: {reason}; check the id and the network, or {OTHER_CHOICES}"
+            f"hub dataset {hub_id!r} cannot be read: {reason}; check the network and the id, "
+            f"or {OTHER_CHOICES}"
         ) from error
 
 
 def _exists(name: str) -> bool:
-    try:
-        return Path(name).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # a name too long, an unknown ~user, a NUL
-        return False
+    return os.path.exists(os.path.expanduser(name))  # unlike Path's, false for "", a NUL or an unknown ~user
 
 
 def _looks_like_file(name: str) -> bool:
@@ -130,8 +129,9 @@ def _looks_like_file(name: str) -> bool:
 
 
 def _missing(name: str) -> CalibrationError:
-    parent = Path(name).parent
-    siblings = [str(path) for path in parent.iterdir()] if _exists(str(parent)) and parent.is_dir() else []
+    siblings: list[str] = []
+    with suppress(OSError, ValueError):
+        siblings = [str(path) for path in Path(name).parent.iterdir()]
     near = difflib.get_close_matches(name, [BUILTIN, *HUB_ALIASES, *siblings], n=1)
     hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
     return CalibrationError(
