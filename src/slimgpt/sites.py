@@ -38,7 +38,7 @@ class Site:
         producers: the segments of rows that are cut with the units.
         num_units: N, the units at hand (KV groups, or FFN channels).
         unit_width: K, the consumer's input columns of one unit.
-        unit_params: parameters that go with one unit: consumer columns, producer rows and their biases.
+        returns_tuple: the block returns ``(output, attention weights)`` rather than the output alone.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Site:
     producers: tuple[Segment, ...]
     num_units: int
     unit_width: int
-    unit_params: int
+    returns_tuple: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 ALGORITHM_VERSION = 1
 
 
-def cached_windows(
-    source: str, tokenizer: PreTrainedTokenizerBase, num_windows: int, seqlen: int, seed: int
-) -> Tensor:
+def cached_windows(source: str, tokenizer: PreTrainedTokenizerBase, num_windows: int, seqlen: int, seed: int) -> Tensor:
     """What :func:`~slimgpt.calibration.windows` returns, from ``$SLIMGPT_CACHE/windows`` if it is there.
 
     The default of ``SLIMGPT_CACHE`` is ``~/.cache/slimgpt``. Files count as unchanged while path, size and

@@ -58,9 +58,7 @@ def text_of(row: object, place: str) -> str:
         raise _no_text_field(place, list(row))
     text = row[TEXT_FIELD]
     if not isinstance(text, str | None):
-        raise CalibrationError(
-            f"{place} has the field {TEXT_FIELD!r} as {type(text).__name__}; it must be a string"
-        )
+        raise CalibrationError(f"{place} has the field {TEXT_FIELD!r} as {type(text).__name__}; it must be a string")
     # JSON can spell half a surrogate pair, usually a cut-off emoji, which no tokenizer takes.
     return (text or "").encode("utf-8", "replace").decode("utf-8")
 

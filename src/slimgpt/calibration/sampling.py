@@ -34,9 +34,7 @@ DOCUMENT_BREAK = "\n\n"
 DOCUMENTS_PER_BATCH = 64
 
 
-def windows(
-    source: str, tokenizer: PreTrainedTokenizerBase, num_windows: int, seqlen: int, seed: int
-) -> Tensor:
+def windows(source: str, tokenizer: PreTrainedTokenizerBase, num_windows: int, seqlen: int, seed: int) -> Tensor:
     """Random windows of tokens that do not overlap, as int64 ``windows_BT`` on the CPU.
 
     A pool of documents of about four times the asked tokens is tokenised, document after document, each with
@@ -128,9 +126,7 @@ def _check_sizes(num_windows: int, seqlen: int) -> None:
     if num_windows < 1:
         raise CalibrationError(f"{num_windows} calibration windows asked; ask for at least 1, usually 128")
     if seqlen < 2:
-        raise CalibrationError(
-            f"calibration windows of {seqlen} tokens asked; ask for at least 2, usually 2048"
-        )
+        raise CalibrationError(f"calibration windows of {seqlen} tokens asked; ask for at least 2, usually 2048")
 
 
 def _check_length(source: str, num_tokens: int, num_windows: int, seqlen: int) -> None:

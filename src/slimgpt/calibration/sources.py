@@ -115,8 +115,7 @@ def _hub(hub_id: str, seed: int) -> Iterator[str]:
     except Exception as error:  # network, hub and parsers raise what they like, ValueError to httpx's own
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CalibrationError(
-            f"hub dataset {hub_id!r} cannot be read: {reason}; check the network and the id, "
-            f"or {OTHER_CHOICES}"
+            f"hub dataset {hub_id!r} cannot be read: {reason}; check the network and the id, or {OTHER_CHOICES}"
         ) from error
 
 

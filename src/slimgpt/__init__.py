@@ -1,0 +1,64 @@
+"""slimgpt: make language models smaller in a way people really use.
+
+The names below are the public API; they load what they need when first used. Importing slimgpt also teaches
+transformers' Auto classes to load pruned checkpoints, as soon as transformers itself is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from wrapt import when_imported
+
+from slimgpt._version import __version__
+
+if TYPE_CHECKING:
+    from slimgpt.checkpoint import open_checkpoint
+    from slimgpt.config import PruneConfig
+    from slimgpt.driver import Observer, PruneResult, prune
+    from slimgpt.errors import SlimGPTError
+    from slimgpt.evaluation import perplexity
+    from slimgpt.generation import generate
+    from slimgpt.inspection import inspect_model
+    from slimgpt.loading import load_model
+
+_HOMES = {
+    "prune": "slimgpt.driver",
+    "PruneConfig": "slimgpt.config",
+    "PruneResult": "slimgpt.driver",
+    "Observer": "slimgpt.driver",
+    "open_checkpoint": "slimgpt.checkpoint",
+    "load_model": "slimgpt.loading",
+    "perplexity": "slimgpt.evaluation",
+    "generate": "slimgpt.generation",
+    "inspect_model": "slimgpt.inspection",
+    "SlimGPTError": "slimgpt.errors",
+}
+
+__all__ = [
+    "Observer",
+    "PruneConfig",
+    "PruneResult",
+    "SlimGPTError",
+    "__version__",
+    "generate",
+    "inspect_model",
+    "load_model",
+    "open_checkpoint",
+    "perplexity",
+    "prune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'slimgpt' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+@when_imported("transformers.models.auto.modeling_auto")
+def _teach_transformers(module: Any) -> None:
+    from slimgpt.modeling_slimgpt import register
+
+    register()

@@ -1,0 +1,87 @@
+"""What the pruner needs to know of a model family, as data.
+
+A family says where the decoder layers are, which sites a layer of a given configuration has, and which configuration
+keys describe a layer with fewer units. Everything else (statistics, solving, slicing, storing) is the same code for
+all families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from slimgpt.sites import Site
+
+ATTENTION = "attention"
+FFN = "ffn"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        model_type: the stock ``model_type`` of transformers.
+        layers: module path of the list of decoder layers in the causal LM.
+        sites: ``sites(layer_config)``: the sites of a layer, in the order in which they are pruned.
+        resized: ``resized(layer_config, kept)``: configuration keys (upstream names) of that layer when ``kept[name]``
+            units survive at each site.
+        stock_config: a stock configuration object from plain settings, for the uniform layout; raises ConfigError where
+            no stock class takes them.
+        pruned: for people: what goes at each site.
+    """
+
+    model_type: str
+    layers: str
+    sites: Callable[[Any], tuple[Site, ...]]
+    resized: Callable[[Any, Mapping[str, int]], dict[str, int]]
+    stock_config: Callable[[Mapping[str, Any]], Any]
+    pruned: Mapping[str, str]
+
+
+def output_dim(module: nn.Module) -> int:
+    """The dimension of ``module.weight`` that holds its outputs: GPT-2's Conv1D stores its weight transposed."""
+    return 1 if isinstance(module, Conv1D) else 0
+
+
+def weight_OI(module: nn.Module) -> Tensor:
+    """A projection's weight as outputs x inputs, whatever the family stores."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.T if output_dim(module) == 1 else weight
+
+
+def unit_params(layer: nn.Module, site: Site) -> int:
+    """Parameters that leave with one unit: its consumer columns, producer rows and their biases."""
+    count = weight_OI(layer.get_submodule(site.consumer)).shape[0] * site.unit_width
+    for segment in site.producers:
+        producer = layer.get_submodule(segment.path)
+        per_row = weight_OI(producer).shape[1] + (getattr(producer, "bias", None) is not None)
+        count += segment.rows_per_unit * per_row
+    return count
+
+
+def check_sites(layer: nn.Module, sites: tuple[Site, ...]) -> None:
+    """Assert that a family's description fits the modules of a layer (a slip in a family file, not a user's)."""
+    for site in sites:
+        width = weight_OI(layer.get_submodule(site.consumer)).shape[1]
+        assert width == site.num_units * site.unit_width, f"{site.consumer}: {width} inputs do not fit {site}"
+        for segment in site.producers:
+            rows = weight_OI(layer.get_submodule(segment.path)).shape[0]
+            last = segment.offset + site.num_units * segment.rows_per_unit
+            assert last <= rows, f"{segment.path}: {rows} rows do not fit {site}"
+
+
+def surviving_rows(num_rows: int, site: Site, path: str, kept_N: Tensor) -> Tensor:
+    """bool over a producer's rows: True where the row stays when the units of ``site`` flagged False go."""
+    rows = torch.ones(num_rows, dtype=torch.bool)
+    for segment in site.producers:
+        if segment.path == path:
+            end = segment.offset + site.num_units * segment.rows_per_unit
+            rows[segment.offset : end] = kept_N.cpu().repeat_interleave(segment.rows_per_unit)
+    return rows

@@ -1,0 +1,342 @@
+"""Opens a dense model without holding it: configuration, tokenizer, and weights that are read when asked for.
+
+A model is a local Hugging Face folder, a hub id, or a ``.gguf`` file. Only safetensors and GGUF are read, never
+pickles. Everything that can be wrong with a checkpoint is found here, before any work starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from slimgpt.arch import FAMILIES, family_of
+from slimgpt.arch.family import Family, check_sites
+from slimgpt.errors import ModelError
+from slimgpt.modeling_slimgpt import register
+from slimgpt.sites import Site
+
+INDEX = "model.safetensors.index.json"
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+
+
+class Weights(Protocol):
+    """Tensors by name, read one at a time."""
+
+    def names(self) -> Iterator[str]:
+        """All stored tensor names."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape, without reading the data."""
+
+    def get(self, name: str) -> Tensor:
+        """The tensor, on the CPU."""
+
+
+class SafetensorsWeights:
+    """Lazy view of the safetensors files of a folder.
+
+    Raises:
+        ModelError: no safetensors, a shard that is missing or truncated, or an index that names absent tensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files: dict[str, Any] = {}
+        self._where: dict[str, str] = {}
+        for file, listed in _shards(folder).items():
+            self._files[file] = _open_safetensors(folder / file)
+            present = set(self._files[file].keys())
+            missing = sorted(listed - present)
+            if missing:
+                raise ModelError(
+                    f"{folder / INDEX} says that {missing[0]!r} is in {file}, but it is not there "
+                    f"({len(missing)} such names). Download the checkpoint again."
+                )
+            self._where.update({name: file for name in (listed or present)})
+
+    def names(self) -> Iterator[str]:
+        """All stored tensor names."""
+        return iter(self._where)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape, without reading the data."""
+        return tuple(self._files[self._where[name]].get_slice(name).get_shape())
+
+    def get(self, name: str) -> Tensor:
+        """The tensor, on the CPU."""
+        return self._files[self._where[name]].get_tensor(name)
+
+
+class LoadedWeights:
+    """The state dict of a model that had to be read whole (GGUF files are dequantised as they load)."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._state = dict(state)
+
+    def names(self) -> Iterator[str]:
+        """All stored tensor names."""
+        return iter(self._state)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return tuple(self._state[name].shape)
+
+    def get(self, name: str) -> Tensor:
+        """The tensor, on the CPU."""
+        return self._state[name]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A dense model, opened and checked, not loaded.
+
+    Attributes:
+        source: what the user named.
+        path: local folder or GGUF file.
+        config: transformers configuration, without quantisation.
+        family: how its layers are described.
+        skeleton: the causal LM with parameters on the meta device and real buffers.
+        weights: its tensors under the skeleton's names.
+        dtype: dtype of the stored weights.
+        num_params: parameters of the whole model, tied ones once.
+    """
+
+    source: str
+    path: Path
+    config: Any
+    family: Family
+    skeleton: nn.Module
+    weights: Weights
+    dtype: torch.dtype
+    num_params: int
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers of the skeleton."""
+        layers = self.skeleton.get_submodule(self.family.layers)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    def layer_config(self, index: int) -> Any:
+        """Configuration of one layer: its own where sizes are per layer, else the model's."""
+        return self.config.per_layer_config[index]
+
+    def sites(self, index: int) -> tuple[Site, ...]:
+        """Sites of one layer, in the order in which they are pruned."""
+        sites = self.family.sites(self.layer_config(index))
+        check_sites(self.layers[index], sites)
+        return sites
+
+    def layer_prefix(self, index: int) -> str:
+        """What the names of a layer's tensors start with."""
+        return f"{self.family.layers}.{index}."
+
+    def layer_state(self, index: int) -> dict[str, Tensor]:
+        """Weights of one decoder layer by their names inside the layer."""
+        prefix = self.layer_prefix(index)
+        return {name: self.weights.get(prefix + name) for name in self.layers[index].state_dict()}
+
+    def other_names(self) -> list[str]:
+        """Names of the parameters outside the decoder layers: embeddings, final norm, head."""
+        inside = self.family.layers + "."
+        return [name for name, _ in self.skeleton.named_parameters() if not name.startswith(inside)]
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer.
+
+        Raises:
+            ModelError: there is none, or it cannot be read.
+        """
+        return load_tokenizer(self.path)
+
+    def fingerprint(self) -> str:
+        """sha256 over configuration and a sample of every tensor's file: tells one model from another."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True, default=str).encode())
+        files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
+        for file in files:
+            digest.update(f"{file.name}:{file.stat().st_size}".encode())
+            with file.open("rb") as stream:
+                digest.update(stream.read(1 << 20))
+        return digest.hexdigest()
+
+
+def open_checkpoint(model: str) -> Checkpoint:
+    """Open ``model`` (folder, hub id or GGUF file) and check it from end to end, reading only headers.
+
+    Raises:
+        ModelError: see the module's text; the message says what is wrong, where, and what to do.
+    """
+    register()
+    path = resolve(model)
+    if path.is_file():
+        config, weights = _open_gguf(path)
+    else:
+        config, weights = _open_folder(path)
+    family = family_of(config)
+    skeleton = empty_model(config)
+    _check_shapes(path, skeleton, weights)
+    first = next(name for name, _ in skeleton.get_submodule(family.layers).named_parameters())
+    return Checkpoint(
+        source=model,
+        path=path,
+        config=config,
+        family=family,
+        skeleton=skeleton,
+        weights=weights,
+        dtype=weights.get(f"{family.layers}.{first}").dtype,
+        num_params=sum(parameter.numel() for parameter in skeleton.parameters()),
+    )
+
+
+def resolve(model: str) -> Path:
+    """Local path of a model: a folder, a ``.gguf`` file, or the snapshot of a hub id.
+
+    Raises:
+        ModelError: nothing of that name is here, and the hub does not have it or cannot be reached.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"model {model!r} is a file, but not a .gguf file: name the folder of the checkpoint.")
+        return path
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or path.suffix == ".gguf":
+        raise ModelError(f"model {model!r} does not exist: name a local folder, a .gguf file or a hub id.")
+    return _download(model)
+
+
+def _download(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"model {repo!r} is neither a local folder nor to be had from the hub ({reason}). "
+            "Check the name, or the connection, or name a local folder or .gguf file."
+        ) from error
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Tokenizer of a local folder or GGUF file.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    where = {"gguf_file": path.name} if path.is_file() else {}
+    try:
+        return AutoTokenizer.from_pretrained(path.parent if path.is_file() else path, **where)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"no tokenizer can be read from {path}: {str(error).splitlines()[0]}. "
+            "Put tokenizer.json (and tokenizer_config.json) beside the weights."
+        ) from error
+
+
+def empty_model(config: Any) -> nn.Module:
+    """The causal LM of a configuration with parameters on the meta device.
+
+    Buffers (rotary frequencies) are real: they are computed, not stored.
+    """
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    model.tie_weights()  # replacing parameters by empty ones has parted those that are shared
+    return model.eval().requires_grad_(False)
+
+
+def _open_folder(path: Path) -> tuple[Any, Weights]:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} has no config.json: it is not a Hugging Face model folder.")
+    try:
+        stored = json.loads((path / "config.json").read_text())
+        model_type = str(stored.get("model_type"))
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path / 'config.json'} is not a JSON object: {error}. Download it again.") from error
+    if stored.get("quantization_config"):
+        raise ModelError(f"{path} is quantised, and quantised weights cannot be repaired: name the original model.")
+    family_of(_ModelType(model_type))  # an unknown family is refused in our words, not in transformers'
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (ValueError, TypeError, OSError) as error:
+        raise ModelError(f"{path / 'config.json'} is not valid: {error}") from error
+    return config, SafetensorsWeights(path)
+
+
+@dataclass(frozen=True)
+class _ModelType:
+    model_type: str
+
+
+def _open_gguf(path: Path) -> tuple[Any, Weights]:
+    """transformers dequantises a GGUF file as it loads; we take its weights and a plain configuration."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:
+        raise ModelError(
+            f"{path} cannot be read as GGUF: {str(error).splitlines()[0]} "
+            f"Supported families: {', '.join(sorted(FAMILIES))}."
+        ) from error
+    settings = model.config.to_dict()
+    settings.pop("quantization_config", None)
+    config = type(model.config).from_dict(settings)
+    config.architectures = [type(model).__name__]
+    return config, LoadedWeights(model.state_dict())
+
+
+def _shards(folder: Path) -> dict[str, set[str]]:
+    """File name -> tensor names that the index promises in it (an empty set promises nothing)."""
+    index = folder / INDEX
+    if index.is_file():
+        promised: dict[str, set[str]] = {}
+        try:
+            for name, file in json.loads(index.read_text())["weight_map"].items():
+                promised.setdefault(file, set()).add(name)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index} is not a valid index ({error!r}). Download it again.") from error
+        absent = sorted(file for file in promised if not (folder / file).is_file())
+        if absent:
+            raise ModelError(
+                f"{folder}: {len(absent)} of {len(promised)} shards listed in {INDEX} are missing, first {absent[0]}. "
+                "Download the checkpoint again."
+            )
+        return promised
+    if (folder / "model.safetensors").is_file():
+        return {"model.safetensors": set()}
+    pickles = sorted(file.name for file in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+    if pickles:
+        raise ModelError(
+            f"{folder} holds its weights as pickles only ({pickles[0]}), which can run code when read. Convert it to "
+            "safetensors first (huggingface.co/spaces/safetensors/convert)."
+        )
+    raise ModelError(f"{folder} has no model.safetensors and no {INDEX}: the weights are missing.")
+
+
+def _open_safetensors(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is truncated or damaged ({error}). Download it again.") from error
+
+
+def _check_shapes(path: Path, skeleton: nn.Module, weights: Weights) -> None:
+    present = set(weights.names())
+    for name, parameter in skeleton.named_parameters():
+        if name not in present:
+            raise ModelError(f"{path}: tensor {name!r} is missing. config.json and the weights do not belong together.")
+        if weights.shape(name) != tuple(parameter.shape):
+            raise ModelError(
+                f"{path}: tensor {name!r} has shape {list(weights.shape(name))}, but config.json says "
+                f"{list(parameter.shape)}. They do not belong together."
+            )

@@ -1,0 +1,136 @@
+"""Turns options into a checked job: whatever can refuse a run refuses it here, before any work."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from slimgpt import calibration, output, runtime
+from slimgpt._version import __version__
+from slimgpt.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.config import PruneConfig
+from slimgpt.errors import ConfigError
+from slimgpt.journal import Journal
+from slimgpt.planning import Plan, make_plan
+from slimgpt.sites import SolverOptions
+
+NOT_IN_FINGERPRINT = frozenset({"model", "out", "recipe", "resume", "force", "calibration", "device", "batch_size"})
+"""Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run after all its checks.
+
+    Attributes:
+        config: the options.
+        checkpoint: the dense model, opened.
+        plan: what every layer keeps.
+        output_config: the smaller model's configuration.
+        tokenizer: the model's.
+        windows_BT: int64 calibration windows.
+        device: where layers run and sites are solved.
+        compute_dtype: dtype of the forward pass.
+        stored_dtype: dtype of the written weights.
+        batch_size: windows in one forward pass.
+        out: the folder to make.
+        journal: finished layers.
+        fingerprint: what makes this run this run.
+    """
+
+    config: PruneConfig
+    checkpoint: Checkpoint
+    plan: Plan
+    output_config: Any
+    tokenizer: Any
+    windows_BT: torch.Tensor
+    device: torch.device
+    compute_dtype: torch.dtype
+    stored_dtype: torch.dtype
+    batch_size: int
+    out: Path
+    journal: Journal
+    fingerprint: dict[str, Any]
+
+    @property
+    def solver_options(self) -> SolverOptions:
+        """The solver's share of the options."""
+        config = self.config
+        return SolverOptions(config.damping, config.repair, config.seed, config.grouped_cholesky, config.group_size)
+
+
+def prepare(config: PruneConfig) -> Job:
+    """Check the options, open the model, plan, read the calibration text, and open the journal.
+
+    Raises:
+        SlimGPTError: the first thing that is wrong.
+    """
+    config.check()
+    device = runtime.pick_device(config.device)
+    checkpoint = open_checkpoint(config.model)
+    check_context(checkpoint.config, config.seqlen)
+    stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    plan = make_plan(checkpoint, config, stored_dtype.itemsize)
+    output_config = output.pruned_config(checkpoint, plan, config.layout, stored_dtype)
+    out = Path(config.out).expanduser()
+    output.check_output(out, checkpoint.path, plan.bytes_after, config.force, config.resume)
+    tokenizer = checkpoint.tokenizer()
+    windows_BT = calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
+    batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen)
+    fingerprint = _fingerprint(config, checkpoint, windows_BT, device, batch_size)
+    if config.force and not config.resume:
+        shutil.rmtree(output.partial_folder(out), ignore_errors=True)
+    return Job(
+        config=config,
+        checkpoint=checkpoint,
+        plan=plan,
+        output_config=output_config,
+        tokenizer=tokenizer,
+        windows_BT=windows_BT,
+        device=device,
+        compute_dtype=runtime.compute_dtype(checkpoint.dtype, device),
+        stored_dtype=stored_dtype,
+        batch_size=batch_size,
+        out=out,
+        journal=Journal(output.partial_folder(out), fingerprint, config.resume),
+        fingerprint=fingerprint,
+    )
+
+
+def check_context(model_config: Any, seqlen: int) -> None:
+    """Raise ConfigError if windows of ``seqlen`` tokens are longer than the model was made for."""
+    context = getattr(model_config, "max_position_embeddings", None)
+    if context is not None and seqlen > context:
+        raise ConfigError(f"--seqlen {seqlen} is beyond the model's context of {context} tokens.")
+
+
+def versions() -> dict[str, str]:
+    """Versions that the numbers depend on."""
+    return {
+        "slimgpt": __version__,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _fingerprint(
+    config: PruneConfig, checkpoint: Checkpoint, windows_BT: torch.Tensor, device: torch.device, batch_size: int
+) -> dict[str, Any]:
+    """What has to be equal for a run to continue another one and to end with the same bytes."""
+    options = {key: value for key, value in asdict(config).items() if key not in NOT_IN_FINGERPRINT}
+    return {
+        **options,
+        "model": checkpoint.fingerprint(),
+        "calibration": calibration.fingerprint(windows_BT),
+        "device": device.type,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "batch_size": batch_size,
+        **versions(),
+    }

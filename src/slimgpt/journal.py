@@ -1,0 +1,128 @@
+"""Atomic files, and the journal of a run: one finished layer, one shard, one record.
+
+A record is written after its shard and carries the shard's hash, and every file appears under its name only when it is
+whole and on disk. So whatever moment a run dies at, the journal holds a number of finished layers and nothing that
+looks finished but is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from slimgpt.errors import OutputError
+
+HEADER = "journal.json"
+METADATA = {"format": "pt"}  # what transformers asks of a safetensors file
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file so that it is there whole or not at all."""
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    _settle(scratch, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that it is there whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file so that it is there whole or not at all."""
+    scratch = path.with_name(path.name + ".tmp")
+    save_file(dict(tensors), scratch, metadata=METADATA)
+    _settle(scratch, path)
+
+
+def _settle(scratch: Path, path: Path) -> None:
+    """Bring ``scratch`` to disk, then under its name, then the name to disk: safe against power loss."""
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+    with suppress(OSError):  # not every file system lets a folder be synchronised
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class Journal:
+    """Finished layers of one run, in a folder.
+
+    Args:
+        folder: where shards and records lie; made if absent.
+        fingerprint: what must be equal for a run to be the same run.
+        resume: continue what is there.
+
+    Raises:
+        OutputError: an unfinished run is there and ``resume`` is off, or it is another run (the difference is named).
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], resume: bool) -> None:
+        self._folder = folder
+        header = folder / HEADER
+        if header.is_file():
+            if not resume:
+                raise OutputError(
+                    f"an unfinished run is in {folder}: continue it with --resume, or drop it with --force."
+                )
+            _check_same(header, fingerprint)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(header, dict(fingerprint))
+
+    def shard(self, index: int) -> Path:
+        """Where the weights of layer ``index`` lie."""
+        return self._folder / f"layer-{index:05d}.safetensors"
+
+    def record(self, index: int) -> dict[str, Any] | None:
+        """The record of a finished layer, or None if it is not finished or does not match its shard."""
+        path = self.shard(index).with_suffix(".json")
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            intact = record["sha256"] == _sha256(self.shard(index))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return record if intact else None
+
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """The weights of a finished layer, by their names inside the layer."""
+        return load_file(self.shard(index))
+
+    def write(self, index: int, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, Any]:
+        """Record a finished layer: first its shard, then, with the shard's hash, its record."""
+        write_tensors(self.shard(index), weights)
+        whole = {**record, "sha256": _sha256(self.shard(index))}
+        write_json(self.shard(index).with_suffix(".json"), whole)
+        return whole
+
+
+def _check_same(header: Path, fingerprint: Mapping[str, Any]) -> None:
+    try:
+        found = json.loads(header.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{header} is damaged ({error}): start anew with --force.") from error
+    for key in sorted({*found, *fingerprint}):
+        if found.get(key) != fingerprint.get(key):
+            raise OutputError(
+                f"{header.parent} holds another run: {key} was {found.get(key)!r} and is now {fingerprint.get(key)!r}. "
+                "Give the same options to resume, or start anew with --force."
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,34 @@
+"""Loads a whole model, dense or pruned, ready to run: for evaluation and for talking to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from slimgpt import runtime
+from slimgpt.checkpoint import load_tokenizer, open_checkpoint
+
+
+def load_model(model: str, device: str = "auto") -> tuple[Any, Any]:
+    """A causal LM in evaluation mode and its tokenizer, from a folder (dense or pruned), hub id or GGUF file.
+
+    On a CPU the model runs in float32, on a GPU in the checkpoint's dtype.
+
+    Raises:
+        ModelError: the model cannot be read.
+        ConfigError: the device is not there.
+    """
+    where = runtime.pick_device(device)
+    checkpoint = open_checkpoint(model)
+    dtype = runtime.compute_dtype(checkpoint.dtype, where)
+    loaded = _load(checkpoint.path, dtype)
+    return loaded.to(where).eval(), load_tokenizer(checkpoint.path)
+
+
+def _load(path: Path, dtype: torch.dtype) -> Any:
+    if path.is_file():
+        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)

@@ -1,0 +1,166 @@
+"""The folder that users get: weights, configuration, tokenizer, modelling file, record and card, all or nothing.
+
+A run works in ``OUT.partial``. The finished folder is put together inside it and then renamed to ``OUT``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+import slimgpt.modeling_slimgpt as modeling
+from slimgpt.checkpoint import INDEX, Checkpoint
+from slimgpt.errors import OutputError
+from slimgpt.job import Job
+from slimgpt.journal import write_json, write_tensors
+from slimgpt.planning import Plan
+
+ONE_FILE_BYTES = 1 << 30  # up to this the weights are merged into one file, which has to pass through memory
+SPARE_BYTES = 64 << 20  # tokenizer, record and room to breathe
+
+
+def partial_folder(out: Path) -> Path:
+    """Where a run works until it is done."""
+    return out.with_name(out.name + ".partial")
+
+
+def check_output(out: Path, model: Path, bytes_after: int, force: bool, resume: bool) -> None:
+    """Refuse, before any work, an output that could not be written or would overwrite something.
+
+    Raises:
+        OutputError: OUT exists, is the model or inside it, its parent is not a folder, or the disk is too full.
+    """
+    if out.resolve() == model.resolve() or model.resolve() in out.resolve().parents:
+        raise OutputError(f"OUT {out} is the model's own folder or inside it: choose another folder.")
+    if out.resolve() in model.resolve().parents:
+        raise OutputError(f"OUT {out} contains the model {model}: choose another folder.")
+    if out.exists() and not force:
+        raise OutputError(f"OUT {out} exists: choose another folder, or replace it with --force.")
+    if out.is_file():
+        raise OutputError(f"OUT {out} is a file: name a folder.")
+    partial = partial_folder(out)
+    if partial.exists() and not (resume or force):
+        raise OutputError(f"an unfinished run is in {partial}: continue it with --resume, or drop it with --force.")
+    _check_room(out, bytes_after)
+
+
+def _check_room(out: Path, bytes_after: int) -> None:
+    parent = next((folder for folder in out.absolute().parents if folder.exists()), Path("/"))
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"OUT {out} cannot be made: {parent} is not a folder that may be written to.")
+    partial = partial_folder(out)
+    written = sum(file.stat().st_size for file in partial.glob("*.safetensors")) if partial.is_dir() else 0
+    merging = bytes_after if bytes_after <= ONE_FILE_BYTES else 0
+    needed = max(bytes_after - written, 0) + merging + SPARE_BYTES
+    free = shutil.disk_usage(parent).free
+    if needed > free:
+        raise OutputError(
+            f"OUT {out} needs {needed / 2**20:,.0f} MiB, but {parent} has {free / 2**20:,.0f} MiB free: "
+            "make room, or choose another disk."
+        )
+
+
+def pruned_config(checkpoint: Checkpoint, plan: Plan, layout: str, dtype: torch.dtype) -> Any:
+    """Configuration of the smaller model, in the per-layer or a stock class.
+
+    Raises:
+        ConfigError: no stock class can hold the uniform sizes.
+    """
+    resized = [
+        checkpoint.family.resized(checkpoint.layer_config(i), plan.kept(i)) for i in range(len(checkpoint.layers))
+    ]
+    settings = _global_settings(checkpoint.config)
+    settings["dtype"] = str(dtype).removeprefix("torch.")
+    if layout == "uniform":
+        config = checkpoint.family.stock_config({**settings, **resized[0]})
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    else:
+        config_class, model_class = modeling.slim_classes(checkpoint.family.model_type)
+        config = config_class(**settings, per_layer_config={str(i): keys for i, keys in enumerate(resized)})
+    config.architectures = [model_class.__name__]
+    return config
+
+
+def _global_settings(config: Any) -> dict[str, Any]:
+    """A configuration's keys without those that say which class it is or how layers differ."""
+    settings = dict(config.to_dict())
+    for key in ("model_type", "architectures", "auto_map", "per_layer_config", "transformers_version"):
+        settings.pop(key, None)
+    return settings
+
+
+def assemble(job: Job) -> Path:
+    """Put weights, configuration, modelling file and tokenizer together in the working folder; its path."""
+    folder = partial_folder(job.out) / "finished"
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
+    folder.mkdir(parents=True)
+    _write_weights(folder, job)
+    job.output_config.save_pretrained(folder)
+    if job.config.layout == "per-layer":
+        _add_modelling_file(folder)
+    generation_config(job.checkpoint).save_pretrained(folder)
+    job.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _write_weights(folder: Path, job: Job) -> None:
+    """One file where it is small, else the journal's shards as they are, and one more for what is no layer."""
+    weights = job.checkpoint.weights
+    rest = {name: weights.get(name).to(job.stored_dtype).contiguous() for name in job.checkpoint.other_names()}
+    shards = [job.journal.shard(index) for index in range(len(job.checkpoint.layers))]
+    if job.plan.bytes_after <= ONE_FILE_BYTES:
+        for shard in shards:
+            rest.update(load_file(shard))
+        write_tensors(folder / "model.safetensors", rest)
+        return
+    total = len(shards) + 1
+    names = [f"model-{number:05d}-of-{total:05d}.safetensors" for number in range(1, total + 1)]
+    write_tensors(folder / names[-1], rest)
+    for shard, name in zip(shards, names, strict=False):
+        _link(shard, folder / name)
+    weight_map = {tensor: name for name in names for tensor in _tensor_names(folder / name)}
+    write_json(folder / INDEX, {"metadata": {"total_size": job.plan.bytes_after}, "weight_map": weight_map})
+
+
+def _link(shard: Path, target: Path) -> None:
+    """A second name for a shard: the journal stays whole until the output has its name."""
+    try:
+        os.link(shard, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(shard, target)
+
+
+def _tensor_names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as tensors:
+        return list(tensors.keys())
+
+
+def _add_modelling_file(folder: Path) -> None:
+    assert modeling.__file__ is not None
+    shutil.copyfile(modeling.__file__, folder / Path(modeling.__file__).name)
+
+
+def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
+    """The model's own generation config, or the one its configuration implies."""
+    stored = checkpoint.path / "generation_config.json"
+    if stored.is_file():
+        return GenerationConfig.from_pretrained(checkpoint.path)
+    return GenerationConfig.from_model_config(checkpoint.config)
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Give the finished folder its name, replacing an older OUT only now, and drop the working folder."""
+    partial = partial_folder(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        os.replace(out, partial / "replaced")
+    os.replace(folder, out)
+    shutil.rmtree(partial)

@@ -1,0 +1,125 @@
+"""What a run will do, known before it starts: kept units, parameters and bytes of every layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slimgpt.allocation import (
+    CURVES,
+    Curve,
+    LayerBudget,
+    LayerPlan,
+    SiteBudget,
+    allocate,
+    allocate_uniform,
+    removed_params,
+    scaled_curve,
+)
+from slimgpt.arch.family import ATTENTION, FFN, unit_params
+from slimgpt.checkpoint import Checkpoint
+from slimgpt.config import PruneConfig
+from slimgpt.errors import ConfigError
+from slimgpt.sites import Site
+
+TOLERANCE = 0.003
+"""How far the result may be from the asked ratio, as a fraction of the model, before the plan warns."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes before and after.
+
+    Attributes:
+        budget: what each layer has.
+        layers: units that each layer keeps.
+        params_before: parameters of the model, tied ones once.
+        params_after: the same when the plan is carried out.
+        bytes_after: size of the written weights.
+    """
+
+    budget: list[LayerBudget]
+    layers: list[LayerPlan]
+    params_before: int
+    params_after: int
+    bytes_after: int
+
+    @property
+    def ratio(self) -> float:
+        """Removed fraction of all parameters."""
+        return 1 - self.params_after / self.params_before
+
+    def kept(self, index: int) -> dict[str, int]:
+        """Units kept by site name."""
+        return {ATTENTION: self.layers[index].attention, FFN: self.layers[index].ffn}
+
+
+def make_plan(checkpoint: Checkpoint, config: PruneConfig, bytes_per_param: int) -> Plan:
+    """Decide how many units each site keeps.
+
+    Raises:
+        ConfigError: the ratio cannot be attained, the layout does not fit, or the allocation file is wrong.
+    """
+    budget = [_budget(checkpoint, index) for index in range(len(checkpoint.layers))]
+    target = round(config.ratio * checkpoint.num_params)
+    if config.layout == "uniform":
+        layers = allocate_uniform(budget, target, config.round_to)
+    else:
+        attention, ffn = curves(config.allocation or "log", len(budget))
+        layers = allocate(budget, target, attention, ffn, config.round_to)
+    after = checkpoint.num_params - removed_params(budget, layers)
+    return Plan(budget, layers, checkpoint.num_params, after, after * bytes_per_param)
+
+
+def _budget(checkpoint: Checkpoint, index: int) -> LayerBudget:
+    layer = checkpoint.layers[index]
+    sites: dict[str, Site] = {site.name: site for site in checkpoint.sites(index)}
+    return LayerBudget(
+        *(SiteBudget(sites[name].num_units, unit_params(layer, sites[name])) for name in (ATTENTION, FFN))
+    )
+
+
+def curves(allocation: str, num_layers: int) -> tuple[Curve, Curve]:
+    """The ratio curves of attention and FFN: a name of ``CURVES``, or a file with the ratios.
+
+    Raises:
+        ConfigError: neither a known name nor a readable file of the right length.
+    """
+    if allocation in CURVES:
+        curve = CURVES[allocation](num_layers)
+        return curve, curve
+    path = Path(allocation).expanduser()
+    if not path.is_file():
+        raise ConfigError(
+            f"--allocation {allocation!r} is neither one of {', '.join(CURVES)} nor a file with one ratio per layer."
+        )
+    content = _read(path)
+    named = content if isinstance(content, Mapping) else {ATTENTION: content, FFN: content}
+    if set(named) != {ATTENTION, FFN}:
+        raise ConfigError(f"{path}: give a list of {num_layers} ratios, or two such lists, 'attention' and 'ffn'.")
+    attention, ffn = (scaled_curve(_ratios(named[name], num_layers, f"{path}: {name}")) for name in (ATTENTION, FFN))
+    return attention, ffn
+
+
+def _read(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not valid JSON or YAML: {str(error).splitlines()[0]}") from error
+
+
+def _ratios(values: Any, num_layers: int, where: str) -> Sequence[float]:
+    if not isinstance(values, list) or len(values) != num_layers:
+        raise ConfigError(f"{where}: needs a list of {num_layers} ratios, one per layer.")
+    for index, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ConfigError(f"{where}: ratio {value!r} of layer {index} is not a number in [0, 1].")
+    if not any(values):
+        raise ConfigError(f"{where}: all ratios are 0, so there is no shape to scale to --ratio.")
+    return values

@@ -1,0 +1,98 @@
+"""The full record of a run, ``slimgpt.json``, and the part of it that the journal keeps for each layer."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimgpt import journal, runtime
+from slimgpt.card import model_card
+from slimgpt.job import Job, versions
+from slimgpt.runtime import Clock
+from slimgpt.sites import Removal, Site
+
+RECORD = "slimgpt.json"
+SCHEMA = 1
+
+
+def layer(removals: Mapping[str, Removal]) -> dict[str, Any]:
+    """A layer's record: what each site kept, and the relative error that it cost."""
+    return {
+        "sites": {
+            name: {
+                "num_units": len(removal.kept_N),
+                "kept": removal.kept_N.nonzero().flatten().tolist(),
+                "error": removal.error,
+            }
+            for name, removal in removals.items()
+        }
+    }
+
+
+def layer_weights(job: Job, pruned: nn.Module, index: int) -> dict[str, Tensor]:
+    """A pruned layer's weights as they will be in the output: full names, dtype of the disk, on the CPU."""
+    prefix = job.checkpoint.layer_prefix(index)
+    return {
+        prefix + name: tensor.to("cpu", job.stored_dtype).contiguous() for name, tensor in pruned.state_dict().items()
+    }
+
+
+def removal(job: Job, index: int, site: Site, done: Mapping[str, Any]) -> Removal:
+    """What an earlier run decided for a site, from its record and its shard."""
+    entry = done["sites"][site.name]
+    kept_N = torch.zeros(site.num_units, dtype=torch.bool)
+    kept_N[entry["kept"]] = True
+    weight = job.journal.weights(index)[f"{job.checkpoint.layer_prefix(index)}{site.consumer}.weight"]
+    return Removal(kept_N, weight, entry["error"], torch.empty(0))
+
+
+def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
+    """Everything one would want to know of the run afterwards."""
+    plan = job.plan
+    return {
+        "schema": SCHEMA,
+        "source": job.checkpoint.source,
+        "family": job.checkpoint.family.model_type,
+        "options": asdict(job.config),
+        "fingerprint": job.fingerprint,
+        "versions": versions(),
+        "parameters": {
+            "before": plan.params_before,
+            "after": plan.params_after,
+            "removed_ratio": plan.ratio,
+            "bytes_after": plan.bytes_after,
+        },
+        "layers": [
+            {"layer": index, "config": sizes, "sites": entry["sites"]}
+            for index, (entry, sizes) in enumerate(zip(layers, _sizes(job), strict=True))
+        ],
+        "cost": {
+            "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+            "peak_host_bytes": runtime.peak_host_bytes(),
+            "peak_device_bytes": runtime.peak_device_bytes(job.device),
+            "device": _device_name(job.device),
+        },
+    }
+
+
+def _sizes(job: Job) -> list[dict[str, int]]:
+    family, checkpoint = job.checkpoint.family, job.checkpoint
+    return [family.resized(checkpoint.layer_config(i), job.plan.kept(i)) for i in range(len(checkpoint.layers))]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def write(folder: Path, whole: Mapping[str, Any]) -> None:
+    """Write the record and the model card made from it."""
+    journal.write_json(folder / RECORD, whole)
+    journal.write_text(folder / "README.md", model_card(whole))

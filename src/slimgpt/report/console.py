@@ -1,0 +1,149 @@
+"""Tables and progress bars on the terminal. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from slimgpt.driver import Observer
+from slimgpt.evaluation import Perplexity
+from slimgpt.job import Job
+from slimgpt.planning import TOLERANCE
+
+out = Console()
+err = Console(stderr=True)
+
+PASSES = 3  # stages of a layer that carry tokens: both sites' statistics, and the advance
+
+
+def mebibytes(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 2**20:,.0f} MiB" if count < 2**33 else f"{count / 2**30:,.1f} GiB"
+
+
+class ProgressObserver(Observer):
+    """Prints the plan, then shows one bar over all layers and stages, with tokens per second and time left."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("layer {task.fields[layer]} · {task.fields[stage]:<22}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}% · {task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=err,
+        )
+
+    def planned(self, job: Job) -> None:
+        """Print the plan and start the bar."""
+        print_plan(job)
+        self._num_layers = len(job.plan.layers)
+        total = job.windows_BT.numel() * PASSES * self._num_layers
+        self._task = self._progress.add_task("", total=total, layer=f"0/{self._num_layers}", stage="embed", speed="")
+        self._progress.start()
+
+    def stage(self, layer: int, stage: str) -> None:
+        """Name the stage."""
+        self._progress.update(self._task, layer=f"{layer + 1}/{self._num_layers}", stage=stage)
+
+    def tokens(self, count: int) -> None:
+        """Move the bar."""
+        speed = self._progress.tasks[0].speed
+        label = f"{speed / PASSES / 1000:,.1f}k token·layers/s" if speed else ""
+        self._progress.update(self._task, advance=count, speed=label)
+
+    def close(self) -> None:
+        """Take the bar down, also after an error."""
+        self._progress.stop()
+
+
+def print_plan(job: Job) -> None:
+    """What the run is going to do: widths, parameters and size, by layer."""
+    plan, config = job.plan, job.config
+    table = Table(title=f"Plan: {job.checkpoint.source} → {job.out}", title_justify="left")
+    for column in ("layer", "attention units", "FFN width", "parameters", "removed"):
+        table.add_column(column, justify="right")
+    for index, (have, keep) in enumerate(zip(plan.budget, plan.layers, strict=True)):
+        before = have.attention.num_units * have.attention.unit_params + have.ffn.num_units * have.ffn.unit_params
+        after = keep.attention * have.attention.unit_params + keep.ffn * have.ffn.unit_params
+        table.add_row(
+            str(index),
+            f"{have.attention.num_units} → {keep.attention}",
+            f"{have.ffn.num_units} → {keep.ffn}",
+            f"{after:,}",
+            f"{1 - after / before:.1%}",
+        )
+    out.print(table)
+    out.print(
+        f"{plan.params_before:,} → {plan.params_after:,} parameters: {plan.ratio:.2%} removed (asked: "
+        f"{config.ratio:.2%}); {mebibytes(plan.bytes_after)} on disk. {job.windows_BT.shape[0]} windows of "
+        f"{job.windows_BT.shape[1]} tokens, {config.solver} on {job.device}."
+    )
+    if abs(plan.ratio - config.ratio) > TOLERANCE:
+        out.print(
+            f"[bold]note:[/bold] whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}."
+        )
+
+
+def print_record(record: Mapping[str, Any]) -> None:
+    """The finished run, as a table."""
+    table = Table(title="Result", title_justify="left")
+    for column in ("layer", "attention units", "FFN width", "attention error", "FFN error"):
+        table.add_column(column, justify="right")
+    for layer in record["layers"]:
+        attention, ffn = layer["sites"]["attention"], layer["sites"]["ffn"]
+        table.add_row(
+            str(layer["layer"]),
+            f"{len(attention['kept'])} of {attention['num_units']}",
+            f"{len(ffn['kept'])} of {ffn['num_units']}",
+            f"{attention['error']:.4f}",
+            f"{ffn['error']:.4f}",
+        )
+    out.print(table)
+    sizes, cost = record["parameters"], record["cost"]
+    seconds = cost["seconds"]
+    stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
+    out.print(
+        f"{sizes['before']:,} → {sizes['after']:,} parameters ({sizes['removed_ratio']:.2%} removed) in "
+        f"{sum(seconds.values()):.0f} s ({stages}); peak memory {mebibytes(cost['peak_host_bytes'])}."
+    )
+
+
+def print_inspection(inspection: Mapping[str, Any]) -> None:
+    """Family, sizes by layer and parameters by part."""
+    table = Table(title=f"{inspection['model']}: {inspection['family']}", title_justify="left")
+    keys = list(inspection["layers"][0])
+    for key in ("layer", *keys):
+        table.add_column(key.replace("_", " "), justify="right")
+    for index, layer in enumerate(inspection["layers"]):
+        table.add_row(str(index), *(f"{layer[key]:,}" for key in keys))
+    out.print(table)
+    parts = Table(title="Parameters by part", title_justify="left")
+    parts.add_column("part")
+    parts.add_column("parameters", justify="right")
+    parts.add_column("share", justify="right")
+    for part, count in inspection["parameters"].items():
+        parts.add_row(part, f"{count:,}", f"{count / inspection['parameters']['total']:.1%}")
+    out.print(parts)
+
+
+def print_perplexity(model: str, text: str, result: Perplexity) -> None:
+    """A measured perplexity with its convention."""
+    table = Table(title=f"{model} on {text}", title_justify="left")
+    for column in ("perplexity", "nats/token", "bits/byte", "predicted tokens", "windows"):
+        table.add_column(column, justify="right")
+    table.add_row(
+        f"{result.perplexity:.3f}",
+        f"{result.nll_per_token:.4f} ± {result.standard_error:.4f}",
+        f"{result.bits_per_byte:.4f}",
+        f"{result.num_tokens:,}",
+        f"{result.num_windows} x {result.seqlen}",
+    )
+    out.print(table)
+    out.print("Windows do not overlap, start without context and carry no special tokens (no BOS).")

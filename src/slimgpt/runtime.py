@@ -1,0 +1,88 @@
+"""Where and in which precision layers run, and what the run costs."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from slimgpt.errors import ConfigError
+
+TOKENS_PER_BATCH = 4096
+"""Tokens in one forward pass when the user leaves it to us: enough to keep matrix products busy."""
+
+
+def pick_device(name: str) -> torch.device:
+    """The device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        ConfigError: not one of these, or not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"--device {name!r} is not one of auto, cpu, cuda, cuda:N, mps.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("--device mps: this machine has no Apple GPU that torch can use. Use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here. Use --device cpu, or install "
+            "a CUDA build of torch."
+        )
+    return device
+
+
+def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """Dtype of the forward pass: the checkpoint's on a GPU; float32 on a CPU, which is faster there and more exact."""
+    return stored if device.type == "cuda" else torch.float32
+
+
+def pick_batch_size(asked: int, seqlen: int) -> int:
+    """Windows in one forward pass; does not look at free memory, so that the same command gives the same bytes."""
+    return asked or max(1, TOKENS_PER_BATCH // seqlen)
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """No TF32: float32 products are float32 inside."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Clock:
+    """Seconds by stage, summed over layers."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to ``stage``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def peak_host_bytes() -> int:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_device_bytes(device: torch.device) -> int | None:
+    """Largest allocation on a CUDA device so far; None elsewhere."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -1,0 +1,18 @@
+"""The solvers: which units of a site go, and the weights of those that stay. One file each, one signature."""
+
+from __future__ import annotations
+
+from slimgpt.sites import Solver
+from slimgpt.solvers.magnitude import magnitude
+from slimgpt.solvers.obs import obs
+from slimgpt.solvers.random import random
+from slimgpt.solvers.slimgpt import slimgpt
+from slimgpt.solvers.wanda import wanda
+
+SOLVERS: dict[str, Solver] = {
+    "obs": obs,
+    "slimgpt": slimgpt,
+    "wanda": wanda,
+    "magnitude": magnitude,
+    "random": random,
+}

@@ -1,0 +1,147 @@
+"""Exact greedy elimination: the cheapest unit goes, the others are repaired, and so on.
+
+With H̃ the damped Hessian, all there is to know about removing a set S of columns sits in two symmetric
+matrices, the *inverse* P = H̃⁻¹ and the *gram* G = WᵀW. With P_SS = L Lᵀ:
+
+    cost of S     tr(P_SS⁻¹ G_SS)            what optimal repair of the survivors cannot win back
+    after S       P ← P − A Aᵀ               A = P_:,S L⁻ᵀ
+                  G ← G − U Aᵀ − A Uᵀ        U = C − ½ A M,  C = G_:,S L⁻ᵀ,  M = L⁻¹ G_SS L⁻ᵀ
+
+so neither W nor H is needed again (derived in docs/the_maths.md). The first update is a step of a Cholesky
+factorisation whose pivots are chosen on the way, and the whole is blocked like one.
+
+Shapes: I columns still there (= N·K) · N units · K columns per unit · S units of a panel · J their columns
+(= S·K). A and U are held transposed, a row per leaving column.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from slimgpt.linalg import diagonal_blocks
+
+PANEL_COLUMNS = 64  # columns that leave between two rounds of matrix products; swept in benchmarks/solver.py
+
+
+def eliminate_(
+    inverse_II: Tensor, gram_II: Tensor, width: int, num_steps: int, panel_columns: int = PANEL_COLUMNS
+) -> tuple[Tensor, Tensor]:
+    """Remove ``num_steps`` units, the cheapest first at every step.
+
+    Inside a panel only the pivots' own rows are formed; then the panel is applied to the survivors as matrix
+    products. Survivors move up to fill the leading part of both matrices, so the work shrinks as units go.
+
+    Args:
+        inverse_II: P = H̃⁻¹, float64, overwritten.
+        gram_II: G = WᵀW (or WᵀMW for a metric M on the outputs), float64, overwritten.
+        width: K, columns per unit.
+        num_steps: units to remove, up to all N.
+        panel_columns: columns per panel; a matter of speed only.
+
+    Returns:
+        The units in the order they left, and what each cost at its turn; both ``num_steps`` long. Costs are
+        NaN from where P is no longer positive definite: the caller must look.
+    """
+    unit_N = torch.arange(inverse_II.shape[0] // width, device=inverse_II.device)
+    orders, costs = [unit_N[:0]], [inverse_II.new_empty(0)]
+    while num_steps > 0:
+        num_pivots = min(num_steps, max(1, panel_columns // width))
+        pivot_S, cost_S, a_JI, u_JI = _factor_panel(inverse_II, gram_II, width, num_pivots)
+        orders.append(unit_N[pivot_S])
+        costs.append(cost_S)
+        column_J = _columns(pivot_S, width)
+        unit_N = _drop_(unit_N, (0,), pivot_S)
+        a_JI, u_JI = (_drop_(rows, (1,), column_J) for rows in (a_JI, u_JI))
+        inverse_II, gram_II = (_drop_(matrix, (0, 1), column_J) for matrix in (inverse_II, gram_II))
+        _apply_panel_(inverse_II, gram_II, a_JI, u_JI)
+        num_steps -= num_pivots
+    return torch.cat(orders), torch.cat(costs)
+
+
+def joint_cost(inverse_NKK: Tensor, gram_NKK: Tensor) -> Tensor:
+    """What removing each unit alone would cost after optimal repair, tr(P_SS⁻¹ G_SS): N numbers."""
+    if inverse_NKK.shape[-1] == 1:  # a division; thousands of 1 x 1 factorisations would dominate the run
+        return (gram_NKK / inverse_NKK).flatten()
+    solved_NKK = torch.cholesky_solve(gram_NKK, _factor(inverse_NKK))
+    return solved_NKK.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _factor_panel(
+    inverse_II: Tensor, gram_II: Tensor, width: int, num_pivots: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Choose ``num_pivots`` units one by one: their places, their costs, and their rows of Aᵀ and Uᵀ.
+
+    P and G stay as they are: to choose, it is enough to keep their diagonal blocks up to date. Nothing here
+    waits for the device, so a GPU can be given the whole panel ahead.
+    """
+    inverse_NKK, gram_NKK = diagonal_blocks(inverse_II, width), diagonal_blocks(gram_II, width)
+    identity_1KK = torch.eye(width, dtype=inverse_II.dtype, device=inverse_II.device)[None]
+    gone_N = inverse_II.new_zeros(len(inverse_NKK))
+    a_JI = inverse_II.new_empty(num_pivots * width, inverse_II.shape[1])
+    u_JI = torch.empty_like(a_JI)
+    pivots, costs = [], []
+    for done in range(0, len(a_JI), width):
+        cost, pivot = torch.min(joint_cost(inverse_NKK, gram_NKK) + gone_N, dim=0, keepdim=True)
+        a_KI, u_KI = _pivot_rows(inverse_II, gram_II, a_JI[:done], u_JI[:done], _columns(pivot, width))
+        a_JI[done : done + width], u_JI[done : done + width] = a_KI, u_KI
+        _downdate_blocks_(inverse_NKK, gram_NKK, a_KI, u_KI)
+        inverse_NKK.index_copy_(0, pivot, identity_1KK)  # the pivot's own block is zero now: keep it solvable
+        gone_N.index_fill_(0, pivot, torch.inf)
+        pivots.append(pivot)
+        costs.append(cost)
+    return torch.cat(pivots), torch.cat(costs).clamp(min=0), a_JI, u_JI
+
+
+def _pivot_rows(
+    inverse_II: Tensor, gram_II: Tensor, a_JI: Tensor, u_JI: Tensor, column_K: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The pivot's rows of Aᵀ and Uᵀ, from rows of P and G brought up to date by the panel so far."""
+    a_JK, u_JK = a_JI[:, column_K], u_JI[:, column_K]
+    inverse_KI = inverse_II[column_K].addmm_(a_JK.T, a_JI, alpha=-1)
+    gram_KI = gram_II[column_K].addmm_(a_JK.T, u_JI, alpha=-1).addmm_(u_JK.T, a_JI, alpha=-1)
+    factor_KK = _factor(inverse_KI[:, column_K])
+    a_KI = torch.linalg.solve_triangular(factor_KK, inverse_KI, upper=False)
+    c_KI = torch.linalg.solve_triangular(factor_KK, gram_KI, upper=False)
+    m_KK = torch.linalg.solve_triangular(factor_KK, c_KI[:, column_K].T, upper=False)
+    return a_KI, c_KI.addmm_(m_KK, a_KI, alpha=-0.5)
+
+
+def _downdate_blocks_(inverse_NKK: Tensor, gram_NKK: Tensor, a_KI: Tensor, u_KI: Tensor) -> None:
+    """One pivot's elimination, on the diagonal blocks alone."""
+    a_NKK, u_NKK = (rows.unflatten(1, (len(inverse_NKK), -1)).movedim(1, 0) for rows in (a_KI, u_KI))
+    inverse_NKK.baddbmm_(a_NKK.mT, a_NKK, alpha=-1)
+    cross_NKK = u_NKK.mT @ a_NKK
+    gram_NKK.sub_(cross_NKK).sub_(cross_NKK.mT)
+
+
+def _apply_panel_(inverse_II: Tensor, gram_II: Tensor, a_JI: Tensor, u_JI: Tensor) -> None:
+    """A panel's elimination, on all that is left: three matrix products, nearly all of the arithmetic."""
+    inverse_II.addmm_(a_JI.T, a_JI, alpha=-1)
+    gram_II.addmm_(u_JI.T, a_JI, alpha=-1).addmm_(a_JI.T, u_JI, alpha=-1)
+
+
+def _drop_(tensor: Tensor, dims: tuple[int, ...], gone: Tensor) -> Tensor:
+    """Delete entries along each dimension in place: survivors from the end fill the holes, the end is cut.
+
+    Costs the few rows that move, where an order-preserving compaction would copy the whole matrix.
+    """
+    for dim in dims:
+        along = tensor.movedim(dim, 0)  # a view: writes land in the tensor
+        size = len(along) - len(gone)
+        kept = torch.ones(len(along), dtype=torch.bool, device=gone.device).index_fill_(0, gone, False)
+        hole, tail = (~kept[:size]).nonzero().flatten(), size + kept[size:].nonzero().flatten()
+        along[hole] = along[tail]
+        tensor = tensor.narrow(dim, 0, size)
+    return tensor
+
+
+def _columns(unit_S: Tensor, width: int) -> Tensor:
+    """The columns of the units, unit after unit."""
+    return (unit_S[:, None] * width + torch.arange(width, device=unit_S.device)).flatten()
+
+
+def _factor(block: Tensor) -> Tensor:
+    """Cholesky factors; NaN where there is none, since asking whether there is would stall a GPU."""
+    factor, info = torch.linalg.cholesky_ex(block)
+    return factor.masked_fill_((info > 0)[..., None, None], torch.nan)

@@ -1,0 +1,253 @@
+"""Carries the calibration tokens through the model, one decoder layer at a time.
+
+For each layer the stream holds the residual stream that enters it. ``observe`` runs the layer only as far as a site's
+consumer, gathers the statistics of what would enter it, and keeps that input. Once the site is pruned, its block is not
+run again: ``W' x_kept`` on the kept input *is* the block's output, because the surviving columns do not change when
+other columns go. So every weight of a layer sees every token once.
+
+Shapes: B windows · T tokens a window · D residual width · I consumer inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from slimgpt.checkpoint import Checkpoint
+from slimgpt.errors import NumericalError
+from slimgpt.sites import Removal, Site
+from slimgpt.stats import InputStats
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a decoder layer, after the residual stream."""
+
+
+class _Stop(Exception):
+    """Raised inside a forward pass once it has shown what it was run for."""
+
+
+class ActivationStream:
+    """The residual stream of all calibration windows in front of one decoder layer.
+
+    Args:
+        checkpoint: the model; its embeddings are read here.
+        windows_BT: int64 token ids.
+        device: where layers run.
+        dtype: dtype in which layers run.
+        batch_size: windows in one forward pass.
+        progress: called with the number of tokens after each batch of each pass.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        windows_BT: Tensor,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_size: int,
+        progress: Callable[[int], None] = lambda tokens: None,
+    ) -> None:
+        self._device = device
+        self._dtype = dtype
+        self._batch_size = batch_size
+        self._progress = progress
+        self._stored_dtype = checkpoint.dtype
+        self._calls: list[Call] = []
+        self._hidden_BTD = torch.empty(0)
+        self._inputs: dict[str, Tensor] = {}
+        self._pruned: dict[str, tuple[Site, Tensor]] = {}
+        self._embed(checkpoint, windows_BT)
+
+    @torch.inference_mode()
+    def observe(self, layer: nn.Module, index: int, site: Site, stats: InputStats | None) -> None:
+        """Run ``layer`` up to the consumer of ``site``, keep what would enter it, and add it to ``stats``.
+
+        ``stats`` is None when the layer is only replayed from the journal.
+        """
+        consumer = layer.get_submodule(site.consumer)
+        for rows in self._batches():
+            x_BTI = self._input_of(consumer, layer, index, rows)
+            if stats is not None:
+                stats.update(x_BTI.flatten(0, -2))
+            if site.name not in self._inputs:
+                shape = (*self._hidden_BTD.shape[:-1], x_BTI.shape[-1])
+                self._inputs[site.name] = torch.empty(shape, dtype=self._stored_dtype)
+            self._inputs[site.name][rows] = x_BTI.to("cpu", self._stored_dtype)
+            self._progress(x_BTI.shape[0] * x_BTI.shape[1])
+
+    def pruned(self, site: Site, removal: Removal) -> None:
+        """Take note that ``site`` is pruned: from here on its block's output comes from the kept input."""
+        columns_I = removal.kept_N.cpu().repeat_interleave(site.unit_width).nonzero().squeeze(1)
+        self._pruned[site.name] = (site, columns_I)
+
+    @torch.inference_mode()
+    def advance(self, layer: nn.Module, index: int) -> None:
+        """Carry the residual stream through the pruned layer, and forget what was kept for it."""
+        for rows in self._batches():
+            with self._finished_blocks(layer, rows):
+                output = self._run(layer, index, rows)
+            self._hidden_BTD[rows] = output.to("cpu", self._stored_dtype)
+            self._progress(output.shape[0] * output.shape[1])
+        self._inputs.clear()
+        self._pruned.clear()
+
+    def _batches(self) -> Iterator[slice]:
+        total = self._hidden_BTD.shape[0]
+        for start in range(0, total, self._batch_size):
+            yield slice(start, min(start + self._batch_size, total))
+
+    def _run(self, layer: nn.Module, index: int, rows: slice) -> Tensor:
+        hidden = self._hidden_BTD[rows].to(self._device, self._dtype)
+        args, kwargs = self._calls[index]
+        output = layer(hidden, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def _input_of(self, consumer: nn.Module, layer: nn.Module, index: int, rows: slice) -> Tensor:
+        caught: list[Tensor] = []
+
+        def catch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            caught.append(args[0])
+            raise _Stop
+
+        with _hooked(consumer, catch), self._finished_blocks(layer, rows):
+            try:
+                self._run(layer, index, rows)
+            except _Stop:
+                return caught[0]
+        raise AssertionError("the layer finished without reaching its consumer")
+
+    @contextmanager
+    def _finished_blocks(self, layer: nn.Module, rows: slice) -> Iterator[None]:
+        """Inside, every block pruned so far answers with its consumer on the kept input instead of running."""
+        with ExitStack() as stack:
+            for site, columns_I in self._pruned.values():
+                x_BTI = self._inputs[site.name][rows].index_select(-1, columns_I)
+                output = layer.get_submodule(site.consumer)(x_BTI.to(self._device, self._dtype))
+                answer = (output, None) if site.returns_tuple else output
+                stack.enter_context(_answering(layer.get_submodule(site.block), answer))
+            yield
+
+    @torch.inference_mode()
+    def _embed(self, checkpoint: Checkpoint, windows_BT: Tensor) -> None:
+        """Fill the residual stream with embeddings, and learn which arguments each layer is called with.
+
+        Masks and rotary embeddings depend on positions alone, so one window's serve them all by broadcasting.
+        """
+        with _embeddings(checkpoint, self._dtype) as body:
+            calls = _calls(body, checkpoint.layers, windows_BT[:1])
+            shape = (*windows_BT.shape, checkpoint.config.hidden_size)
+            self._hidden_BTD = torch.empty(shape, dtype=self._stored_dtype)
+            for rows in self._batches():
+                self._hidden_BTD[rows] = _first_input(body, checkpoint.layers[0], windows_BT[rows])
+        self._calls = send_to_device(calls, self._device)
+
+
+@contextmanager
+def materialised(
+    checkpoint: Checkpoint, index: int, device: torch.device, dtype: torch.dtype, stored_dtype: torch.dtype
+) -> Iterator[nn.Module]:
+    """One decoder layer with its weights; inside it may be pruned, afterwards its weights are forgotten.
+
+    The weights are rounded to ``stored_dtype``, the dtype of the output, and computed with in ``dtype``.
+
+    Raises:
+        NumericalError: a weight has NaN or infinite entries.
+    """
+    layer = checkpoint.layers[index]
+    state = {name: tensor.to(stored_dtype).to(device, dtype) for name, tensor in checkpoint.layer_state(index).items()}
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise NumericalError(
+                f"layer {index}: weight {name!r} has NaN or infinite entries. The checkpoint is damaged: "
+                "download it again, or use the original dtype."
+            )
+    layer.load_state_dict(state, assign=True)
+    layer.requires_grad_(False)
+    try:
+        yield layer
+    finally:
+        layer.to("meta")
+
+
+@contextmanager
+def _embeddings(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[nn.Module]:
+    """The decoder without its layers' weights, embeddings in place (on the CPU: it is a look-up)."""
+    body = checkpoint.skeleton.base_model
+    prefix = checkpoint.skeleton.base_model_prefix + "."
+    outside = [name for name in checkpoint.other_names() if name.startswith(prefix)]
+    for name in outside:
+        _set(checkpoint.skeleton, name, checkpoint.weights.get(name).to(dtype))
+    try:
+        yield body
+    finally:
+        for name in outside:
+            _set(checkpoint.skeleton, name, checkpoint.skeleton.get_parameter(name).to("meta"))
+
+
+def _set(model: nn.Module, name: str, value: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def _calls(body: nn.Module, layers: nn.ModuleList, window_BT: Tensor) -> list[Call]:
+    """What the body passes to each of its layers beside the residual stream."""
+    calls: list[Call] = []
+
+    def recorder(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        calls.append((args, kwargs))
+        if len(calls) == len(layers):
+            raise _Stop
+        return hidden
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_forward_replaced(layer, recorder))
+        _run_until_stop(body, window_BT)
+    return calls
+
+
+def _first_input(body: nn.Module, first: nn.Module, windows_BT: Tensor) -> Tensor:
+    caught: list[Tensor] = []
+
+    def catch(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        caught.append(hidden)
+        raise _Stop
+
+    with _forward_replaced(first, catch):
+        _run_until_stop(body, windows_BT)
+    return caught[0]
+
+
+def _run_until_stop(body: nn.Module, ids_BT: Tensor) -> None:
+    try:
+        body(input_ids=ids_BT, use_cache=False)
+    except _Stop:
+        return
+    raise AssertionError("the body finished without calling its layers")
+
+
+@contextmanager
+def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    module.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.forward  # type: ignore[method-assign]
+
+
+def _answering(module: nn.Module, answer: Any) -> Any:
+    return _forward_replaced(module, lambda *args, **kwargs: answer)

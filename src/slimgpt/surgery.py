@@ -1,0 +1,45 @@
+"""Slices the weights of one decoder layer. The only writer of parameters."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from slimgpt.arch.family import output_dim, surviving_rows, weight_OI
+from slimgpt.sites import Removal, Site
+
+
+def remove(layer: nn.Module, site: Site, removal: Removal) -> None:
+    """Cut the units that ``removal`` drops out of ``layer``, in place.
+
+    The consumer takes the repaired weight; the producers lose the matching rows and bias entries. The consumer's own
+    bias stays: it belongs to the outputs.
+    """
+    for path in dict.fromkeys(segment.path for segment in site.producers):
+        _keep_rows_(layer.get_submodule(path), site, path, removal.kept_N)
+    consumer = layer.get_submodule(site.consumer)
+    repaired = removal.weight_OI.T if output_dim(consumer) == 1 else removal.weight_OI
+    _assign_(consumer, "weight", repaired.contiguous())
+    _restate_shape_(consumer)
+
+
+def _keep_rows_(producer: nn.Module, site: Site, path: str, kept_N: Tensor) -> None:
+    dim = output_dim(producer)
+    weight = producer.get_parameter("weight")
+    rows = surviving_rows(weight.shape[dim], site, path, kept_N).nonzero().squeeze(1).to(weight.device)
+    _assign_(producer, "weight", weight.index_select(dim, rows))
+    if getattr(producer, "bias", None) is not None:
+        _assign_(producer, "bias", producer.get_parameter("bias").index_select(0, rows))
+    _restate_shape_(producer)
+
+
+def _assign_(module: nn.Module, name: str, value: Tensor) -> None:
+    old = module.get_parameter(name)
+    setattr(module, name, nn.Parameter(value.to(old.device, old.dtype), requires_grad=old.requires_grad))
+
+
+def _restate_shape_(module: nn.Module) -> None:
+    """Keep the sizes a projection prints in step with its weight."""
+    outputs, inputs = weight_OI(module).shape
+    names = ("nf", "nx") if output_dim(module) == 1 else ("out_features", "in_features")
+    for name, size in zip(names, (outputs, inputs), strict=True):
+        setattr(module, name, int(size))
