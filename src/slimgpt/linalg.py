@@ -15,7 +15,6 @@ from torch import Tensor
 
 from slimgpt.errors import NumericalError
 
-
 # --- the damped problem ---------------------------------------------------------------------------
 
 

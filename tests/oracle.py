@@ -1,0 +1,99 @@
+"""Slow, obvious float64 twins of the kernels: what they compute, written so that it can be believed by reading.
+
+Everything re-inverts, loops over single columns, and works on the inputs X themselves where that is possible.
+
+Shapes: O outputs · I inputs (= N·K) · T tokens · N units · K columns per unit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def damped(hessian_II: Tensor, damping: float) -> Tensor:
+    diagonal_I = hessian_II.double().diagonal()
+    result = hessian_II.double() + damping * diagonal_I.mean() * torch.eye(len(hessian_II), dtype=torch.float64)
+    for j in range(len(result)):
+        if diagonal_I[j] == 0:
+            result[j, j] = 1.0
+    return result
+
+
+def without_dead_inputs(weight_OI: Tensor, hessian_II: Tensor) -> Tensor:
+    result = weight_OI.double().clone()
+    result[:, hessian_II.diagonal() == 0] = 0.0
+    return result
+
+
+def best_weights(weight_OI: Tensor, damped_II: Tensor, kept: list[int]) -> Tensor:
+    """argmin over W' of tr(E H̃ Eᵀ) by the normal equations, E = W minus W' on the kept columns."""
+    return torch.linalg.solve(damped_II[kept][:, kept], damped_II[kept] @ weight_OI.T).T
+
+
+def loss(weight_OI: Tensor, damped_II: Tensor, kept: list[int]) -> float:
+    """What is lost at best when only the kept columns stay."""
+    lost_OI = weight_OI.clone()
+    lost_OI[:, kept] -= best_weights(weight_OI, damped_II, kept)
+    return float((lost_OI @ damped_II * lost_OI).sum())
+
+
+def columns(units: list[int], width: int) -> list[int]:
+    return [unit * width + k for unit in units for k in range(width)]
+
+
+def greedy(weight_OI: Tensor, hessian_II: Tensor, width: int, num_steps: int, damping: float) -> tuple[list[int], Tensor]:
+    """Try every unit, solve the least-squares problem without it, let the cheapest go; the curve of the losses."""
+    damped_II, weight_OI = damped(hessian_II, damping), without_dead_inputs(weight_OI, hessian_II)
+    left = list(range(len(hessian_II) // width))
+    order, losses = [], [0.0]
+    for _ in range(num_steps):
+        trial = {u: loss(weight_OI, damped_II, columns([v for v in left if v != u], width)) for u in left}
+        order.append(min(left, key=lambda u: trial[u]))
+        losses.append(trial[order[-1]])
+        left.remove(order[-1])
+    total = (weight_OI @ hessian_II.double() * weight_OI).sum()
+    return order, torch.tensor(losses, dtype=torch.float64) / total
+
+
+def surgeon(weight_OI: Tensor, damped_II: Tensor, left: list[int], column: int) -> tuple[Tensor, float]:
+    """One step of Optimal Brain Surgeon among the columns left: the compensated weight, and the step's cost."""
+    inverse_II = torch.linalg.inv(damped_II[left][:, left])
+    p = left.index(column)
+    scale_O = weight_OI[:, column] / inverse_II[p, p]
+    result = weight_OI.clone()
+    result[:, left] -= torch.outer(scale_O, inverse_II[p])
+    return result, float(scale_O @ weight_OI[:, column])
+
+
+def paper_scores(weight_OI: Tensor, damped_II: Tensor, left: list[int], width: int, grouped: bool) -> dict[int, float]:
+    """Each unit's Σ_j ‖W[:,j]‖² / L_jj², L the Cholesky factor of its block of the inverse (or of the diagonal only)."""
+    inverse_II = torch.linalg.inv(damped_II[columns(left, width)][:, columns(left, width)])
+    scores = {}
+    for place, unit in enumerate(left):
+        block = inverse_II[columns([place], width)][:, columns([place], width)]
+        pivots = torch.linalg.cholesky(block).diagonal().square() if grouped else block.diagonal()
+        scores[unit] = float((weight_OI[:, columns([unit], width)].square().sum(0) / pivots).sum())
+    return scores
+
+
+def paper(
+    weight_OI: Tensor, hessian_II: Tensor, width: int, sizes: list[int], damping: float, grouped: bool = True
+) -> tuple[list[int], Tensor, Tensor]:
+    """The paper's rounds, literally, one column after the other: the order, the curve, the weight with gone columns 0."""
+    damped_II, weight_OI = damped(hessian_II, damping), without_dead_inputs(weight_OI, hessian_II)
+    total = (weight_OI @ hessian_II.double() * weight_OI).sum()
+    left, order, losses = list(range(len(hessian_II) // width)), [], [0.0]
+    for size in sizes:
+        scores = paper_scores(weight_OI, damped_II, left, width, grouped)
+        leaving = sorted(left, key=lambda u: scores[u])[:size]
+        here = columns(left, width)
+        for unit in leaving:
+            losses.append(losses[-1])
+            for column in columns([unit], width):
+                weight_OI, cost = surgeon(weight_OI, damped_II, here, column)
+                here.remove(column)
+                losses[-1] += cost
+        order += leaving
+        left = [unit for unit in left if unit not in leaving]
+    return order, torch.tensor(losses, dtype=torch.float64) / total, weight_OI
