@@ -42,7 +42,9 @@ def columns(units: list[int], width: int) -> list[int]:
     return [unit * width + k for unit in units for k in range(width)]
 
 
-def greedy(weight_OI: Tensor, hessian_II: Tensor, width: int, num_steps: int, damping: float) -> tuple[list[int], Tensor]:
+def greedy(
+    weight_OI: Tensor, hessian_II: Tensor, width: int, num_steps: int, damping: float
+) -> tuple[list[int], Tensor]:
     """Try every unit, solve the least-squares problem without it, let the cheapest go; the curve of the losses."""
     damped_II, weight_OI = damped(hessian_II, damping), without_dead_inputs(weight_OI, hessian_II)
     left = list(range(len(hessian_II) // width))
@@ -53,6 +55,29 @@ def greedy(weight_OI: Tensor, hessian_II: Tensor, width: int, num_steps: int, da
         losses.append(trial[order[-1]])
         left.remove(order[-1])
     total = (weight_OI @ hessian_II.double() * weight_OI).sum()
+    return order, torch.tensor(losses, dtype=torch.float64) / total
+
+
+def reinverting(
+    weight_OI: Tensor, hessian_II: Tensor, width: int, num_steps: int, damping: float
+) -> tuple[list[int], Tensor]:
+    """The same greedy choice by Optimal Brain Surgeon, the inverse computed anew at every step; quicker than trying all."""
+    damped_II, weight_OI = damped(hessian_II, damping), without_dead_inputs(weight_OI, hessian_II)
+    total = (weight_OI @ hessian_II.double() * weight_OI).sum()
+    left, order, losses = list(range(len(hessian_II) // width)), [], [0.0]
+    for _ in range(num_steps):
+        here = columns(left, width)
+        inverse_II = torch.linalg.inv(damped_II[here][:, here])
+        costs, repairs = [], []
+        for place in range(len(left)):
+            s = slice(place * width, (place + 1) * width)
+            scale_OK = torch.linalg.solve(inverse_II[s, s], weight_OI[:, here][:, s].T).T
+            repairs.append(scale_OK @ inverse_II[s])
+            costs.append(float((scale_OK * weight_OI[:, here][:, s]).sum()))
+        best = min(range(len(left)), key=lambda place: costs[place])
+        losses.append(losses[-1] + costs[best])
+        weight_OI[:, here] -= repairs[best]
+        order.append(left.pop(best))
     return order, torch.tensor(losses, dtype=torch.float64) / total
 
 

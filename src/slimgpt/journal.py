@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from slimgpt.errors import OutputError
 
 HEADER = "journal.json"
+NUMBERS = re.compile(r"\[[\d\s,.eE+-]*\]")
 METADATA = {"format": "pt"}  # what transformers asks of a safetensors file
 
 
@@ -32,14 +34,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that it is there whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write JSON so that it is there whole or not at all; lists of numbers stay on one line."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    write_text(path, NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file so that it is there whole or not at all."""
     scratch = path.with_name(path.name + ".tmp")
     save_file(dict(tensors), scratch, metadata=METADATA)
+    scratch.chmod(0o644)  # safetensors makes it readable by its owner alone
     _settle(scratch, path)
 
 

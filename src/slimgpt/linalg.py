@@ -82,28 +82,28 @@ def panels(size: int) -> list[tuple[int, int]]:
 
 
 def cholesky_(matrix_II: Tensor, damping: float) -> Tensor:
-    """The lower Cholesky factor, in the matrix's own memory.
+    """The lower Cholesky factor of a matrix, or of each in a batch, in the matrix's own memory.
 
     Raises:
         NumericalError: the matrix is singular to working precision. L_jj²/H_jj is the share of input j that
             the inputs before it do not explain; at the level of rounding, nothing computed from it is true.
     """
-    diagonal_I = matrix_II.diagonal().clone()
-    info = torch.empty((), dtype=torch.int32, device=matrix_II.device)
+    diagonal_I = matrix_II.diagonal(dim1=-2, dim2=-1).clone()
+    info = torch.empty(matrix_II.shape[:-2], dtype=torch.int32, device=matrix_II.device)
     torch.linalg.cholesky_ex(matrix_II, out=(matrix_II, info))
-    unexplained_I = matrix_II.diagonal().square() / diagonal_I
-    rounding = len(diagonal_I) * torch.finfo(matrix_II.dtype).eps
-    if info.item() != 0 or not bool((unexplained_I > rounding).all()):
-        raise singular(damping, len(diagonal_I))
+    unexplained_I = matrix_II.diagonal(dim1=-2, dim2=-1).square() / diagonal_I
+    rounding = matrix_II.shape[-1] * torch.finfo(matrix_II.dtype).eps
+    if info.any() or not (unexplained_I > rounding).all():
+        raise singular(damping, matrix_II.shape[-1])
     return matrix_II
 
 
 def singular(damping: float, num_inputs: int) -> NumericalError:
     """The error to raise when a damped Hessian cannot be solved with."""
     return NumericalError(
-        f"the Hessian of {num_inputs} inputs is singular with damping {damping:g}. Likely causes: fewer "
-        f"calibration tokens than the {num_inputs} inputs, or inputs that duplicate one another. "
-        "Raise --damping (0.01 is usual), or give more calibration text with --samples."
+        f"the Hessian over {num_inputs} inputs is singular with damping {damping:g}. Likely causes: fewer "
+        "calibration tokens than inputs, or inputs that duplicate one another. Raise --damping (0.01 is "
+        "usual), or give more calibration text with --samples."
     )
 
 

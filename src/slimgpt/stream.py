@@ -177,21 +177,21 @@ def materialised(
 @contextmanager
 def _embeddings(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[nn.Module]:
     """The decoder without its layers' weights, embeddings in place (on the CPU: it is a look-up)."""
-    body = checkpoint.skeleton.base_model
-    prefix = checkpoint.skeleton.base_model_prefix + "."
-    outside = [name for name in checkpoint.other_names() if name.startswith(prefix)]
-    for name in outside:
-        _set(checkpoint.skeleton, name, checkpoint.weights.get(name).to(dtype))
+    skeleton = checkpoint.skeleton
+    prefix = skeleton.base_model_prefix + "."
+    empty = {name: skeleton.get_parameter(name) for name in checkpoint.other_names() if name.startswith(prefix)}
+    for name in empty:
+        _set(skeleton, name, nn.Parameter(checkpoint.weights.get(name).to(dtype), requires_grad=False))
     try:
-        yield body
+        yield skeleton.base_model
     finally:
-        for name in outside:
-            _set(checkpoint.skeleton, name, checkpoint.skeleton.get_parameter(name).to("meta"))
+        for name, parameter in empty.items():
+            _set(skeleton, name, parameter)
 
 
-def _set(model: nn.Module, name: str, value: Tensor) -> None:
+def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, nn.Parameter(value, requires_grad=False))
+    setattr(model.get_submodule(path), leaf, parameter)
 
 
 def _calls(body: nn.Module, layers: nn.ModuleList, window_BT: Tensor) -> list[Call]:

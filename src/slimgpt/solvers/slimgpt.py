@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from slimgpt.linalg import damped, diagonal_blocks, energy, inverse_, living_weight
+from slimgpt.linalg import cholesky_, damped, diagonal_blocks, energy, inverse_, living_weight
 from slimgpt.sites import Removal, SolverOptions
 from slimgpt.solvers.finish import finish, keep_all_but, per_unit, removal
 from slimgpt.solvers.obs import nested_curve
@@ -67,37 +67,36 @@ def prune_round(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One round on the survivors: who leaves, at what cost, and the weight and Hessian without them."""
     inverse_II = inverse_(hessian_II.clone(), options.damping)
-    score_N = unit_scores(weight_OI, inverse_II, num_units, options.grouped_cholesky)
+    score_N = unit_scores(weight_OI, inverse_II, num_units, options)
     leaving = score_N.argsort(stable=True)[:size]
     column_I = torch.arange(len(hessian_II), device=leaving.device).view(num_units, -1)
-    weight_OI, cost_S = eliminate_columns(weight_OI, inverse_II, column_I[leaving].flatten())
+    weight_OI, cost_S = eliminate_columns(weight_OI, inverse_II, column_I[leaving].flatten(), options.damping)
     kept_I = column_I[keep_all_but(leaving, num_units)].flatten()
     return leaving, per_unit(cost_S, size), weight_OI[:, kept_I], hessian_II[kept_I][:, kept_I]
 
 
-def unit_scores(weight_OI: Tensor, inverse_II: Tensor, num_units: int, grouped_cholesky: bool) -> Tensor:
+def unit_scores(weight_OI: Tensor, inverse_II: Tensor, num_units: int, options: SolverOptions) -> Tensor:
     """Σ_j ‖W[:,j]‖² / (L_h)_jj² over the columns j of unit h, L_h the Cholesky factor of its block of H⁻¹.
 
     (L_h)_jj² is what [H⁻¹]_jj will be once the columns before j in the unit are gone. W is left as it is
     now, so the score is not yet the joint cost. Without the grouped Cholesky: plain diag(H⁻¹). The same
     for one column.
     """
-    block_NKK = diagonal_blocks(inverse_II, len(inverse_II) // num_units)
-    if grouped_cholesky:
-        pivot_I = torch.linalg.cholesky(block_NKK).diagonal(dim1=1, dim2=2).square().flatten()
-    else:
-        pivot_I = inverse_II.diagonal()
+    pivot_I = inverse_II.diagonal()
+    if options.grouped_cholesky:
+        factor_NKK = cholesky_(diagonal_blocks(inverse_II, len(inverse_II) // num_units), options.damping)
+        pivot_I = factor_NKK.diagonal(dim1=1, dim2=2).square().flatten()
     return per_unit(weight_OI.square().sum(0) / pivot_I, num_units)
 
 
-def eliminate_columns(weight_OI: Tensor, inverse_II: Tensor, column_S: Tensor) -> tuple[Tensor, Tensor]:
+def eliminate_columns(weight_OI: Tensor, inverse_II: Tensor, column_S: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """OBS on the columns one after the other, in closed form: the compensated weight and the costs.
 
     With L the Cholesky factor of [H⁻¹]_SS and Y = W_S L⁻ᵀ, the sequence of updates W ← W − (W[:,p] /
     [H⁻¹]_pp) [H⁻¹]_p,: sums up to W − Y L⁻¹ [H⁻¹]_S,:, and column j costs ‖Y[:,j]‖²: the same numbers in
     exact arithmetic, in one matrix product (tests/oracle.py has the loop).
     """
-    factor_SS = torch.linalg.cholesky(inverse_II[column_S][:, column_S])
+    factor_SS = cholesky_(inverse_II[column_S][:, column_S], damping)
     y_SO = torch.linalg.solve_triangular(factor_SS, weight_OI[:, column_S].T, upper=False)
     rows_SI = torch.linalg.solve_triangular(factor_SS, inverse_II[column_S], upper=False)
     return weight_OI - y_SO.T @ rows_SI, y_SO.square().sum(1)

