@@ -61,7 +61,7 @@ def greedy(
 def reinverting(
     weight_OI: Tensor, hessian_II: Tensor, width: int, num_steps: int, damping: float
 ) -> tuple[list[int], Tensor]:
-    """The same greedy choice by Optimal Brain Surgeon, the inverse computed anew at every step; quicker than trying all."""
+    """The same greedy choice by Optimal Brain Surgeon, inverting anew at every step; quicker than trying all."""
     damped_II, weight_OI = damped(hessian_II, damping), without_dead_inputs(weight_OI, hessian_II)
     total = (weight_OI @ hessian_II.double() * weight_OI).sum()
     left, order, losses = list(range(len(hessian_II) // width)), [], [0.0]
@@ -92,7 +92,7 @@ def surgeon(weight_OI: Tensor, damped_II: Tensor, left: list[int], column: int) 
 
 
 def paper_scores(weight_OI: Tensor, damped_II: Tensor, left: list[int], width: int, grouped: bool) -> dict[int, float]:
-    """Each unit's Σ_j ‖W[:,j]‖² / L_jj², L the Cholesky factor of its block of the inverse (or of the diagonal only)."""
+    """Σ_j ‖W[:,j]‖² / L_jj² of each unit, L the Cholesky factor of its block of the inverse (or of its diagonal)."""
     inverse_II = torch.linalg.inv(damped_II[columns(left, width)][:, columns(left, width)])
     scores = {}
     for place, unit in enumerate(left):
@@ -105,7 +105,7 @@ def paper_scores(weight_OI: Tensor, damped_II: Tensor, left: list[int], width: i
 def paper(
     weight_OI: Tensor, hessian_II: Tensor, width: int, sizes: list[int], damping: float, grouped: bool = True
 ) -> tuple[list[int], Tensor, Tensor]:
-    """The paper's rounds, literally, one column after the other: the order, the curve, the weight with gone columns 0."""
+    """The paper's rounds, literally, one column after the other: order, curve, and the weight with gone columns 0."""
     damped_II, weight_OI = damped(hessian_II, damping), without_dead_inputs(weight_OI, hessian_II)
     total = (weight_OI @ hessian_II.double() * weight_OI).sum()
     left, order, losses = list(range(len(hessian_II) // width)), [], [0.0]

@@ -35,10 +35,11 @@ class InputStats:
 
     def update(self, x_TI: Tensor) -> None:
         """Add the tokens of one batch, in any floating dtype; sums in true float32, never TF32."""
+        if not _exact_as_it_is(x_TI):
+            x_TI = x_TI.float()
         with _exact_float32():
             for start, stop in panels(x_TI.shape[1]):
-                strip = self._sum_II[start:stop, start:]
-                _accumulate_(strip, x_TI[:, start:stop].T, x_TI[:, start:])
+                _accumulate_(self._sum_II[start:stop, start:], x_TI[:, start:stop].T, x_TI[:, start:])
         self._count += x_TI.shape[0]
 
     @property
@@ -74,18 +75,23 @@ class InputStats:
         bad_I = ~self._sum_II.diagonal().isfinite()
         if bad_I.any():
             raise NumericalError(
-                f"{int(bad_I.sum())} of {len(bad_I)} inputs (the first is {int(bad_I.nonzero()[0])}) were "
+                f"{int(bad_I.sum())} of {len(bad_I)} inputs (the first: input {int(bad_I.nonzero()[0])}) were "
                 f"not finite over {self.num_tokens} calibration tokens. Likely causes: activations that "
                 "overflow in float16, or damaged weights. Try --dtype bfloat16 or float32."
             )
 
 
+def _exact_as_it_is(x_TI: Tensor) -> bool:
+    """CUDA multiplies half-precision numbers into float32 sums, where their products are exact."""
+    return x_TI.is_cuda and x_TI.dtype in (torch.float16, torch.bfloat16)
+
+
 def _accumulate_(sum_MN: Tensor, left_MT: Tensor, right_TN: Tensor) -> None:
-    """sum += left @ right in float32, where half-precision products are exact: CUDA takes them as is."""
-    if left_MT.is_cuda and left_MT.dtype in (torch.float16, torch.bfloat16):
-        sum_MN += torch.mm(left_MT, right_TN, out_dtype=torch.float32)
+    """sum += left @ right, the sum in float32."""
+    if left_MT.dtype == torch.float32:
+        sum_MN.addmm_(left_MT, right_TN)
     else:
-        sum_MN.addmm_(left_MT.float(), right_TN.float())
+        sum_MN += torch.mm(left_MT, right_TN, out_dtype=torch.float32)
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 import oracle
 import pytest
 import torch
-from problems import PROBLEMS, correlated, rank_deficient
+from problems import PROBLEMS, correlated
 
 from slimgpt import linalg
+from slimgpt.errors import NumericalError
 from slimgpt.solvers.elimination import PANEL_COLUMNS, eliminate_, joint_cost
 
 
@@ -81,8 +82,10 @@ def test_a_metric_on_the_outputs_enters_through_the_gram():
     assert order.tolist() == weighted != plain
 
 
-def test_a_matrix_that_is_not_positive_definite_leaves_nan_and_not_an_answer():
-    weight_OI, _ = rank_deficient(16)
-    for width in (1, 4):
-        _, cost = eliminate_(-torch.eye(16, dtype=torch.float64), weight_OI.T @ weight_OI, width, 16 // width)
-        assert not cost.isfinite().all()
+@pytest.mark.parametrize("width", [1, 4])
+def test_an_indefinite_inverse_stops_the_run(width):
+    weight_OI, _ = correlated(16)
+    indefinite_II = torch.eye(16, dtype=torch.float64)
+    indefinite_II[5, 6] = indefinite_II[6, 5] = 1.5
+    with pytest.raises(NumericalError, match=r"not positive definite.*--damping"):
+        eliminate_(indefinite_II, weight_OI.T @ weight_OI, width, 16 // width)

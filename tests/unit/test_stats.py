@@ -55,8 +55,8 @@ def test_merging_and_summing_buffers_pool_the_tokens():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_dtypes_are_summed_in_float32(dtype):
     x_TI = torch.full((4096, 2), 0.1).to(dtype)
-    expected = 4096 * float(x_TI[0, 0]) ** 2  # a sum in bfloat16 would have stalled below 2
-    assert float(streamed(x_TI, *[64] * 64).hessian_II()[0, 1]) == pytest.approx(expected, rel=1e-5)
+    expected = 4096 * float(x_TI[0, 0]) ** 2  # a sum in bfloat16 would have stalled far below
+    assert float(streamed(x_TI, *[64] * 64).hessian_II()[0, 1]) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e30])

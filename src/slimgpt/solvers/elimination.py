@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from slimgpt.errors import NumericalError
 from slimgpt.linalg import diagonal_blocks
 
 PANEL_COLUMNS = 64  # columns that leave between two rounds of matrix products; swept in benchmarks/solver.py
@@ -40,14 +41,17 @@ def eliminate_(
         panel_columns: columns per panel; a matter of speed only.
 
     Returns:
-        The units in the order they left, and what each cost at its turn; both ``num_steps`` long. Costs are
-        NaN from where P is no longer positive definite: the caller must look.
+        The units in the order they left, and what each cost at its turn; both ``num_steps`` long.
+
+    Raises:
+        NumericalError: P was so close to singular that rounding made it indefinite on the way.
     """
     unit_N = torch.arange(inverse_II.shape[0] // width, device=inverse_II.device)
     orders, costs = [unit_N[:0]], [inverse_II.new_empty(0)]
     while num_steps > 0:
         num_pivots = min(num_steps, max(1, panel_columns // width))
         pivot_S, cost_S, a_JI, u_JI = _factor_panel(inverse_II, gram_II, width, num_pivots)
+        _require_finite(cost_S)
         orders.append(unit_N[pivot_S])
         costs.append(cost_S)
         column_J = _columns(pivot_S, width)
@@ -145,3 +149,12 @@ def _factor(block: Tensor) -> Tensor:
     """Cholesky factors; NaN where there is none, since asking whether there is would stall a GPU."""
     factor, info = torch.linalg.cholesky_ex(block)
     return factor.masked_fill_((info > 0)[..., None, None], torch.nan)
+
+
+def _require_finite(cost_S: Tensor) -> None:
+    """NaN in P or G reaches the costs of the panel at the latest, so one look a panel is enough."""
+    if not cost_S.isfinite().all():
+        raise NumericalError(
+            "the inverse Hessian is not positive definite to working precision: the calibration inputs nearly "
+            "determine one another. Raise --damping (0.01 is usual), or give more calibration text with --samples."
+        )

@@ -42,7 +42,7 @@ def finish(
 ) -> Removal:
     """Take the kept columns, refitted if ``options.repair``, or else the solver's habit, says so."""
     kept_I = expand(kept_N, weight_OI.shape[1] // len(kept_N)).to(weight_OI.device)
-    if repair if options.repair is None else options.repair:
+    if (repair if options.repair is None else options.repair) and not kept_I.all():
         kept_weight_OK = refit(weight_OI, hessian_II, kept_I, options.damping)
     else:
         kept_weight_OK = weight_OI[:, kept_I]
