@@ -17,11 +17,12 @@ from transformers import GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 import slimgpt.modeling_slimgpt as modeling
-from slimgpt.checkpoint import INDEX, Checkpoint
+from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import OutputError
 from slimgpt.job import Job
 from slimgpt.journal import write_json, write_tensors
 from slimgpt.planning import Plan
+from slimgpt.weights import INDEX
 
 ONE_FILE_BYTES = 1 << 30  # up to this the weights are merged into one file, which has to pass through memory
 SPARE_BYTES = 64 << 20  # tokenizer, record and room to breathe
@@ -94,7 +95,7 @@ def _global_settings(config: Any) -> dict[str, Any]:
     settings = dict(config.to_dict())
     for key in ("model_type", "architectures", "auto_map", "per_layer_config", "transformers_version"):
         settings.pop(key, None)
-    return settings
+    return {key: value for key, value in settings.items() if not key.startswith("_")}
 
 
 def assemble(job: Job) -> Path:
