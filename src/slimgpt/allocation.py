@@ -27,10 +27,11 @@ MAX_SEARCH_STEPS = 60  # bisection to far below one parameter
 
 def _rising(shape: Sequence[float]) -> Curve:
     """From r_0 in the first layer along ``shape`` (0 at the first layer, 1 at the last)."""
-    mean = sum(shape) / len(shape) or 1.0
+    mean = sum(shape) / len(shape)
 
     def curve(amount: float) -> list[float]:
-        first = min(FIRST_RATIO, amount)
+        # An amount above 1 is asked for where other layers have nothing more to give: then the first gives too.
+        first = min(FIRST_RATIO, amount) * max(1.0, amount)
         return [first + (amount - first) / mean * height for height in shape]
 
     return curve
@@ -43,7 +44,9 @@ def _log_shape(num_layers: int) -> list[float]:
 
 
 def _linear_shape(num_layers: int) -> list[float]:
-    return [i / max(num_layers - 1, 1) for i in range(num_layers)]
+    if num_layers == 1:
+        return [1.0]
+    return [i / (num_layers - 1) for i in range(num_layers)]
 
 
 def _uniform_curve(num_layers: int) -> Curve:

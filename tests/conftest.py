@@ -1,0 +1,26 @@
+"""What all tests share: no network, and no cache of the machine's user."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: it reads this once
+os.environ["TQDM_DISABLE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache() -> Iterator[None]:
+    """Calibration windows of test models are nobody else's."""
+    before = os.environ.get("SLIMGPT_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SLIMGPT_CACHE"] = folder
+        yield
+    if before is None:
+        del os.environ["SLIMGPT_CACHE"]
+    else:
+        os.environ["SLIMGPT_CACHE"] = before
