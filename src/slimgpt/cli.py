@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.check()
         COMMANDS[type(config)](config)
     except SlimGPTError as error:
-        print(f"slimgpt: error: {error}", file=sys.stderr)
+        print("slimgpt: error:", *str(error).split("\n"), file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print(f"slimgpt: interrupted.{_how_to_resume(arguments)}", file=sys.stderr)
@@ -135,8 +135,12 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
 
 
 def _refuse_existing(path: str | None) -> None:
-    if path is not None and Path(path).exists():
+    if path is None:
+        return
+    if Path(path).exists():
         raise OutputError(f"--json {path} exists: choose another name, or remove it.")
+    if not Path(path).absolute().parent.is_dir():
+        raise OutputError(f"--json {path} cannot be written: there is no folder {Path(path).parent}. Make it first.")
 
 
 def _write_json(path: str | None, content: Any) -> None:

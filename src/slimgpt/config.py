@@ -6,12 +6,11 @@ tyro's marker that says which fields are positional on the command line.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional, arg
 
@@ -104,6 +103,7 @@ class PruneConfig:
         _at_least("round-to", self.round_to, 1)
         _at_least("group-size", self.group_size, 0)
         _at_least("batch-size", self.batch_size, 0)
+        _check_seed(self.seed)
         if self.layout == "uniform" and self.allocation not in (None, "uniform"):
             raise ConfigError(
                 f"--layout uniform gives all layers one size, which contradicts --allocation {self.allocation}: "
@@ -188,6 +188,15 @@ class GenerateConfig:
         _at_least("max-new-tokens", self.max_new_tokens, 1)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ConfigError(f"--temperature {self.temperature} must be 0 or more.")
+        _check_seed(self.seed)
+        if not self.prompt:
+            raise ConfigError("the prompt is empty: give the model something to continue.")
+
+
+def _check_seed(seed: int) -> None:
+    _at_least("seed", seed, 0)
+    if seed >= 2**63:
+        raise ConfigError(f"--seed {seed} must be below 2**63.")
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -201,7 +210,7 @@ def options_from(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown key (the nearest is offered), or a value of the wrong type.
     """
-    fields = {field.name: field for field in dataclasses.fields(PruneConfig)}
+    fields = get_type_hints(PruneConfig)
     options: dict[str, Any] = {}
     for key, value in settings.items():
         name = str(key).replace("-", "_")
@@ -209,22 +218,19 @@ def options_from(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f". Known: {', '.join(sorted(fields))}."
             raise ConfigError(f"{where}: unknown option {key!r}{hint}")
-        options[name] = _typed(name, value, str(fields[name].type), where)
+        options[name] = _typed(name, value, fields[name], where)
     return options
 
 
-KINDS: Mapping[str, tuple[type, ...]] = {"float": (float, int), "int": (int,), "bool": (bool,), "str": (str,)}
-
-
-def _typed(name: str, value: Any, annotation: str, where: str) -> Any:
+def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
     """A recipe's value, if it is of the field's type; integers serve as floats, booleans as nothing else."""
-    if value is None and "None" in annotation:
-        return None
-    kind = next((kind for kind in KINDS if kind in annotation.replace("Positional", "")), "str")
-    if not isinstance(value, KINDS[kind]) or (kind != "bool" and isinstance(value, bool)):
-        raise ConfigError(f"{where}: {name} is {value!r}, but must be {annotation}.")
-    if annotation.startswith("Literal"):
-        choices = annotation.removeprefix("Literal[").removesuffix("]").replace('"', "").split(", ")
-        if value not in choices:
-            raise ConfigError(f"{where}: {name} is {value!r}, but must be one of {', '.join(choices)}.")
-    return float(value) if kind == "float" else value
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{where}: {name} is {value!r}, but must be one of {', '.join(get_args(hint))}.")
+        return value
+    kinds = get_args(hint) or (hint,)
+    accepted = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ConfigError(f"{where}: {name} is {value!r}, but must be {names}.")
+    return float(value) if float in kinds else value

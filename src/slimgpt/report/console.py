@@ -60,7 +60,8 @@ class ProgressObserver(Observer):
 
     def close(self) -> None:
         """Take the bar down, also after an error."""
-        self._progress.stop()
+        if self._progress.live.is_started:  # taking down a bar that never stood would print an empty line
+            self._progress.stop()
 
 
 def print_plan(job: Job) -> None:
