@@ -183,7 +183,7 @@ def empty_model(config: Any) -> nn.Module:
     Buffers (rotary frequencies) are real: they are computed, not stored.
     """
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()  # replacing parameters by empty ones has parted those that are shared
     return model.eval().requires_grad_(False)
 

@@ -1,42 +1,84 @@
 # Copyright the slimgpt authors. Licensed under the Apache License, Version 2.0.
 """Models whose decoder layers differ in heads and FFN width: what plain transformers needs to load them.
 
-This file travels inside every per-layer checkpoint (``auto_map`` in config.json), so it imports transformers and
-nothing else. Sizes live in the configuration under the upstream key ``per_layer_config``; the classes below only do
-what most upstream models do not do yet: build each decoder layer from *its* configuration. Parameter names are those
+This file travels inside every per-layer checkpoint (``auto_map`` in config.json), so it imports transformers and torch
+and nothing else. Sizes live in the configuration under the upstream key ``per_layer_config``; the classes below only
+do what most upstream models do not do yet: build each decoder layer from *its* configuration. Parameter names are those
 of the stock model.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 
-# model_type of the stock model -> (configuration class, causal LM class, path of its list of decoder layers)
+
+class Base(NamedTuple):
+    """A stock model: its configuration and causal LM classes, and the path of its list of decoder layers."""
+
+    config: str
+    model: str
+    layers: str
+
+
+# by the stock model_type
 BASES = {
-    "llama": ("LlamaConfig", "LlamaForCausalLM", "model.layers"),
+    "llama": Base("LlamaConfig", "LlamaForCausalLM", "model.layers"),
+    "mistral": Base("MistralConfig", "MistralForCausalLM", "model.layers"),
+    "qwen2": Base("Qwen2Config", "Qwen2ForCausalLM", "model.layers"),
+    "qwen3": Base("Qwen3Config", "Qwen3ForCausalLM", "model.layers"),
+    "gemma": Base("GemmaConfig", "GemmaForCausalLM", "model.layers"),
+    "gemma2": Base("Gemma2Config", "Gemma2ForCausalLM", "model.layers"),
+    "gemma3_text": Base("Gemma3TextConfig", "Gemma3ForCausalLM", "model.layers"),
+    "phi3": Base("Phi3Config", "Phi3ForCausalLM", "model.layers"),
 }
 
 PREFIX = "slimgpt_"
 
 
-def build_layers_by_their_own_config(model: Any, config: Any, path: str) -> None:
+class LayerView:
+    """A layer's own sizes over the model's shared configuration.
+
+    Modules read some sizes at run time (their layer's) and some switches too, such as the attention implementation
+    (the model's, which may change after loading): a copy of the configuration would miss the latter.
+    """
+
+    def __init__(self, shared: Any, own: dict[str, Any]) -> None:
+        self.shared = shared
+        self.own = own
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # pickle and copy ask for these before there is a ``shared``
+            raise AttributeError(name)
+        name = self.shared.attribute_map.get(name, name)
+        return self.own[name] if name in self.own else getattr(self.shared, name)
+
+
+def build_layers_by_their_own_config(model: Any, config: Any, base: Base) -> None:
     """Replace every decoder layer by one built from ``config.per_layer_config[i]``."""
-    layers = model.get_submodule(path)
+    layers = model.get_submodule(base.layers)
+    sizes = config.per_layer_attributes or ()
     for index, layer in enumerate(layers):
         layer_config = config.per_layer_config[index]
         layers[index] = type(layer)(layer_config, index)
+        view = LayerView(config, {name: getattr(layer_config, name) for name in sizes})
         for module in layers[index].modules():
-            # Run-time switches such as the attention implementation are read from one shared configuration.
             if getattr(module, "config", None) is layer_config:
-                module.config = config
+                module.config = view
 
 
 def _config_class(model_type: str, base: type) -> type:
     def validate_architecture(self: Any) -> None:
         """Head counts here are per layer and keep ``head_dim``: divisibility of the hidden size is moot."""
+
+    def validate_rope(self: Any) -> None:
+        """The stock rules, which speak of the sizes of the whole model."""
+        whole = copy.copy(self)
+        whole.per_layer_config = None
+        base.validate_rope(whole)  # type: ignore[attr-defined]
 
     name = "Slim" + base.__name__
     body = {
@@ -45,46 +87,47 @@ def _config_class(model_type: str, base: type) -> type:
         "model_type": PREFIX + model_type,
         "_auto_class": "AutoConfig",
         "validate_architecture": validate_architecture,
+        "validate_rope": validate_rope,
     }
-    return strict(type(name, (base,), body))  # collects the validators anew, ours in place of the stock one
+    return strict(type(name, (base,), body))  # collects the validators anew, ours in place of the stock ones
 
 
-def _model_class(config_class: type, base: type, path: str) -> type:
+def _model_class(config_class: type, stock: type, base: Base) -> type:
     def __init__(self: Any, config: Any) -> None:  # noqa: N807
         overrides = config.to_dict().get("per_layer_config")
         config.per_layer_config = None  # the stock constructor reads global sizes
-        base.__init__(self, config)
+        stock.__init__(self, config)  # type: ignore[misc]
         config.per_layer_config = overrides
-        build_layers_by_their_own_config(self, config, path)
+        build_layers_by_their_own_config(self, config, base)
         self.post_init()
 
-    name = "Slim" + base.__name__
+    name = "Slim" + stock.__name__
     body = {
         "__module__": __name__,
-        "__doc__": f"{base.__name__} whose decoder layers have their own numbers of heads and FFN channels.",
+        "__doc__": f"{stock.__name__} whose decoder layers have their own numbers of heads and FFN channels.",
         "config_class": config_class,
         "_auto_class": "AutoModelForCausalLM",
         "__init__": __init__,
     }
-    return type(name, (base,), body)
+    return type(name, (stock,), body)
 
 
 def slim_classes(model_type: str) -> tuple[type, type]:
     """The (configuration, causal LM) classes for a stock ``model_type``, made once and kept in this module."""
-    config_name, model_name, path = BASES[model_type]
-    if "Slim" + model_name not in globals():
+    base = BASES[model_type]
+    if "Slim" + base.model not in globals():
         transformers = importlib.import_module("transformers")
-        config_class = _config_class(model_type, getattr(transformers, config_name))
-        model_class = _model_class(config_class, getattr(transformers, model_name), path)
+        config_class = _config_class(model_type, getattr(transformers, base.config))
+        model_class = _model_class(config_class, getattr(transformers, base.model), base)
         globals().update({config_class.__name__: config_class, model_class.__name__: model_class})
-    return globals()["Slim" + config_name], globals()["Slim" + model_name]
+    return globals()["Slim" + base.config], globals()["Slim" + base.model]
 
 
 def __getattr__(name: str) -> type:
     """Make a family's classes when transformers (or pickle) first asks this module for one of them."""
-    for model_type, (config_name, model_name, _) in BASES.items():
-        if name in ("Slim" + config_name, "Slim" + model_name):
-            return slim_classes(model_type)[name == "Slim" + model_name]
+    for model_type, base in BASES.items():
+        if name in ("Slim" + base.config, "Slim" + base.model):
+            return slim_classes(model_type)[name == "Slim" + base.model]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

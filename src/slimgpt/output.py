@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 import slimgpt.modeling_slimgpt as modeling
+from slimgpt.arch.family import head_dim
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import OutputError
 from slimgpt.job import Job
@@ -80,12 +81,15 @@ def pruned_config(checkpoint: Checkpoint, plan: Plan, layout: str, dtype: torch.
     ]
     settings = _global_settings(checkpoint.config)
     settings["dtype"] = str(dtype).removeprefix("torch.")
+    settings["head_dim"] = head_dim(checkpoint.config)  # stock code would derive it from the number of heads
+    model_class: Any  # transformers' own annotations would have it a pair
     if layout == "uniform":
         config = checkpoint.family.stock_config({**settings, **resized[0]})
         model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     else:
         config_class, model_class = modeling.slim_classes(checkpoint.family.model_type)
         config = config_class(**settings, per_layer_config={str(i): keys for i, keys in enumerate(resized)})
+        config.auto_map = {"AutoModelForCausalLM": f"{Path(modeling.__file__).stem}.{model_class.__name__}"}
     config.architectures = [model_class.__name__]
     return config
 

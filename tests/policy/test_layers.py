@@ -33,7 +33,7 @@ LAYERS = [
     Layer("config", "errors", "tyro.conf"),
     Layer(KERNELS, "errors", "torch"),
     Layer("modeling_slimgpt", "", "transformers huggingface_hub"),
-    Layer("arch", "errors sites modeling_slimgpt", "torch transformers"),
+    Layer("arch", "errors sites modeling_slimgpt", "torch transformers huggingface_hub"),
     Layer("calibration", "errors", "torch transformers safetensors datasets pyarrow zstandard"),
     Layer("runtime", "errors", "torch"),
     Layer("journal", "errors", "torch safetensors"),

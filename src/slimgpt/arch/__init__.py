@@ -5,12 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from slimgpt.arch.family import Family
+from slimgpt.arch.gemma import GEMMA
+from slimgpt.arch.gemma2 import GEMMA2
+from slimgpt.arch.gemma3_text import GEMMA3_TEXT
 from slimgpt.arch.llama import LLAMA
+from slimgpt.arch.mistral import MISTRAL
+from slimgpt.arch.phi3 import PHI3
+from slimgpt.arch.qwen2 import QWEN2
+from slimgpt.arch.qwen3 import QWEN3
 from slimgpt.errors import ModelError
 from slimgpt.modeling_slimgpt import PREFIX
 
 FAMILIES: dict[str, Family] = {
     "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "gemma": GEMMA,
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3_TEXT,
+    "phi3": PHI3,
 }
 
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from slimgpt.errors import ConfigError
 from slimgpt.sites import Site
 
 ATTENTION = "attention"
@@ -42,6 +44,27 @@ class Family:
     resized: Callable[[Any, Mapping[str, int]], dict[str, int]]
     stock_config: Callable[[Mapping[str, Any]], Any]
     pruned: Mapping[str, str]
+
+
+def head_dim(config: Any) -> int:
+    """Width of one head. Pruned models state it; stock ones may leave it to be derived from their number of heads."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def stock(config_class: type) -> Callable[[Mapping[str, Any]], Any]:
+    """``stock_config`` of a family whose own class is asked to hold the uniform sizes."""
+
+    def stock_config(settings: Mapping[str, Any]) -> Any:
+        try:
+            return config_class(**settings)
+        except (ValueError, StrictDataclassError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ConfigError(
+                f"{config_class.__name__} refuses the uniform sizes ({reason}): use --layout per-layer, or another "
+                "--ratio."
+            ) from error
+
+    return stock_config
 
 
 def output_dim(module: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Llama 1, 2 and 3: q/k/v/o attention, MHA or grouped queries, and a gated FFN."""
+"""Llama 1, 2 and 3: multi-head or grouped-query attention, any rope scaling, optional biases."""
 
 from __future__ import annotations
 
@@ -7,47 +7,8 @@ from typing import Any
 
 from transformers import LlamaConfig, MistralConfig
 
-from slimgpt.arch.family import ATTENTION, FFN, Family
+from slimgpt.arch import gated
 from slimgpt.errors import ConfigError
-from slimgpt.sites import Segment, Site
-
-
-def sites(config: Any) -> tuple[Site, ...]:
-    """A KV head goes with all its query heads, so that ``repeat_kv`` still pairs every survivor correctly."""
-    queries_per_group = config.num_attention_heads // config.num_key_value_heads
-    group_width = queries_per_group * config.head_dim
-    attention = Site(
-        name=ATTENTION,
-        block="self_attn",
-        consumer="self_attn.o_proj",
-        producers=(
-            Segment("self_attn.q_proj", group_width),
-            Segment("self_attn.k_proj", config.head_dim),
-            Segment("self_attn.v_proj", config.head_dim),
-        ),
-        num_units=config.num_key_value_heads,
-        unit_width=group_width,
-        returns_tuple=True,
-    )
-    ffn = Site(
-        name=FFN,
-        block="mlp",
-        consumer="mlp.down_proj",
-        producers=(Segment("mlp.gate_proj", 1), Segment("mlp.up_proj", 1)),
-        num_units=config.intermediate_size,
-        unit_width=1,
-    )
-    return attention, ffn
-
-
-def resized(config: Any, kept: Mapping[str, int]) -> dict[str, int]:
-    """The layer's head counts and FFN width in upstream's names."""
-    queries_per_group = config.num_attention_heads // config.num_key_value_heads
-    return {
-        "num_attention_heads": kept[ATTENTION] * queries_per_group,
-        "num_key_value_heads": kept[ATTENTION],
-        "intermediate_size": kept[FFN],
-    }
 
 
 def stock_config(settings: Mapping[str, Any]) -> Any:
@@ -70,11 +31,4 @@ def stock_config(settings: Mapping[str, Any]) -> Any:
     return MistralConfig(**{**{key: settings[key] for key in settings if key in known}, "sliding_window": None})
 
 
-LLAMA = Family(
-    model_type="llama",
-    layers="model.layers",
-    sites=sites,
-    resized=resized,
-    stock_config=stock_config,
-    pruned={ATTENTION: "KV groups (a KV head with its query heads)", FFN: "channels of gate/up/down"},
-)
+LLAMA = gated.family("llama", stock_config)

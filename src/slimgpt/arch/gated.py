@@ -1,0 +1,74 @@
+"""The Llama shape that most families share: q/k/v/o attention with grouped queries, and a gated FFN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from slimgpt.arch.family import ATTENTION, FFN, Family, head_dim, stock
+from slimgpt.sites import Segment, Site
+
+PRUNED = {ATTENTION: "KV groups (a KV head with its query heads)", FFN: "channels of gate, up and down"}
+
+
+def sites(config: Any) -> tuple[Site, ...]:
+    """Attention, then FFN."""
+    return attention(config), ffn("mlp", config.intermediate_size)
+
+
+def attention(config: Any) -> Site:
+    """A KV head goes with all its query heads, so that ``repeat_kv`` still pairs every survivor correctly."""
+    group_width = queries_per_group(config) * head_dim(config)
+    return Site(
+        name=ATTENTION,
+        block="self_attn",
+        consumer="self_attn.o_proj",
+        producers=(
+            Segment("self_attn.q_proj", group_width),
+            Segment("self_attn.k_proj", head_dim(config)),
+            Segment("self_attn.v_proj", head_dim(config)),
+        ),
+        num_units=config.num_key_value_heads,
+        unit_width=group_width,
+        returns_tuple=True,
+    )
+
+
+def ffn(path: str, width: int) -> Site:
+    """Single channels of the gated FFN at ``path``."""
+    return Site(
+        name=FFN,
+        block=path,
+        consumer=f"{path}.down_proj",
+        producers=(Segment(f"{path}.gate_proj", 1), Segment(f"{path}.up_proj", 1)),
+        num_units=width,
+        unit_width=1,
+    )
+
+
+def queries_per_group(config: Any) -> int:
+    """Query heads that share a KV head."""
+    return config.num_attention_heads // config.num_key_value_heads
+
+
+def heads(config: Any, kept: Mapping[str, int]) -> dict[str, int]:
+    """Head counts when ``kept`` KV groups survive."""
+    return {
+        "num_attention_heads": kept[ATTENTION] * queries_per_group(config),
+        "num_key_value_heads": kept[ATTENTION],
+    }
+
+
+def resized(config: Any, kept: Mapping[str, int]) -> dict[str, int]:
+    """The layer's head counts and FFN width in upstream's names."""
+    return {**heads(config, kept), "intermediate_size": kept[FFN]}
+
+
+def family(model_type: str, stock_config: Callable[[Mapping[str, Any]], Any]) -> Family:
+    """A family of this shape."""
+    return Family(model_type, "model.layers", sites, resized, stock_config, PRUNED)
+
+
+def stock_family(model_type: str, config_class: type) -> Family:
+    """A family of this shape whose own configuration class takes any number of heads (or says that it does not)."""
+    return family(model_type, stock(config_class))

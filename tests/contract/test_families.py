@@ -1,0 +1,263 @@
+"""What has to hold for every family, under eager and SDPA attention: one contract, many random models."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import MODELS, consumer_inputs, consumer_weight, save_model, unit_width
+from tiny_llama import make_tokenizer, tokens
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from slimgpt import PruneConfig, prune
+from slimgpt.arch import FAMILIES
+from slimgpt.calibration import cached_windows
+from slimgpt.errors import ConfigError
+
+SAMPLES, SEQLEN = 16, 32
+NEW_TOKENS = 6
+PROMPT = tokens(2, 20, seed=1)  # longer than the models' sliding windows
+
+every_model = pytest.mark.parametrize("name", MODELS)
+every_attention = pytest.mark.parametrize(
+    ("name", "attention"),
+    [(name, kind) for name, tiny in MODELS.items() for kind in ("eager", "sdpa") if tiny.sdpa or kind == "eager"],
+)
+
+
+class Workshop:
+    """Dense and pruned checkpoints, each made once, when a test first asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.text = folder / "text.txt"
+        self.text.write_text("".join(f"{i * i} is the square of {i}, and a {i % 7}. " for i in range(600)))
+
+    def dense(self, name: str, dtype: torch.dtype = torch.float32) -> Path:
+        folder = self.folder / f"{name}-{dtype}"
+        return folder if folder.exists() else save_model(folder, name, dtype)
+
+    def pruned(self, source: Path, **options: Any) -> Path:
+        """Pruned at random without repair unless ``options`` say otherwise."""
+        options = {"ratio": 0.3, "solver": "random", "repair": False, **options}
+        out = self.folder / "-".join([source.name, *(f"{key}={value}" for key, value in options.items())])
+        if not out.exists():
+            calibration = {"calibration": str(self.text), "samples": SAMPLES, "seqlen": SEQLEN, "batch_size": 5}
+            prune(PruneConfig(str(source), str(out), round_to=1, device="cpu", **calibration, **options))
+        return out
+
+    def windows(self) -> Tensor:
+        return cached_windows(str(self.text), make_tokenizer(), SAMPLES, SEQLEN, 0)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("families"))
+
+
+def test_every_family_has_a_model() -> None:
+    assert {name.split("-")[0] for name in MODELS} == set(FAMILIES)
+
+
+# --- the pruned model computes what it should ------------------------------------------------------
+
+
+@every_attention
+def test_sliced_equals_masked(shop: Workshop, name: str, attention: str) -> None:
+    dense = load(shop.dense(name), attention)
+    out = shop.pruned(shop.dense(name))
+    before = logits(dense)
+    mask_(name, dense, out)
+    assert_close(logits(load(out, attention)), logits(dense))
+    assert not torch.allclose(logits(dense), before, rtol=0.1, atol=0.1), "nothing was pruned"
+
+
+@every_attention
+def test_repaired_weights_are_least_squares(shop: Workshop, name: str, attention: str) -> None:
+    """At every site, W' minimises ‖W X − W' X_K‖ over the X that reaches it through all that was pruned before."""
+    out = shop.pruned(shop.dense(name), solver="obs", repair=True, damping=1e-9)
+    dense, widened, pruned = (load(path, attention).double() for path in (shop.dense(name), shop.dense(name), out))
+    for layer, site, kept_I in every_site(name, out):
+        weight_OI = consumer_weight(name, widened, layer, site).zero_()
+        weight_OI[:, kept_I] = consumer_weight(name, pruned, layer, site)
+    assert_close(logits(widened), logits(pruned))
+    inputs = consumer_inputs(name, widened, shop.windows())
+    for layer, site, kept_I in every_site(name, out):
+        x_TI, weight_OI = inputs[layer, site], consumer_weight(name, dense, layer, site)
+        best_OK = torch.linalg.lstsq(x_TI[:, kept_I], x_TI @ weight_OI.T).solution.T
+        torch.testing.assert_close(consumer_weight(name, pruned, layer, site), best_OK, rtol=1e-3, atol=1e-3)
+
+
+@every_attention
+def test_cache_and_padding_change_nothing(shop: Workshop, name: str, attention: str) -> None:
+    model = load(shop.pruned(shop.dense(name)), attention)
+    cached, uncached = (generate(model, use_cache=use) for use in (True, False))
+    assert torch.equal(cached, uncached)
+    single = model(input_ids=PROMPT[:1]).logits
+    padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), PROMPT[:1]], dim=1)
+    mask = torch.ones_like(padded)
+    mask[:, :5] = 0
+    batch = torch.cat([padded, tokens(1, padded.shape[1])])
+    both = torch.cat([mask, torch.ones_like(mask)])
+    positions = (both.cumsum(1) - 1).clamp(min=0)
+    together = model(input_ids=batch, attention_mask=both, position_ids=positions).logits
+    assert_close(together[:1, 5:], single)
+
+
+@every_model
+def test_ratio_0_is_the_dense_model(shop: Workshop, name: str) -> None:
+    out = shop.pruned(shop.dense(name), ratio=0.0)
+    assert_close(logits(load(out)), logits(load(shop.dense(name))), rtol=0, atol=1e-6)
+
+
+@every_model
+def test_parameters_by_formula(shop: Workshop, name: str) -> None:
+    out = shop.pruned(shop.dense(name))
+    record = read_record(out)
+    expected = count(load(shop.dense(name)))
+    for layer in record["layers"]:
+        for site, entry in layer["sites"].items():
+            removed = entry["num_units"] - len(entry["kept"])
+            expected -= removed * MODELS[name].params[site != "attention"]
+    assert count(load(out)) == expected == record["parameters"]["after"]
+    assert abs(record["parameters"]["removed_ratio"] - 0.3) < 0.01
+
+
+# --- and can be used like any other ----------------------------------------------------------------
+
+
+@every_model
+def test_prunes_again(shop: Workshop, name: str) -> None:
+    once = shop.pruned(shop.dense(name))
+    twice = shop.pruned(once, ratio=0.2, seed=1)
+    masked = load(once)
+    mask_(name, masked, twice)
+    assert_close(logits(load(twice)), logits(masked))
+    assert count(load(twice)) < count(load(once))
+
+
+@every_model
+def test_keeps_bfloat16(shop: Workshop, name: str) -> None:
+    source = shop.dense(name, torch.bfloat16)
+    out = shop.pruned(source)
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+    model, masked = load(out), load(source)
+    assert model.dtype == torch.bfloat16
+    mask_(name, masked, out)
+    assert_close(logits(model.float()), logits(masked.float()))
+
+
+@every_model
+def test_uniform_loads_as_a_stock_class_or_says_why_not(shop: Workshop, name: str) -> None:
+    expected = MODELS[name].uniform
+    if expected is None:
+        with pytest.raises(ConfigError, match="--layout per-layer"):
+            shop.pruned(shop.dense(name), layout="uniform")
+        return
+    out = shop.pruned(shop.dense(name), layout="uniform")
+    assert not list(out.glob("*.py"))
+    model, masked = load(out), load(shop.dense(name))
+    mask_(name, masked, out)
+    assert type(model).__name__ == expected
+    assert type(model).__module__.startswith("transformers.")
+    assert_close(logits(model), logits(masked))
+
+
+# --- in a fresh process ----------------------------------------------------------------------------
+
+FRESH = """
+import json, sys
+from pathlib import Path
+import torch
+from transformers import AutoModelForCausalLM
+
+remote, folders, prompt, results = json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+if remote:
+    sys.modules["slimgpt"] = None  # importing it fails
+else:
+    import slimgpt
+prompt = torch.load(prompt)
+for name, folder in folders.items():
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=remote).eval()
+    with torch.inference_mode():
+        logits = model(input_ids=prompt).logits
+        model.save_pretrained(results / name)
+        again = AutoModelForCausalLM.from_pretrained(results / name, trust_remote_code=remote).eval()
+        torch.save({"logits": logits, "again": again(input_ids=prompt).logits}, results / f"{name}.pt")
+"""
+
+
+@pytest.mark.parametrize("remote", [True, False], ids=["remote-code", "import-slimgpt"])
+def test_loads_and_saves_in_a_fresh_process(shop: Workshop, tmp_path: Path, remote: bool) -> None:
+    """All families in one process: starting one costs more than all of them."""
+    folders = {name: str(shop.pruned(shop.dense(name))) for name in MODELS}
+    torch.save(PROMPT, tmp_path / "prompt.pt")
+    subprocess.run(
+        [sys.executable, "-c", FRESH, json.dumps(remote), json.dumps(folders), tmp_path / "prompt.pt", tmp_path],
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    for name, folder in folders.items():
+        results = torch.load(tmp_path / f"{name}.pt")
+        assert_close(results["logits"], logits(load(Path(folder))))
+        assert torch.equal(results["again"], results["logits"]), name
+
+
+# --- helpers ---------------------------------------------------------------------------------------
+
+
+def load(folder: Path, attention: str | None = None) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).eval()
+
+
+@torch.no_grad()
+def logits(model: Any) -> Tensor:
+    return model(input_ids=PROMPT).logits
+
+
+def generate(model: Any, use_cache: bool) -> Tensor:
+    return model.generate(
+        PROMPT[:1], max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, use_cache=use_cache
+    )
+
+
+def read_record(out: Path) -> dict[str, Any]:
+    return json.loads((out / "slimgpt.json").read_text())
+
+
+def every_site(name: str, out: Path) -> list[tuple[int, str, Tensor]]:
+    """Layer, site and the consumer's input columns that survive."""
+    return [
+        (layer["layer"], site, kept_columns(entry, unit_width(name, site)))
+        for layer in read_record(out)["layers"]
+        for site, entry in layer["sites"].items()
+    ]
+
+
+def kept_columns(entry: dict[str, Any], width: int) -> Tensor:
+    return torch.tensor([unit * width + i for unit in entry["kept"] for i in range(width)])
+
+
+def mask_(name: str, model: Any, out: Path) -> None:
+    """Silence in the bigger ``model`` what ``out`` has lost."""
+    for layer, site, kept_I in every_site(name, out):
+        weight_OI = consumer_weight(name, model, layer, site)
+        gone_I = torch.ones(weight_OI.shape[1], dtype=torch.bool)
+        gone_I[kept_I] = False
+        weight_OI[:, gone_I] = 0
+
+
+def count(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def assert_close(found: Tensor, expected: Tensor, rtol: float = 1e-4, atol: float = 1e-4) -> None:
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)

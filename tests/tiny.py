@@ -1,0 +1,185 @@
+"""Random models of every family, a few ten thousand parameters each, and what a test has to know of them by itself.
+
+Nothing here comes from ``slimgpt.arch``: module paths and parameter counts are stated again, so that a slip in a family
+file shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tiny_llama import make_tokenizer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN = 64, 3, 8, 4, 8, 112
+QUERIES = HEADS // KV_HEADS
+WINDOW = 12  # narrower than the tests' sequences, so that sliding windows bite
+
+GQA = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": FFN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+}
+MHA = {key: value for key, value in GQA.items() if key != "num_key_value_heads"}
+GQA_UNIT = (QUERIES * 2 + 2) * HEAD_DIM * HIDDEN  # rows of q, k and v, columns of o
+MHA_UNIT = 4 * HEAD_DIM * HIDDEN
+GATED_CHANNEL = 3 * HIDDEN
+PLAIN_CHANNEL = 2 * HIDDEN
+ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One random model.
+
+    Attributes:
+        config: name of the stock configuration class.
+        settings: what it is made with, beside vocabulary and tokens.
+        params: parameters of one attention unit and of one FFN channel, by hand.
+        layers: path of the decoder layers.
+        attention: path in a layer of the projection that reads the heads.
+        ffn: path in a layer of the projection that reads the FFN channels.
+        unit_width: columns of ``attention`` that one unit owns.
+        uniform: the stock class of a uniform output; None where no stock class can hold fewer heads.
+        sdpa: transformers has an SDPA version.
+    """
+
+    config: str
+    settings: Mapping[str, Any]
+    params: tuple[int, int] = (GQA_UNIT, GATED_CHANNEL)
+    layers: str = "model.layers"
+    attention: str = "self_attn.o_proj"
+    ffn: str = "mlp.down_proj"
+    unit_width: int = QUERIES * HEAD_DIM
+    uniform: str | None = field(default=None)
+    sdpa: bool = True
+
+
+MODELS = {
+    "llama": Tiny("LlamaConfig", {**GQA, "tie_word_embeddings": True}, uniform="MistralForCausalLM"),
+    "llama-multi-head": Tiny(
+        "LlamaConfig",
+        {
+            **MHA,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+        params=(MHA_UNIT + 3 * HEAD_DIM, GATED_CHANNEL + 2),
+        unit_width=HEAD_DIM,
+    ),
+    "mistral": Tiny("MistralConfig", {**GQA, "sliding_window": WINDOW}, uniform="MistralForCausalLM"),
+    "qwen2": Tiny(
+        "Qwen2Config",
+        {**GQA, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+        params=(GQA_UNIT + (QUERIES + 2) * HEAD_DIM, GATED_CHANNEL),
+        uniform="Qwen2ForCausalLM",
+    ),
+    "qwen3": Tiny(
+        "Qwen3Config",
+        {**GQA, "head_dim": 16},
+        params=(2 * GQA_UNIT, GATED_CHANNEL),
+        unit_width=QUERIES * 16,
+        uniform="Qwen3ForCausalLM",
+    ),
+    "gemma": Tiny("GemmaConfig", {**GQA, "head_dim": HEAD_DIM}, uniform="GemmaForCausalLM"),
+    "gemma2": Tiny(
+        "Gemma2Config",
+        {
+            **GQA,
+            "head_dim": HEAD_DIM,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": WINDOW,
+            "layer_types": ALTERNATING,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+        },
+        sdpa=False,
+    ),
+    "gemma3_text": Tiny(
+        "Gemma3TextConfig",
+        {
+            **GQA,
+            "head_dim": HEAD_DIM,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": WINDOW,
+            "layer_types": ALTERNATING,
+        },
+    ),
+    "phi3": Tiny("Phi3Config", {**GQA, "sliding_window": WINDOW}, uniform="Phi3ForCausalLM"),
+}
+
+
+def make_model(name: str, seed: int = 0) -> Any:
+    """The random model; biases and norms are random too, or mistakes in them would not show."""
+    tiny = MODELS[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, tiny.config)(
+        vocab_size=260,
+        max_position_embeddings=64,
+        bos_token_id=256,
+        eos_token_id=257,
+        pad_token_id=0,
+        **tiny.settings,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.15 * torch.randn(parameter.shape) + (parameter.dim() == 1))
+    return model
+
+
+def save_model(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
+    """A complete checkpoint folder."""
+    make_model(name).to(dtype).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def consumer(name: str, model: nn.Module, layer: int, site: str) -> nn.Module:
+    """The projection that loses columns at a site."""
+    tiny = MODELS[name]
+    return model.get_submodule(f"{tiny.layers}.{layer}.{tiny.attention if site == 'attention' else tiny.ffn}")
+
+
+def consumer_weight(name: str, model: nn.Module, layer: int, site: str) -> Tensor:
+    """Its weight, outputs x inputs; writing to it writes to the model."""
+    module = consumer(name, model, layer, site)
+    return module.weight.data.T if isinstance(module, Conv1D) else module.weight.data
+
+
+def unit_width(name: str, site: str) -> int:
+    """Columns of one unit."""
+    return MODELS[name].unit_width if site == "attention" else 1
+
+
+@torch.no_grad()
+def consumer_inputs(name: str, model: nn.Module, windows_BT: Tensor) -> dict[tuple[int, str], Tensor]:
+    """What enters every consumer, tokens x inputs."""
+    seen: dict[tuple[int, str], Tensor] = {}
+    handles = []
+    for key in [(layer, site) for layer in range(LAYERS) for site in ("attention", "ffn")]:
+
+        def keep(module: nn.Module, args: tuple[Tensor, ...], key: tuple[int, str] = key) -> None:
+            seen[key] = args[0].flatten(0, -2)
+
+        handles.append(consumer(name, model, *key).register_forward_pre_hook(keep))
+    model(input_ids=windows_BT)
+    for handle in handles:
+        handle.remove()
+    return seen
