@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -21,6 +22,7 @@ from slimgpt.arch import FAMILIES, family_of
 from slimgpt.arch.family import Family, check_sites
 from slimgpt.errors import ModelError
 from slimgpt.modeling_slimgpt import register
+from slimgpt.naming import with_prefix
 from slimgpt.sites import Site
 from slimgpt.weights import LoadedWeights, SafetensorsWeights, Weights
 
@@ -114,9 +116,12 @@ def open_checkpoint(model: str) -> Checkpoint:
     else:
         config, weights = _open_folder(path)
     family = family_of(config)
-    skeleton = empty_model(config)
+    skeleton = _skeleton(path, config)
+    weights = with_prefix(weights, skeleton.state_dict(), skeleton.base_model_prefix)
     _check_shapes(path, skeleton, weights)
-    first = next(name for name, _ in skeleton.get_submodule(family.layers).named_parameters())
+    first = next((name for name, _ in skeleton.get_submodule(family.layers).named_parameters()), None)
+    if first is None:
+        raise ModelError(f"{path}: config.json says that there are no decoder layers, so there is nothing to work on.")
     return Checkpoint(
         source=model,
         path=path,
@@ -124,7 +129,7 @@ def open_checkpoint(model: str) -> Checkpoint:
         family=family,
         skeleton=skeleton,
         weights=weights,
-        dtype=weights.get(f"{family.layers}.{first}").dtype,
+        dtype=_float_dtype(path, weights.get(f"{family.layers}.{first}")),
         num_params=sum(parameter.numel() for parameter in skeleton.parameters()),
     )
 
@@ -154,9 +159,8 @@ def _download(repo: str) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise ModelError(
-            f"model {repo!r} is neither a local folder nor to be had from the hub ({reason}). "
+            f"model {repo!r} is neither a local folder nor to be had from the hub ({last_line(error)}). "
             "Check the name, or the connection, or name a local folder or .gguf file."
         ) from error
 
@@ -170,9 +174,9 @@ def load_tokenizer(path: Path) -> Any:
     where = {"gguf_file": path.name} if path.is_file() else {}
     try:
         return AutoTokenizer.from_pretrained(path.parent if path.is_file() else path, **where)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # the tokenizers library raises bare exceptions
         raise ModelError(
-            f"no tokenizer can be read from {path}: {str(error).splitlines()[0]}. "
+            f"no tokenizer can be read from {path} ({last_line(error)}). "
             "Put tokenizer.json (and tokenizer_config.json) beside the weights."
         ) from error
 
@@ -201,9 +205,25 @@ def _open_folder(path: Path) -> tuple[Any, Weights]:
     family_of(_ModelType(model_type))  # an unknown family is refused in our words, not in transformers'
     try:
         config = AutoConfig.from_pretrained(path)
-    except (ValueError, TypeError, OSError) as error:
-        raise ModelError(f"{path / 'config.json'} is not valid: {error}") from error
+    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
+        raise _not_valid(path, error) from error
     return config, SafetensorsWeights(path)
+
+
+def _skeleton(path: Path, config: Any) -> nn.Module:
+    try:
+        return empty_model(config)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise _not_valid(path, error) from error
+
+
+def _not_valid(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path}: config.json is not valid ({last_line(error)}). Download it again, or mend it.")
+
+
+def last_line(error: Exception) -> str:
+    """What an error of another library says in the end; the lines before tend to repeat it."""
+    return (str(error).strip().splitlines() or [repr(error)])[-1].strip().rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -215,9 +235,9 @@ def _open_gguf(path: Path) -> tuple[Any, Weights]:
     """transformers dequantises a GGUF file as it loads; we take its weights and a plain configuration."""
     try:
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:
+    except Exception as error:  # readers of foreign bytes stumble in every way there is
         raise ModelError(
-            f"{path} cannot be read as GGUF: {str(error).splitlines()[0]} "
+            f"{path} cannot be read as GGUF ({last_line(error)}). Download it again if it is damaged. "
             f"Supported families: {', '.join(sorted(FAMILIES))}."
         ) from error
     settings = model.config.to_dict()
@@ -225,6 +245,15 @@ def _open_gguf(path: Path) -> tuple[Any, Weights]:
     config = type(model.config).from_dict(settings)
     config.architectures = [type(model).__name__]
     return config, LoadedWeights(model.state_dict())
+
+
+def _float_dtype(path: Path, tensor: Tensor) -> torch.dtype:
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise ModelError(
+            f"{path} stores its weights as {str(tensor.dtype).removeprefix('torch.')}, which cannot be repaired: "
+            "name the original model in float32, float16 or bfloat16."
+        )
+    return tensor.dtype
 
 
 def _check_shapes(path: Path, skeleton: nn.Module, weights: Weights) -> None:

@@ -46,7 +46,7 @@ def _parse(arguments: list[str]) -> Any:
         Annotated[InspectConfig, subcommand("inspect")],
         Annotated[GenerateConfig, subcommand("generate")],
     ]
-    return tyro.cli(command, args=arguments, prog="slimgpt", description=DESCRIPTION)  # type: ignore[arg-type]
+    return tyro.cli(command, args=arguments, prog="slimgpt", description=DESCRIPTION)
 
 
 DESCRIPTION = "Make language models smaller: whole heads and FFN channels gone, survivors optimally repaired."

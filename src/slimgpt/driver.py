@@ -21,6 +21,7 @@ from slimgpt.sites import Removal, Site
 from slimgpt.solvers import SOLVERS
 from slimgpt.stats import InputStats
 from slimgpt.stream import ActivationStream, materialised
+from slimgpt.weights import require_finite
 
 
 class Observer:
@@ -55,8 +56,12 @@ def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
         job = prepare(config)
     run = _Run(job, observer or Observer(), clock)
     run.observer.planned(job)
-    with runtime.exact_float32():
-        layers = run.all_layers()
+    try:
+        with runtime.exact_float32():
+            layers = run.all_layers()
+    except NumericalError:
+        job.journal.discard()  # the same run would fail again, and what cures it makes it another run
+        raise
     with clock.timed("write"):
         folder = output.assemble(job)
     whole = record.build(job, layers, clock)
@@ -108,6 +113,7 @@ class _Run:
         with self._stage(index, f"{site.name} solve"), _naming(index, site):
             num_removed = site.num_units - self.job.plan.kept(index)[site.name]
             removal = self.solve(weight, stats.hessian_II(), site.num_units, num_removed, self.job.solver_options)
+            require_finite("the repaired weight", removal.weight_OI, self.job.stored_dtype)
         # What comes later, in this run or in one that resumes it, must see the weight that will be on disk.
         removal = dataclasses.replace(removal, weight_OI=removal.weight_OI.to(self.job.stored_dtype))
         self._cut(layer, site, removal)

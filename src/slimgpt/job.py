@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from dataclasses import asdict, dataclass
@@ -15,10 +16,11 @@ from slimgpt import calibration, output, runtime
 from slimgpt._version import __version__
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import PruneConfig
-from slimgpt.errors import ConfigError
+from slimgpt.errors import ConfigError, ModelError
 from slimgpt.journal import Journal
 from slimgpt.planning import Plan, make_plan
 from slimgpt.sites import SolverOptions
+from slimgpt.weights import require_finite
 
 NOT_IN_FINGERPRINT = frozenset({"model", "out", "recipe", "resume", "force", "calibration", "device", "batch_size"})
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
@@ -78,10 +80,11 @@ def prepare(config: PruneConfig) -> Job:
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     plan = make_plan(checkpoint, config, stored_dtype.itemsize)
     output_config = output.pruned_config(checkpoint, plan, config.layout, stored_dtype)
-    out = Path(config.out).expanduser()
+    out = Path(os.path.abspath(Path(config.out).expanduser()))
     output.check_output(out, checkpoint.path, plan.bytes_after, config.force, config.resume)
     tokenizer = checkpoint.tokenizer()
     windows_BT = calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
+    _check_rest(checkpoint, windows_BT, stored_dtype)
     batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen)
     fingerprint = _fingerprint(config, checkpoint, windows_BT, device, batch_size)
     if config.force and not config.resume:
@@ -108,6 +111,20 @@ def check_context(model_config: Any, seqlen: int) -> None:
     context = getattr(model_config, "max_position_embeddings", None)
     if context is not None and seqlen > context:
         raise ConfigError(f"--seqlen {seqlen} is beyond the model's context of {context} tokens.")
+
+
+def _check_rest(checkpoint: Checkpoint, windows_BT: torch.Tensor, stored_dtype: torch.dtype) -> None:
+    """What no layer will show: that the tokens have embeddings, and the weights outside the layers are numbers."""
+    skeleton: Any = checkpoint.skeleton
+    vocabulary = skeleton.get_input_embeddings().weight.shape[0]
+    largest = int(windows_BT.max())
+    if largest >= vocabulary:
+        raise ModelError(
+            f"{checkpoint.path}: the tokenizer makes token {largest}, but the model has embeddings for {vocabulary} "
+            "tokens only: the tokenizer belongs to another model."
+        )
+    for name in checkpoint.other_names():
+        require_finite(f"{checkpoint.path}: weight {name!r}", checkpoint.weights.get(name), stored_dtype)
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -84,6 +85,10 @@ class Journal:
         else:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(header, dict(fingerprint))
+
+    def discard(self) -> None:
+        """Forget the run."""
+        shutil.rmtree(self._folder)
 
     def shard(self, index: int) -> Path:
         """Where the weights of layer ``index`` lie."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -25,6 +27,7 @@ from slimgpt.journal import write_json, write_tensors
 from slimgpt.planning import Plan
 from slimgpt.weights import INDEX
 
+RECORD = "slimgpt.json"
 ONE_FILE_BYTES = 1 << 30  # up to this the weights are merged into one file, which has to pass through memory
 SPARE_BYTES = 64 << 20  # tokenizer, record and room to breathe
 
@@ -40,21 +43,42 @@ def check_output(out: Path, model: Path, bytes_after: int, force: bool, resume: 
     Raises:
         OutputError: OUT exists, is the model or inside it, its parent is not a folder, or the disk is too full.
     """
+    check_place(out, model, force)
+    if out.is_file():
+        raise OutputError(f"OUT {out} is a file: name a folder.")
+    if out.exists() and not (out / RECORD).is_file() and any(out.iterdir()):
+        raise OutputError(
+            f"OUT {out} has no {RECORD}, so slimgpt did not make it and --force does not replace it: "
+            "choose another folder, or remove it yourself."
+        )
+    partial = partial_folder(out)
+    if partial.exists() and not (resume or force):
+        raise OutputError(f"an unfinished run is in {partial}: continue it with --resume, or drop it with --force.")
+    check_room(out, bytes_after)
+
+
+def check_place(out: Path, model: Path, force: bool) -> None:
+    """Refuse an output that would overwrite something or lie in the model.
+
+    Raises:
+        OutputError: OUT exists and ``force`` is off, or it is, holds, or lies in the model.
+    """
     if out.resolve() == model.resolve() or model.resolve() in out.resolve().parents:
         raise OutputError(f"OUT {out} is the model's own folder or inside it: choose another folder.")
     if out.resolve() in model.resolve().parents:
         raise OutputError(f"OUT {out} contains the model {model}: choose another folder.")
+    if out.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise OutputError(f"OUT {out} is or contains the working folder: choose another folder.")
     if out.exists() and not force:
         raise OutputError(f"OUT {out} exists: choose another folder, or replace it with --force.")
-    if out.is_file():
-        raise OutputError(f"OUT {out} is a file: name a folder.")
-    partial = partial_folder(out)
-    if partial.exists() and not (resume or force):
-        raise OutputError(f"an unfinished run is in {partial}: continue it with --resume, or drop it with --force.")
-    _check_room(out, bytes_after)
 
 
-def _check_room(out: Path, bytes_after: int) -> None:
+def check_room(out: Path, bytes_after: int) -> None:
+    """Refuse an output that its disk cannot hold.
+
+    Raises:
+        OutputError: the parent of OUT is not a folder that may be written to, or its disk is too full.
+    """
     parent = next((folder for folder in out.absolute().parents if folder.exists()), Path("/"))
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OutputError(f"OUT {out} cannot be made: {parent} is not a folder that may be written to.")
@@ -79,26 +103,35 @@ def pruned_config(checkpoint: Checkpoint, plan: Plan, layout: str, dtype: torch.
     resized = [
         checkpoint.family.resized(checkpoint.layer_config(i), plan.kept(i)) for i in range(len(checkpoint.layers))
     ]
-    settings = _global_settings(checkpoint.config)
-    settings["dtype"] = str(dtype).removeprefix("torch.")
-    settings["head_dim"] = head_dim(checkpoint.config)  # stock code would derive it from the number of heads
-    model_class: Any  # transformers' own annotations would have it a pair
     if layout == "uniform":
-        config = checkpoint.family.stock_config({**settings, **resized[0]})
-        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    else:
-        config_class, model_class = modeling.slim_classes(checkpoint.family.model_type)
-        config = config_class(**settings, per_layer_config={str(i): keys for i, keys in enumerate(resized)})
-        config.auto_map = {"AutoModelForCausalLM": f"{Path(modeling.__file__).stem}.{model_class.__name__}"}
+        return stock_config(checkpoint, resized[0], dtype)
+    config_class, model_class = modeling.slim_classes(checkpoint.family.model_type)
+    per_layer = {str(index): sizes for index, sizes in enumerate(resized)}
+    config: Any = config_class(**_global_settings(checkpoint, dtype), per_layer_config=per_layer)
+    config.auto_map = {"AutoModelForCausalLM": f"{Path(modeling.__file__).stem}.{model_class.__name__}"}
     config.architectures = [model_class.__name__]
     return config
 
 
-def _global_settings(config: Any) -> dict[str, Any]:
+def stock_config(checkpoint: Checkpoint, sizes: Mapping[str, int], dtype: torch.dtype) -> Any:
+    """Configuration of a stock class in which every layer has the given ``sizes`` (upstream's keys).
+
+    Raises:
+        ConfigError: no stock class can hold them.
+    """
+    config = checkpoint.family.stock_config({**_global_settings(checkpoint, dtype), **sizes})
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # transformers' own annotations would have it a pair
+    config.architectures = [model_class.__name__]
+    return config
+
+
+def _global_settings(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
     """A configuration's keys without those that say which class it is or how layers differ."""
-    settings = dict(config.to_dict())
+    settings = dict(checkpoint.config.to_dict())
     for key in ("model_type", "architectures", "auto_map", "per_layer_config", "transformers_version"):
         settings.pop(key, None)
+    settings["dtype"] = str(dtype).removeprefix("torch.")
+    settings["head_dim"] = head_dim(checkpoint.config)  # stock code would derive it from the number of heads
     return {key: value for key, value in settings.items() if not key.startswith("_")}
 
 
@@ -107,7 +140,10 @@ def assemble(job: Job) -> Path:
     folder = partial_folder(job.out) / "finished"
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
     folder.mkdir(parents=True)
-    _write_weights(folder, job)
+    weights = job.checkpoint.weights
+    rest = {name: weights.get(name).to(job.stored_dtype).contiguous() for name in job.checkpoint.other_names()}
+    shards = [job.journal.shard(index) for index in range(len(job.checkpoint.layers))]
+    write_weights(folder, rest, shards, job.plan.bytes_after)
     job.output_config.save_pretrained(folder)
     if job.config.layout == "per-layer":
         _add_modelling_file(folder)
@@ -116,15 +152,11 @@ def assemble(job: Job) -> Path:
     return folder
 
 
-def _write_weights(folder: Path, job: Job) -> None:
-    """One file where it is small, else the journal's shards as they are, and one more for what is no layer."""
-    weights = job.checkpoint.weights
-    rest = {name: weights.get(name).to(job.stored_dtype).contiguous() for name in job.checkpoint.other_names()}
-    shards = [job.journal.shard(index) for index in range(len(job.checkpoint.layers))]
-    if job.plan.bytes_after <= ONE_FILE_BYTES:
-        for shard in shards:
-            rest.update(load_file(shard))
-        write_tensors(folder / "model.safetensors", rest)
+def write_weights(folder: Path, rest: Mapping[str, Tensor], shards: Sequence[Path], total_bytes: int) -> None:
+    """One file where it is small, else the layers' shards as they are, and one more for what is no layer."""
+    if total_bytes <= ONE_FILE_BYTES:
+        layers = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+        write_tensors(folder / "model.safetensors", {**rest, **layers})
         return
     total = len(shards) + 1
     names = [f"model-{number:05d}-of-{total:05d}.safetensors" for number in range(1, total + 1)]
@@ -132,7 +164,7 @@ def _write_weights(folder: Path, job: Job) -> None:
     for shard, name in zip(shards, names, strict=False):
         _link(shard, folder / name)
     weight_map = {tensor: name for name in names for tensor in _tensor_names(folder / name)}
-    write_json(folder / INDEX, {"metadata": {"total_size": job.plan.bytes_after}, "weight_map": weight_map})
+    write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
 
 
 def _link(shard: Path, target: Path) -> None:

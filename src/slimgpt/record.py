@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from slimgpt import journal, runtime
 from slimgpt.card import model_card
 from slimgpt.job import Job, versions
+from slimgpt.output import RECORD
 from slimgpt.runtime import Clock
 from slimgpt.sites import Removal, Site
 
-RECORD = "slimgpt.json"
 SCHEMA = 1
 
 

@@ -19,9 +19,9 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from slimgpt.checkpoint import Checkpoint
-from slimgpt.errors import NumericalError
 from slimgpt.sites import Removal, Site
 from slimgpt.stats import InputStats
+from slimgpt.weights import require_finite
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a decoder layer, after the residual stream."""
@@ -74,14 +74,20 @@ class ActivationStream:
             x_BTI = self._input_of(consumer, layer, index, rows)
             if stats is not None:
                 stats.update(x_BTI.flatten(0, -2))
-            if site.name not in self._inputs:
-                shape = (*self._hidden_BTD.shape[:-1], x_BTI.shape[-1])
-                self._inputs[site.name] = torch.empty(shape, dtype=self._stored_dtype)
-            self._inputs[site.name][rows] = x_BTI.to("cpu", self._stored_dtype)
-            self._progress(x_BTI.shape[0] * x_BTI.shape[1])
+            if site.block is not None:
+                self._keep(site.name, rows, x_BTI)
+            self._progress(self._hidden_BTD[rows].shape[:2].numel())
+
+    def _keep(self, name: str, rows: slice, x_BTI: Tensor) -> None:
+        if name not in self._inputs:
+            shape = (*self._hidden_BTD.shape[:-1], x_BTI.shape[-1])
+            self._inputs[name] = torch.empty(shape, dtype=self._stored_dtype)
+        self._inputs[name][rows] = x_BTI.to("cpu", self._stored_dtype)
 
     def pruned(self, site: Site, removal: Removal) -> None:
         """Take note that ``site`` is pruned: from here on its block's output comes from the kept input."""
+        if site.block is None:
+            return
         columns_I = removal.kept_N.cpu().repeat_interleave(site.unit_width).nonzero().squeeze(1)
         self._pruned[site.name] = (site, columns_I)
 
@@ -129,6 +135,7 @@ class ActivationStream:
                 x_BTI = self._inputs[site.name][rows].index_select(-1, columns_I)
                 output = layer.get_submodule(site.consumer)(x_BTI.to(self._device, self._dtype))
                 answer = (output, None) if site.returns_tuple else output
+                assert site.block is not None
                 stack.enter_context(_answering(layer.get_submodule(site.block), answer))
             yield
 
@@ -156,16 +163,14 @@ def materialised(
     The weights are rounded to ``stored_dtype``, the dtype of the output, and computed with in ``dtype``.
 
     Raises:
-        NumericalError: a weight has NaN or infinite entries.
+        NumericalError: a weight has NaN or infinite entries, or overflows ``stored_dtype``.
     """
     layer = checkpoint.layers[index]
     state = {name: tensor.to(stored_dtype).to(device, dtype) for name, tensor in checkpoint.layer_state(index).items()}
     for name, tensor in state.items():
         if not tensor.isfinite().all():
-            raise NumericalError(
-                f"layer {index}: weight {name!r} has NaN or infinite entries. The checkpoint is damaged: "
-                "download it again, or use the original dtype."
-            )
+            stored = checkpoint.weights.get(checkpoint.layer_prefix(index) + name)
+            require_finite(f"layer {index}: weight {name!r}", stored, stored_dtype)
     layer.load_state_dict(state, assign=True)
     layer.requires_grad_(False)
     try:
@@ -177,7 +182,7 @@ def materialised(
 @contextmanager
 def _embeddings(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[nn.Module]:
     """The decoder without its layers' weights, embeddings in place (on the CPU: it is a look-up)."""
-    skeleton = checkpoint.skeleton
+    skeleton: Any = checkpoint.skeleton
     prefix = skeleton.base_model_prefix + "."
     empty = {name: skeleton.get_parameter(name) for name in checkpoint.other_names() if name.startswith(prefix)}
     for name in empty:
@@ -242,11 +247,11 @@ def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
 
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
-        del module.forward  # type: ignore[method-assign]
+        del module.forward
 
 
 def _answering(module: nn.Module, answer: Any) -> Any:

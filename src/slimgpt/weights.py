@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from slimgpt.errors import ModelError
+from slimgpt.errors import ModelError, NumericalError
 
 INDEX = "model.safetensors.index.json"
 
@@ -34,23 +35,27 @@ class Weights(Protocol):
 class SafetensorsWeights:
     """Lazy view of the safetensors files of a folder.
 
+    A file is mapped only while a tensor is read from it: pages of a mapping that stays open stay resident, and a model
+    read layer by layer would end up in memory whole.
+
     Raises:
         ModelError: no safetensors, a shard that is missing or truncated, or an index that names absent tensors.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._files: dict[str, Any] = {}
+        self._folder = folder
         self._where: dict[str, str] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         for file, listed in _shards(folder).items():
-            self._files[file] = _open_safetensors(folder / file)
-            present = set(self._files[file].keys())
-            missing = sorted(listed - present)
+            shapes = _read_header(folder / file)
+            missing = sorted(listed - set(shapes))
             if missing:
                 raise ModelError(
                     f"{folder / INDEX} says that {missing[0]!r} is in {file}, but it is not there "
                     f"({len(missing)} such names). Download the checkpoint again."
                 )
-            self._where.update({name: file for name in (listed or present)})
+            self._where.update({name: file for name in (listed or shapes)})
+            self._shapes.update({name: shapes[name] for name in (listed or shapes)})
 
     def names(self) -> Iterator[str]:
         """All stored tensor names."""
@@ -58,11 +63,12 @@ class SafetensorsWeights:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape, without reading the data."""
-        return tuple(self._files[self._where[name]].get_slice(name).get_shape())
+        return self._shapes[name]
 
     def get(self, name: str) -> Tensor:
         """The tensor, on the CPU."""
-        return self._files[self._where[name]].get_tensor(name)
+        with safe_open(self._folder / self._where[name], framework="pt") as file:
+            return file.get_tensor(name)
 
 
 class LoadedWeights:
@@ -91,8 +97,10 @@ def _shards(folder: Path) -> dict[str, set[str]]:
         promised: dict[str, set[str]] = {}
         try:
             for name, file in json.loads(index.read_text())["weight_map"].items():
+                if Path(file).name != file:
+                    raise ValueError(f"{file!r} is not the name of a file beside it")
                 promised.setdefault(file, set()).add(name)
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{index} is not a valid index ({error!r}). Download it again.") from error
         absent = sorted(file for file in promised if not (folder / file).is_file())
         if absent:
@@ -112,8 +120,25 @@ def _shards(folder: Path) -> dict[str, set[str]]:
     raise ModelError(f"{folder} has no model.safetensors and no {INDEX}: the weights are missing.")
 
 
-def _open_safetensors(file: Path) -> Any:
+def _read_header(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a file; a header that does not fit the file's length is an error."""
     try:
-        return safe_open(file, framework="pt", device="cpu")
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is truncated or damaged ({error}). Download it again.") from error
+
+
+def require_finite(where: str, stored: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a weight that is not finite as it is stored, or not any more in ``dtype``.
+
+    Raises:
+        NumericalError: says which of the two, ``where``, and the cure.
+    """
+    if not stored.isfinite().all():
+        raise NumericalError(f"{where} has NaN or infinite entries. The checkpoint is damaged: download it again.")
+    if not stored.to(dtype).isfinite().all():
+        raise NumericalError(
+            f"{where} does not fit into {str(dtype).removeprefix('torch.')}: its largest entry is "
+            f"{stored.abs().max().item():.3g}. Use --dtype bfloat16 or float32."
+        )

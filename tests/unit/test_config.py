@@ -77,7 +77,7 @@ def refuses(config: Any, field: str, value: float) -> bool:
 
 
 def test_contradicting_options_are_refused() -> None:
-    with pytest.raises(ConfigError, match="--layout uniform .* contradicts --allocation log: drop one"):
+    with pytest.raises(ConfigError, match=r"--layout uniform .* contradicts --allocation log: drop one"):
         dataclasses.replace(PRUNE, layout="uniform", allocation="log").check()
     dataclasses.replace(PRUNE, layout="uniform", allocation="uniform").check()
 
@@ -182,7 +182,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes, mes
 
 
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--recipe .*none.yaml' does not exist: name a YAML file"):
+    with pytest.raises(ConfigError, match=r"--recipe .*none\.yaml' does not exist: name a YAML file"):
         read_recipe(str(tmp_path / "none.yaml"))
     with pytest.raises(ConfigError, match="does not exist"):
         read_recipe(str(tmp_path))
