@@ -122,6 +122,39 @@ MODELS = {
         },
     ),
     "phi3": Tiny("Phi3Config", {**GQA, "sliding_window": WINDOW}, uniform="Phi3ForCausalLM"),
+    "gpt2": Tiny(
+        "GPT2Config",
+        {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_inner": FFN, "scale_attn_by_inverse_layer_idx": True},
+        params=(MHA_UNIT + 3 * HEAD_DIM, PLAIN_CHANNEL + 1),
+        layers="transformer.h",
+        attention="attn.c_proj",
+        ffn="mlp.c_proj",
+        unit_width=HEAD_DIM,
+    ),
+    "opt": Tiny(
+        "OPTConfig",
+        {
+            "hidden_size": HIDDEN,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "ffn_dim": FFN,
+            "word_embed_proj_dim": 40,
+        },
+        params=(MHA_UNIT + 3 * HEAD_DIM, PLAIN_CHANNEL + 1),
+        layers="model.decoder.layers",
+        attention="self_attn.out_proj",
+        ffn="fc2",
+        unit_width=HEAD_DIM,
+    ),
+    "gpt_neox": Tiny(
+        "GPTNeoXConfig",
+        {**MHA, "rotary_pct": 0.5},
+        params=(MHA_UNIT + 3 * HEAD_DIM, PLAIN_CHANNEL + 1),
+        layers="gpt_neox.layers",
+        attention="attention.dense",
+        ffn="mlp.dense_4h_to_h",
+        unit_width=HEAD_DIM,
+    ),
 }
 
 

@@ -27,10 +27,14 @@ def inspect_model(model: str) -> dict[str, Any]:
 
 
 def _layer(checkpoint: Checkpoint, index: int) -> dict[str, int]:
-    sites = {site.name: site for site in checkpoint.sites(index)}
-    whole = {name: sites[name].num_units for name in (ATTENTION, FFN)}
-    sizes = checkpoint.family.resized(checkpoint.layer_config(index), whole)
-    return {**sizes, "parameters": sum(parameter.numel() for parameter in checkpoint.layers[index].parameters())}
+    count = sum(parameter.numel() for parameter in checkpoint.layers[index].parameters())
+    return {**layer_sizes(checkpoint, index), "parameters": count}
+
+
+def layer_sizes(checkpoint: Checkpoint, index: int) -> dict[str, int]:
+    """A layer's head counts and FFN width in upstream's names."""
+    sites = {site.name: site.num_units for site in checkpoint.sites(index)}
+    return checkpoint.family.resized(checkpoint.layer_config(index), sites)
 
 
 def _parts(checkpoint: Checkpoint) -> dict[str, int]:

@@ -14,14 +14,42 @@ import importlib
 from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+class Attention(NamedTuple):
+    """An attention module whose constructor wants heads that fill the hidden size: it is built whole, and then cut.
+
+    Attributes:
+        path: module path in the layer.
+        producers: projection that makes queries, keys or values -> how many of the three it makes.
+        consumer: projection that reads the heads.
+        heads: attribute that holds the number of heads.
+        width: attribute that holds heads x head_dim.
+    """
+
+    path: str
+    producers: dict[str, int]
+    consumer: str
+    heads: str | None = None
+    width: str | None = None
 
 
 class Base(NamedTuple):
-    """A stock model: its configuration and causal LM classes, and the path of its list of decoder layers."""
+    """A stock model.
+
+    Attributes:
+        config: name of its configuration class.
+        model: name of its causal LM class.
+        layers: module path of its list of decoder layers.
+        attention: how to cut attention to size, where the constructor of a layer cannot.
+    """
 
     config: str
     model: str
     layers: str
+    attention: Attention | None = None
 
 
 # by the stock model_type
@@ -34,6 +62,21 @@ BASES = {
     "gemma2": Base("Gemma2Config", "Gemma2ForCausalLM", "model.layers"),
     "gemma3_text": Base("Gemma3TextConfig", "Gemma3ForCausalLM", "model.layers"),
     "phi3": Base("Phi3Config", "Phi3ForCausalLM", "model.layers"),
+    "gpt2": Base(
+        "GPT2Config",
+        "GPT2LMHeadModel",
+        "transformer.h",
+        Attention("attn", {"c_attn": 3}, "c_proj", heads="num_heads", width="split_size"),
+    ),
+    "opt": Base(
+        "OPTConfig",
+        "OPTForCausalLM",
+        "model.decoder.layers",
+        Attention("self_attn", {"q_proj": 1, "k_proj": 1, "v_proj": 1}, "out_proj", heads="num_heads"),
+    ),
+    "gpt_neox": Base(
+        "GPTNeoXConfig", "GPTNeoXForCausalLM", "gpt_neox.layers", Attention("attention", {"query_key_value": 3}, "dense")
+    ),
 }
 
 PREFIX = "slimgpt_"
@@ -61,13 +104,38 @@ def build_layers_by_their_own_config(model: Any, config: Any, base: Base) -> Non
     """Replace every decoder layer by one built from ``config.per_layer_config[i]``."""
     layers = model.get_submodule(base.layers)
     sizes = config.per_layer_attributes or ()
-    for index, layer in enumerate(layers):
-        layer_config = config.per_layer_config[index]
-        layers[index] = type(layer)(layer_config, index)
+    for index, stock_layer in enumerate(layers):
+        layer_config = copy.copy(config.per_layer_config[index])
+        heads = layer_config.num_attention_heads
+        if base.attention is not None:
+            layer_config.num_attention_heads = config.hidden_size // config.head_dim
+        layers[index] = type(stock_layer)(layer_config, index)
+        if base.attention is not None:
+            cut_attention_(layers[index], base.attention, heads, config.head_dim)
+        layer_config.num_attention_heads = heads
         view = LayerView(config, {name: getattr(layer_config, name) for name in sizes})
         for module in layers[index].modules():
             if getattr(module, "config", None) is layer_config:
                 module.config = view
+
+
+def cut_attention_(layer: nn.Module, attention: Attention, heads: int, head_dim: int) -> None:
+    """Give the attention of a whole layer ``heads`` heads; scaling stays that of ``head_dim``."""
+    module = layer.get_submodule(attention.path)
+    width = heads * head_dim
+    for name, parts in attention.producers.items():
+        setattr(module, name, _resized(getattr(module, name), outputs=parts * width))
+    setattr(module, attention.consumer, _resized(getattr(module, attention.consumer), inputs=width))
+    for attribute, value in ((attention.heads, heads), (attention.width, width)):
+        if attribute is not None:
+            setattr(module, attribute, value)
+
+
+def _resized(old: Any, inputs: int | None = None, outputs: int | None = None) -> nn.Module:
+    """A fresh projection of the same kind with other sizes."""
+    if isinstance(old, Conv1D):
+        return Conv1D(outputs or old.nf, inputs or old.nx)
+    return nn.Linear(inputs or old.in_features, outputs or old.out_features, bias=old.bias is not None)
 
 
 def _config_class(model_type: str, base: type) -> type:
