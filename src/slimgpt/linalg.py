@@ -58,7 +58,7 @@ def energy(weight_OI: Tensor, hessian_II: Tensor) -> float:
         strip = to_float64(hessian_II[start:stop, start:])
         strip[:, stop - start :] *= 2  # stands for its mirror image below the diagonal
         total += torch.vdot((weight_64[:, start:stop] @ strip).flatten(), weight_64[:, start:].flatten())
-    return float(total)
+    return max(float(total), 0.0)  # rounding must not make a norm negative
 
 
 def gram_energy(gram_II: Tensor, hessian_II: Tensor) -> float:
@@ -117,7 +117,7 @@ def diagonal_blocks(matrix_II: Tensor, width: int) -> Tensor:
     """A copy of the ``width``-sized blocks on the diagonal, N x K x K."""
     num_units = matrix_II.shape[0] // width
     blocks_NKNK = matrix_II.unflatten(1, (num_units, width)).unflatten(0, (num_units, width))
-    return blocks_NKNK.diagonal(dim1=0, dim2=2).movedim(-1, 0).contiguous()
+    return blocks_NKNK.diagonal(dim1=0, dim2=2).movedim(-1, 0).clone(memory_format=torch.contiguous_format)
 
 
 # --- what is left ---------------------------------------------------------------------------------

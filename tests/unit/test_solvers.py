@@ -105,8 +105,10 @@ def test_dead_inputs_go_first(name):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_layer_without_output_has_no_error(name):
-    removal = SOLVERS[name](torch.ones(3, 8), torch.zeros(8, 8), 8, 4, SolverOptions())
-    assert removal.error == 0.0 and not removal.curve.any()
+    cancelling = torch.tensor([1.0, -1.0]).repeat(3, 4)  # live inputs, all alike, and weights that cancel them
+    for weight_OI, hessian_II in ((torch.ones(3, 8), torch.zeros(8, 8)), (cancelling, torch.ones(8, 8))):
+        removal = SOLVERS[name](weight_OI, hessian_II, 4, 2, SolverOptions())
+        assert removal.error == 0.0 and not removal.curve.any()
 
 
 @pytest.mark.parametrize("name", SURGEONS)

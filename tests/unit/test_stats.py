@@ -37,6 +37,7 @@ def test_streaming_gives_what_one_batch_gives_in_any_order():
     x_TI = x_TI.float()
     at_once = streamed(x_TI, 400).hessian_II()
     torch.testing.assert_close(streamed(x_TI, 1, 99, 300).hessian_II(), at_once)
+    assert streamed(x_TI, 1, 99, 300).num_tokens == 400
     torch.testing.assert_close(streamed(x_TI[torch.randperm(400)], 200, 200).hessian_II(), at_once)
 
 

@@ -115,8 +115,7 @@ def _downdate_blocks_(inverse_NKK: Tensor, gram_NKK: Tensor, a_KI: Tensor, u_KI:
     """One pivot's elimination, on the diagonal blocks alone."""
     a_NKK, u_NKK = (rows.unflatten(1, (len(inverse_NKK), -1)).movedim(1, 0) for rows in (a_KI, u_KI))
     inverse_NKK.baddbmm_(a_NKK.mT, a_NKK, alpha=-1)
-    cross_NKK = u_NKK.mT @ a_NKK
-    gram_NKK.sub_(cross_NKK).sub_(cross_NKK.mT)
+    gram_NKK.baddbmm_(u_NKK.mT, a_NKK, alpha=-2)  # for U Aᵀ + A Uᵀ: the cost sees the symmetric part only
 
 
 def _apply_panel_(inverse_II: Tensor, gram_II: Tensor, a_JI: Tensor, u_JI: Tensor) -> None:
