@@ -23,7 +23,7 @@ from torch import Tensor
 from slimgpt.errors import OutputError
 
 HEADER = "journal.json"
-NUMBERS = re.compile(r"\[[\d\s,.eE+-]*\]")
+NUMBERS = re.compile(r"\[\n[\d\s,.eE+-]*\]")  # the line break is JSON's own: strings hold none
 METADATA = {"format": "pt"}  # what transformers asks of a safetensors file
 
 
@@ -118,8 +118,8 @@ class Journal:
 
 def _check_same(header: Path, fingerprint: Mapping[str, Any]) -> None:
     try:
-        found = json.loads(header.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = dict(json.loads(header.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise OutputError(f"{header} is damaged ({error}): start anew with --force.") from error
     for key in sorted({*found, *fingerprint}):
         if found.get(key) != fingerprint.get(key):

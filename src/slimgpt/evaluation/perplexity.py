@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slimgpt.errors import CalibrationError, ConfigError
+from slimgpt.errors import CalibrationError, ConfigError, ModelError
 
 TOKENS_PER_BATCH = 2048  # tokens in one forward pass: their logits over the whole vocabulary are held at once
 
@@ -79,11 +79,13 @@ def perplexity(
     Raises:
         ConfigError: windows longer than the model's context.
         CalibrationError: the text is shorter than one window.
+        ModelError: the tokenizer belongs to another model.
     """
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and seqlen > context:
         raise ConfigError(f"--seqlen {seqlen} is beyond the model's context of {context} tokens.")
     windows_BT = _windows(tokenizer, text, seqlen, max_tokens)
+    _check_vocabulary(model, windows_BT)
     batch_size = batch_size or max(1, TOKENS_PER_BATCH // seqlen)
     losses = []
     for start in range(0, len(windows_BT), batch_size):
@@ -101,6 +103,15 @@ def _windows(tokenizer: Any, text: str, seqlen: int, max_tokens: int | None) -> 
             f"the text has {len(ids)} tokens, less than one window of {seqlen}: give more text or a smaller --seqlen."
         )
     return torch.tensor(ids[: num_windows * seqlen], dtype=torch.int64).view(num_windows, seqlen)
+
+
+def _check_vocabulary(model: Any, windows_BT: Tensor) -> None:
+    num_known, largest = model.get_input_embeddings().weight.shape[0], int(windows_BT.max())
+    if largest >= num_known:
+        raise ModelError(
+            f"the tokenizer makes token {largest}, but the model has embeddings for {num_known} tokens only: the "
+            "tokenizer belongs to another model."
+        )
 
 
 def _token_losses(model: Any, ids_BT: Tensor) -> Tensor:
