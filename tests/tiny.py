@@ -172,8 +172,9 @@ def make_model(name: str, seed: int = 0) -> Any:
     )
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.15 * torch.randn(parameter.shape) + (parameter.dim() == 1))
+        for parameter_name, parameter in model.named_parameters():
+            is_norm = parameter.dim() == 1 and parameter_name.endswith("weight")
+            parameter.copy_(0.15 * torch.randn(parameter.shape) + is_norm)
     return model
 
 

@@ -22,7 +22,7 @@ from slimgpt.arch import FAMILIES, family_of
 from slimgpt.arch.family import Family, check_sites
 from slimgpt.errors import ModelError
 from slimgpt.modeling_slimgpt import register
-from slimgpt.naming import with_prefix
+from slimgpt.naming import Renamed
 from slimgpt.sites import Site
 from slimgpt.weights import LoadedWeights, SafetensorsWeights, Weights
 
@@ -117,7 +117,7 @@ def open_checkpoint(model: str) -> Checkpoint:
         config, weights = _open_folder(path)
     family = family_of(config)
     skeleton = _skeleton(path, config)
-    weights = with_prefix(weights, skeleton.state_dict(), skeleton.base_model_prefix)
+    weights = Renamed(weights, skeleton.state_dict(), skeleton.base_model_prefix, family.spellings)
     _check_shapes(path, skeleton, weights)
     first = next((name for name, _ in skeleton.get_submodule(family.layers).named_parameters()), None)
     if first is None:

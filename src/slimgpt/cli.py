@@ -13,7 +13,7 @@ import tyro
 import yaml
 from tyro.conf import subcommand
 
-from slimgpt.config import EvalConfig, GenerateConfig, InspectConfig, PruneConfig, options_from
+from slimgpt.config import EvalConfig, ExportConfig, GenerateConfig, InspectConfig, PruneConfig, options_from
 from slimgpt.errors import ConfigError, OutputError, SlimGPTError
 
 EXIT_BAD_INPUT = 2
@@ -45,6 +45,7 @@ def _parse(arguments: list[str]) -> Any:
         Annotated[EvalConfig, subcommand("eval")],
         Annotated[InspectConfig, subcommand("inspect")],
         Annotated[GenerateConfig, subcommand("generate")],
+        Annotated[ExportConfig, subcommand("export")],
     ]
     return tyro.cli(command, args=arguments, prog="slimgpt", description=DESCRIPTION)
 
@@ -126,11 +127,22 @@ def _generate(config: GenerateConfig) -> None:
     )
 
 
+def _export(config: ExportConfig) -> None:
+    from slimgpt.export import export
+
+    done = export(config)
+    for note in done.notes:
+        print(note)
+    if done.path is not None:
+        print(f"Written to {done.path}")
+
+
 COMMANDS: dict[type, Callable[[Any], None]] = {
     PruneConfig: _prune,
     EvalConfig: _eval,
     InspectConfig: _inspect,
     GenerateConfig: _generate,
+    ExportConfig: _export,
 }
 
 

@@ -53,6 +53,7 @@ LAYERS = [
         "torch transformers safetensors huggingface_hub",
     ),
     Layer("evaluation", f"errors {MODEL_SIDE} {RUN}", "torch transformers"),
+    Layer("export", f"errors config modeling_slimgpt {KERNELS} {MODEL_SIDE} {RUN}", "torch transformers gguf numpy"),
     Layer("report", f"errors config evaluation allocation {MODEL_SIDE} {RUN}", "rich"),
     Layer("bench", f"errors {KERNELS} {MODEL_SIDE} {RUN}", "torch"),
 ]

@@ -8,7 +8,7 @@ all families.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Family:
         stock_config: a stock configuration object from plain settings, for the uniform layout; raises ConfigError where
             no stock class takes them.
         pruned: for people: what goes at each site.
+        spellings: part of a tensor's name in checkpoints -> what it is in the modules, where they differ.
     """
 
     model_type: str
@@ -44,6 +45,7 @@ class Family:
     resized: Callable[[Any, Mapping[str, int]], dict[str, int]]
     stock_config: Callable[[Mapping[str, Any]], Any]
     pruned: Mapping[str, str]
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
 
 def head_dim(config: Any) -> int:

@@ -1,0 +1,57 @@
+"""Are the layers of one size, and which stock class holds them?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from slimgpt.checkpoint import Checkpoint
+from slimgpt.errors import ConfigError
+from slimgpt.inspection import layer_sizes
+from slimgpt.output import stock_config
+
+
+def is_uniform(checkpoint: Checkpoint) -> bool:
+    """Every layer has as many heads and FFN channels as the first."""
+    first = layer_sizes(checkpoint, 0)
+    return all(layer_sizes(checkpoint, index) == first for index in range(1, len(checkpoint.layers)))
+
+
+def widest_units(checkpoint: Checkpoint) -> dict[str, int]:
+    """The most units that any layer has at each site."""
+    layers = [checkpoint.sites(index) for index in range(len(checkpoint.layers))]
+    return {site.name: max(sites[at].num_units for sites in layers) for at, site in enumerate(layers[0])}
+
+
+def widest_config(checkpoint: Checkpoint) -> Any:
+    """A stock configuration in which every layer is as wide as the widest.
+
+    Raises:
+        ConfigError: no stock class can hold these sizes.
+    """
+    sizes = checkpoint.family.resized(checkpoint.layer_config(0), widest_units(checkpoint))
+    return stock_config(checkpoint, sizes, checkpoint.dtype)
+
+
+def describe(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """For people: uniform or not, and what loads it or which exports do."""
+    if not is_uniform(checkpoint):
+        return (f"Not uniform: {_spread(checkpoint)}.", "Exports that fit: --format gguf, --format padded.")
+    found = f"Uniform: all {len(checkpoint.layers)} layers have {_named(layer_sizes(checkpoint, 0))}."
+    try:
+        config = widest_config(checkpoint)
+    except ConfigError as error:
+        return found, f"No stock class holds it: {error}"
+    if type(config) is type(checkpoint.config):
+        return found, f"It loads as {config.architectures[0]}, without remote code."
+    return found, f"It fits {config.architectures[0]}: --format padded writes it as that, with nothing to pad."
+
+
+def _spread(checkpoint: Checkpoint) -> str:
+    layers = [layer_sizes(checkpoint, index) for index in range(len(checkpoint.layers))]
+    spans = {key: (min(sizes[key] for sizes in layers), max(sizes[key] for sizes in layers)) for key in layers[0]}
+    return ", ".join(f"{key} from {least:,} to {most:,}" for key, (least, most) in spans.items() if least < most)
+
+
+def _named(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{key} {value:,}" for key, value in sizes.items())
