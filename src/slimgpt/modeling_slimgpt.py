@@ -75,7 +75,10 @@ BASES = {
         Attention("self_attn", {"q_proj": 1, "k_proj": 1, "v_proj": 1}, "out_proj", heads="num_heads"),
     ),
     "gpt_neox": Base(
-        "GPTNeoXConfig", "GPTNeoXForCausalLM", "gpt_neox.layers", Attention("attention", {"query_key_value": 3}, "dense")
+        "GPTNeoXConfig",
+        "GPTNeoXForCausalLM",
+        "gpt_neox.layers",
+        Attention("attention", {"query_key_value": 3}, "dense"),
     ),
 }
 

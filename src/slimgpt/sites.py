@@ -33,7 +33,8 @@ class Site:
 
     Attributes:
         name: what is pruned, ``"attention"`` or ``"ffn"``.
-        block: module path inside the layer of the block whose output is the consumer's output.
+        block: module path inside the layer of the block whose output is the consumer's output; None where there is
+            no such module, and the layer has to run the pruned site again.
         consumer: module path inside the layer of the projection that loses input columns.
         producers: the segments of rows that are cut with the units.
         num_units: N, the units at hand (KV groups, or FFN channels).
@@ -42,7 +43,7 @@ class Site:
     """
 
     name: str
-    block: str
+    block: str | None
     consumer: str
     producers: tuple[Segment, ...]
     num_units: int

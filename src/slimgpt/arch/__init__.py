@@ -8,8 +8,11 @@ from slimgpt.arch.family import Family
 from slimgpt.arch.gemma import GEMMA
 from slimgpt.arch.gemma2 import GEMMA2
 from slimgpt.arch.gemma3_text import GEMMA3_TEXT
+from slimgpt.arch.gpt2 import GPT2
+from slimgpt.arch.gpt_neox import GPT_NEOX
 from slimgpt.arch.llama import LLAMA
 from slimgpt.arch.mistral import MISTRAL
+from slimgpt.arch.opt import OPT
 from slimgpt.arch.phi3 import PHI3
 from slimgpt.arch.qwen2 import QWEN2
 from slimgpt.arch.qwen3 import QWEN3
@@ -25,6 +28,9 @@ FAMILIES: dict[str, Family] = {
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3_TEXT,
     "phi3": PHI3,
+    "gpt2": GPT2,
+    "opt": OPT,
+    "gpt_neox": GPT_NEOX,
 }
 
 

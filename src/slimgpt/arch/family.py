@@ -69,6 +69,22 @@ def stock(config_class: type) -> Callable[[Mapping[str, Any]], Any]:
     return stock_config
 
 
+def stock_with_implied_head_dim(
+    config_class: type, heads: str = "num_attention_heads", hidden: str = "hidden_size"
+) -> Callable[[Mapping[str, Any]], Any]:
+    """The same for a class without ``head_dim``: its heads always fill the hidden size, so that none can go."""
+
+    def stock_config(settings: Mapping[str, Any]) -> Any:
+        if settings[heads] * settings["head_dim"] != settings[hidden]:
+            raise ConfigError(
+                f"{settings[heads]} heads of {settings['head_dim']} do not fill the hidden size {settings[hidden]}, as "
+                f"{config_class.__name__} wants: use --layout per-layer."
+            )
+        return config_class(**{key: value for key, value in settings.items() if key != "head_dim"})
+
+    return stock_config
+
+
 def output_dim(module: nn.Module) -> int:
     """The dimension of ``module.weight`` that holds its outputs: GPT-2's Conv1D stores its weight transposed."""
     return 1 if isinstance(module, Conv1D) else 0
