@@ -14,7 +14,7 @@ from slimgpt.errors import CalibrationError, ConfigError, ModelError
 from slimgpt.evaluation import Perplexity, perplexity, read_text
 
 SEQLEN = 32
-TEXT = "Hér stendur texti – and some plain words, numbers 123, and more of the same. " * 8
+TEXT = "Hér stendur texti, þýddur, and some plain words, numbers 123, and more of the same. " * 8
 
 
 @pytest.fixture(scope="module")
