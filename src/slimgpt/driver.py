@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from slimgpt import output, record, runtime, surgery
+from slimgpt import output, record, surgery
+from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import weight_OI
 from slimgpt.config import PruneConfig
 from slimgpt.errors import NumericalError
 from slimgpt.job import Job, prepare
+from slimgpt.prefetch import Prefetcher
 from slimgpt.runtime import Clock
 from slimgpt.sites import Removal, Site
 from slimgpt.solvers import SOLVERS
 from slimgpt.stats import InputStats
-from slimgpt.stream import ActivationStream, materialised
+from slimgpt.stream import ActivationStream, materialised, read_layer
 from slimgpt.weights import require_finite
 
 
@@ -57,17 +59,23 @@ def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
     run = _Run(job, observer or Observer(), clock)
     run.observer.planned(job)
     try:
-        with runtime.exact_float32():
-            layers = run.all_layers()
+        layers = run.all_layers()
     except NumericalError:
         job.journal.discard()  # the same run would fail again, and what cures it makes it another run
         raise
+    whole = _write(job, layers, clock) if job.team.leads else {}
+    job.team.leave()
+    return PruneResult(job.out, whole)
+
+
+def _write(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
+    """Put the finished folder together and give it its name; the record."""
     with clock.timed("write"):
         folder = output.assemble(job)
     whole = record.build(job, layers, clock)
     record.write(folder, whole)
     output.publish(folder, job.out)
-    return PruneResult(job.out, whole)
+    return whole
 
 
 class _Run:
@@ -81,22 +89,29 @@ class _Run:
 
     def all_layers(self) -> list[dict[str, Any]]:
         """Prune every layer in order; the journal's records."""
-        job = self.job
+        job, num_layers = self.job, len(self.job.checkpoint.layers)
         with self.clock.timed("embed"):
             self.stream = ActivationStream(
-                job.checkpoint, job.windows_BT, job.device, job.compute_dtype, job.batch_size, self.observer.tokens
+                job.checkpoint,
+                job.team.share_of(job.windows_BT),
+                job.device,
+                job.compute_dtype,
+                job.batch_size,
+                ActivationRoom(job.checkpoint.dtype, job.offload_dir, pinned=job.device.type == "cuda"),
+                self.observer.tokens,
             )
-        return [self._layer(index) for index in range(len(job.checkpoint.layers))]
+        states = Prefetcher(lambda index: read_layer(job.checkpoint, index, job.stored_dtype), num_layers)
+        with closing(states), closing(self.stream):
+            return [self._layer(index, states.get(index)) for index in range(num_layers)]
 
-    def _layer(self, index: int) -> dict[str, Any]:
+    def _layer(self, index: int, state: dict[str, Tensor]) -> dict[str, Any]:
         job = self.job
         sites = job.checkpoint.sites(index)
-        done = job.journal.record(index)
-        with materialised(job.checkpoint, index, job.device, job.compute_dtype, job.stored_dtype) as layer:
+        done = job.team.from_leader(job.journal.record(index) if job.team.leads else None)
+        with materialised(job.checkpoint.layers[index], state, job.device, job.compute_dtype) as layer:
             if done is None:
                 removals = {site.name: self._prune(layer, index, site) for site in sites}
-                with self.clock.timed("write"):
-                    done = job.journal.write(index, record.layer_weights(job, layer, index), record.layer(removals))
+                done = self._record(layer, index, removals)
             else:
                 for site in sites:
                     self._replay(layer, index, site, done)
@@ -104,26 +119,47 @@ class _Run:
                 self.stream.advance(layer, index)
         return done
 
+    def _record(self, layer: nn.Module, index: int, removals: dict[str, Removal]) -> dict[str, Any]:
+        """Bring a pruned layer to disk (the leader does; the others get on)."""
+        whole = record.layer(removals)
+        if self.job.team.leads:
+            with self.clock.timed("write"):
+                self.job.journal.write(index, record.layer_weights(self.job, layer, index), whole)
+        return whole
+
     def _prune(self, layer: nn.Module, index: int, site: Site) -> Removal:
         """Observe what enters the site's consumer, choose and repair, cut."""
         weight = weight_OI(layer.get_submodule(site.consumer))
         stats = InputStats(weight.shape[1], weight.device)
         with self._stage(index, f"{site.name} statistics"):
             self.stream.observe(layer, index, site, stats)
+            self.job.team.sum_(stats.buffers())
         with self._stage(index, f"{site.name} solve"), _naming(index, site):
-            num_removed = site.num_units - self.job.plan.kept(index)[site.name]
-            removal = self.solve(weight, stats.hessian_II(), site.num_units, num_removed, self.job.solver_options)
-            require_finite("the repaired weight", removal.weight_OI, self.job.stored_dtype)
-        # What comes later, in this run or in one that resumes it, must see the weight that will be on disk.
-        removal = dataclasses.replace(removal, weight_OI=removal.weight_OI.to(self.job.stored_dtype))
+            solved = self._solve(weight, stats, index, site) if self.job.team.leads else None
+        removal = self.job.team.from_leader(solved)
+        assert removal is not None
         self._cut(layer, site, removal)
         return removal
+
+    def _solve(self, weight: Tensor, stats: InputStats, index: int, site: Site) -> Removal:
+        """Choose and repair. What comes later, in this run or in one that resumes it, must see the weight that will be
+        on disk: it is rounded here.
+        """
+        num_removed = site.num_units - self.job.plan.kept(index)[site.name]
+        removal = self.solve(weight, stats.hessian_II(), site.num_units, num_removed, self.job.solver_options)
+        require_finite("the repaired weight", removal.weight_OI, self.job.stored_dtype)
+        return dataclasses.replace(
+            removal, kept_N=removal.kept_N.cpu(), weight_OI=removal.weight_OI.to("cpu", self.job.stored_dtype)
+        )
 
     def _replay(self, layer: nn.Module, index: int, site: Site, done: dict[str, Any]) -> None:
         """Do again what an earlier run decided, to bring the stream to where that run had it."""
         with self._stage(index, f"{site.name} replay"):
             self.stream.observe(layer, index, site, None)
-        self._cut(layer, site, record.removal(self.job, index, site, done))
+        removal = record.removal(self.job, index, site, done) if self.job.team.leads else None
+        removal = self.job.team.from_leader(removal)
+        assert removal is not None
+        self._cut(layer, site, removal)
 
     def _cut(self, layer: nn.Module, site: Site, removal: Removal) -> None:
         surgery.remove(layer, site, removal)
@@ -131,7 +167,7 @@ class _Run:
 
     def _stage(self, index: int, name: str) -> AbstractContextManager[None]:
         self.observer.stage(index, name)
-        return self.clock.timed(name)
+        return self.clock.timed(name, self.job.device)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from slimgpt import calibration, output, runtime
+from slimgpt import calibration, memory, output, runtime
 from slimgpt._version import __version__
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import PruneConfig
@@ -20,9 +20,12 @@ from slimgpt.errors import ConfigError, ModelError
 from slimgpt.journal import Journal
 from slimgpt.planning import Plan, make_plan
 from slimgpt.sites import SolverOptions
+from slimgpt.team import Team
 from slimgpt.weights import require_finite
 
-NOT_IN_FINGERPRINT = frozenset({"model", "out", "recipe", "resume", "force", "calibration", "device", "batch_size"})
+NOT_IN_FINGERPRINT = frozenset(
+    {"model", "out", "recipe", "resume", "force", "calibration", "device", "batch_size", "offload_dir"}
+)
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
 
 
@@ -44,6 +47,9 @@ class Job:
         out: the folder to make.
         journal: finished layers.
         fingerprint: what makes this run this run.
+        needs: memory it will take.
+        offload_dir: where this process's activations go; None keeps them in memory.
+        team: the processes that share the work.
     """
 
     config: PruneConfig
@@ -59,6 +65,9 @@ class Job:
     out: Path
     journal: Journal
     fingerprint: dict[str, Any]
+    needs: memory.Needs
+    offload_dir: Path | None
+    team: Team
 
     @property
     def solver_options(self) -> SolverOptions:
@@ -75,20 +84,39 @@ def prepare(config: PruneConfig) -> Job:
     """
     config.check()
     device = runtime.pick_device(config.device)
+    team = Team.join(device)
     checkpoint = open_checkpoint(config.model)
     check_context(checkpoint.config, config.seqlen)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     plan = make_plan(checkpoint, config, stored_dtype.itemsize)
     output_config = output.pruned_config(checkpoint, plan, config.layout, stored_dtype)
     out = Path(os.path.abspath(Path(config.out).expanduser()))
-    output.check_output(out, checkpoint.path, plan.bytes_after, config.force, config.resume)
+    partial = output.partial_folder(out)
+    if team.leads:
+        output.check_output(out, checkpoint.path, plan.bytes_after, config.force, config.resume)
     tokenizer = checkpoint.tokenizer()
     windows_BT = calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
     _check_rest(checkpoint, windows_BT, stored_dtype)
-    batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen)
-    fingerprint = _fingerprint(config, checkpoint, windows_BT, device, batch_size)
-    if config.force and not config.resume:
-        shutil.rmtree(output.partial_folder(out), ignore_errors=True)
+    batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
+    compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
+    offload_dir = Path(config.offload_dir).expanduser() if config.offload_dir else partial
+    needs = memory.estimate(
+        checkpoint,
+        len(team.share_of(windows_BT)),
+        config.seqlen,
+        batch_size,
+        device,
+        compute_dtype,
+        offload=config.offload_dir is not None,
+    )
+    memory.check(needs, device, offload_dir)
+    numbers = {"batch_size": batch_size, "processes": team.size}
+    fingerprint = _fingerprint(config, checkpoint, windows_BT, device, numbers)
+    if config.force and not config.resume and team.leads:
+        shutil.rmtree(partial, ignore_errors=True)
+    journal = Journal(partial, fingerprint)
+    if team.leads:
+        journal.begin(config.resume)
     return Job(
         config=config,
         checkpoint=checkpoint,
@@ -97,12 +125,15 @@ def prepare(config: PruneConfig) -> Job:
         tokenizer=tokenizer,
         windows_BT=windows_BT,
         device=device,
-        compute_dtype=runtime.compute_dtype(checkpoint.dtype, device),
+        compute_dtype=compute_dtype,
         stored_dtype=stored_dtype,
         batch_size=batch_size,
         out=out,
-        journal=Journal(output.partial_folder(out), fingerprint, config.resume),
+        journal=journal,
         fingerprint=fingerprint,
+        needs=needs,
+        offload_dir=offload_dir / f"rank-{team.rank}" if needs.offloaded else None,
+        team=team,
     )
 
 
@@ -138,7 +169,11 @@ def versions() -> dict[str, str]:
 
 
 def _fingerprint(
-    config: PruneConfig, checkpoint: Checkpoint, windows_BT: torch.Tensor, device: torch.device, batch_size: int
+    config: PruneConfig,
+    checkpoint: Checkpoint,
+    windows_BT: torch.Tensor,
+    device: torch.device,
+    numbers: dict[str, int],
 ) -> dict[str, Any]:
     """What has to be equal for a run to continue another one and to end with the same bytes."""
     options = {key: value for key, value in asdict(config).items() if key not in NOT_IN_FINGERPRINT}
@@ -148,6 +183,6 @@ def _fingerprint(
         "calibration": calibration.fingerprint(windows_BT),
         "device": device.type,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "batch_size": batch_size,
+        **numbers,
         **versions(),
     }

@@ -65,26 +65,31 @@ class Journal:
     """Finished layers of one run, in a folder.
 
     Args:
-        folder: where shards and records lie; made if absent.
+        folder: where shards and records lie.
         fingerprint: what must be equal for a run to be the same run.
-        resume: continue what is there.
-
-    Raises:
-        OutputError: an unfinished run is there and ``resume`` is off, or it is another run (the difference is named).
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], resume: bool) -> None:
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
         self._folder = folder
-        header = folder / HEADER
+        self._fingerprint = dict(fingerprint)
+
+    def begin(self, resume: bool) -> None:
+        """Make the folder, or go on with what is there.
+
+        Raises:
+            OutputError: an unfinished run is there and ``resume`` is off, or it is another run (the difference is
+                named).
+        """
+        header = self._folder / HEADER
         if header.is_file():
             if not resume:
                 raise OutputError(
-                    f"an unfinished run is in {folder}: continue it with --resume, or drop it with --force."
+                    f"an unfinished run is in {self._folder}: continue it with --resume, or drop it with --force."
                 )
-            _check_same(header, fingerprint)
+            _check_same(header, self._fingerprint)
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(header, dict(fingerprint))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_json(header, self._fingerprint)
 
     def discard(self) -> None:
         """Forget the run."""

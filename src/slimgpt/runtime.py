@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -12,8 +13,8 @@ import torch
 
 from slimgpt.errors import ConfigError
 
-TOKENS_PER_BATCH = 4096
-"""Tokens in one forward pass when the user leaves it to us: enough to keep matrix products busy."""
+TOKENS_PER_BATCH = {"cpu": 4096, "mps": 4096, "cuda": 16384}
+"""Tokens in one forward pass when the user leaves it to us: enough to keep the matrix products of a device busy."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -23,7 +24,13 @@ def pick_device(name: str) -> torch.device:
         ConfigError: not one of these, or not on this machine.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -45,20 +52,9 @@ def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     return stored if device.type == "cuda" else torch.float32
 
 
-def pick_batch_size(asked: int, seqlen: int) -> int:
+def pick_batch_size(asked: int, seqlen: int, device: torch.device) -> int:
     """Windows in one forward pass; does not look at free memory, so that the same command gives the same bytes."""
-    return asked or max(1, TOKENS_PER_BATCH // seqlen)
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """No TF32: float32 products are float32 inside."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    return asked or max(1, TOKENS_PER_BATCH[device.type] // seqlen)
 
 
 class Clock:
@@ -68,11 +64,13 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to ``stage``."""
+    def timed(self, stage: str, device: torch.device | None = None) -> Iterator[None]:
+        """Add the time spent inside to ``stage``, what a GPU still has queued included."""
         start = time.perf_counter()
         try:
             yield
+            if device is not None and device.type == "cuda":
+                torch.cuda.synchronize(device)
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 

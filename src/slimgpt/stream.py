@@ -3,7 +3,8 @@
 For each layer the stream holds the residual stream that enters it. ``observe`` runs the layer only as far as a site's
 consumer, gathers the statistics of what would enter it, and keeps that input. Once the site is pruned, its block is not
 run again: ``W' x_kept`` on the kept input *is* the block's output, because the surviving columns do not change when
-other columns go. So every weight of a layer sees every token once.
+other columns go. So every weight of a layer sees every token once. (On a GPU the FFN is the exception: computing its
+smaller half again is cheaper than carrying its wide input to the host and back.)
 
 Shapes: B windows · T tokens a window · D residual width · I consumer inputs.
 """
@@ -18,8 +19,10 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from slimgpt.activations import ActivationRoom
+from slimgpt.arch.family import ATTENTION, FFN
 from slimgpt.checkpoint import Checkpoint
-from slimgpt.sites import Removal, Site
+from slimgpt.sites import Removal, Site, expand
 from slimgpt.stats import InputStats
 from slimgpt.weights import require_finite
 
@@ -40,6 +43,7 @@ class ActivationStream:
         device: where layers run.
         dtype: dtype in which layers run.
         batch_size: windows in one forward pass.
+        room: where the residual stream and the kept inputs lie.
         progress: called with the number of tokens after each batch of each pass.
     """
 
@@ -50,13 +54,14 @@ class ActivationStream:
         device: torch.device,
         dtype: torch.dtype,
         batch_size: int,
+        room: ActivationRoom,
         progress: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self._device = device
         self._dtype = dtype
         self._batch_size = batch_size
         self._progress = progress
-        self._stored_dtype = checkpoint.dtype
+        self._room = room
         self._calls: list[Call] = []
         self._hidden_BTD = torch.empty(0)
         self._inputs: dict[str, Tensor] = {}
@@ -74,22 +79,23 @@ class ActivationStream:
             x_BTI = self._input_of(consumer, layer, index, rows)
             if stats is not None:
                 stats.update(x_BTI.flatten(0, -2))
-            if site.block is not None:
+            if self._keeps(site):
                 self._keep(site.name, rows, x_BTI)
             self._progress(self._hidden_BTD[rows].shape[:2].numel())
 
+    def _keeps(self, site: Site) -> bool:
+        return site.block is not None and (self._device.type == "cpu" or site.name == ATTENTION)
+
     def _keep(self, name: str, rows: slice, x_BTI: Tensor) -> None:
         if name not in self._inputs:
-            shape = (*self._hidden_BTD.shape[:-1], x_BTI.shape[-1])
-            self._inputs[name] = torch.empty(shape, dtype=self._stored_dtype)
-        self._inputs[name][rows] = x_BTI.to("cpu", self._stored_dtype)
+            self._inputs[name] = self._room.empty(name, (*self._hidden_BTD.shape[:-1], x_BTI.shape[-1]))
+        self._inputs[name][rows].copy_(x_BTI, non_blocking=True)
 
     def pruned(self, site: Site, removal: Removal) -> None:
         """Take note that ``site`` is pruned: from here on its block's output comes from the kept input."""
-        if site.block is None:
-            return
-        columns_I = removal.kept_N.cpu().repeat_interleave(site.unit_width).nonzero().squeeze(1)
-        self._pruned[site.name] = (site, columns_I)
+        if self._keeps(site):
+            columns_I = expand(removal.kept_N, site.unit_width).nonzero().squeeze(1)
+            self._pruned[site.name] = (site, columns_I.to(self._device))
 
     @torch.inference_mode()
     def advance(self, layer: nn.Module, index: int) -> None:
@@ -97,10 +103,17 @@ class ActivationStream:
         for rows in self._batches():
             with self._finished_blocks(layer, rows):
                 output = self._run(layer, index, rows)
-            self._hidden_BTD[rows] = output.to("cpu", self._stored_dtype)
+            self._hidden_BTD[rows].copy_(output, non_blocking=True)
             self._progress(output.shape[0] * output.shape[1])
         self._inputs.clear()
+        self._room.release(ATTENTION, FFN)
         self._pruned.clear()
+
+    def close(self) -> None:
+        """Give the activations' space back."""
+        self._inputs.clear()
+        self._hidden_BTD = torch.empty(0)
+        self._room.close()
 
     def _batches(self) -> Iterator[slice]:
         total = self._hidden_BTD.shape[0]
@@ -108,7 +121,7 @@ class ActivationStream:
             yield slice(start, min(start + self._batch_size, total))
 
     def _run(self, layer: nn.Module, index: int, rows: slice) -> Tensor:
-        hidden = self._hidden_BTD[rows].to(self._device, self._dtype)
+        hidden = self._hidden_BTD[rows].to(self._device, self._dtype, non_blocking=True)
         args, kwargs = self._calls[index]
         output = layer(hidden, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
@@ -132,8 +145,8 @@ class ActivationStream:
         """Inside, every block pruned so far answers with its consumer on the kept input instead of running."""
         with ExitStack() as stack:
             for site, columns_I in self._pruned.values():
-                x_BTI = self._inputs[site.name][rows].index_select(-1, columns_I)
-                output = layer.get_submodule(site.consumer)(x_BTI.to(self._device, self._dtype))
+                x_BTI = self._inputs[site.name][rows].to(self._device, self._dtype, non_blocking=True)
+                output = layer.get_submodule(site.consumer)(x_BTI.index_select(-1, columns_I))
                 answer = (output, None) if site.returns_tuple else output
                 assert site.block is not None
                 stack.enter_context(_answering(layer.get_submodule(site.block), answer))
@@ -147,31 +160,30 @@ class ActivationStream:
         """
         with _embeddings(checkpoint, self._dtype) as body:
             calls = _calls(body, checkpoint.layers, windows_BT[:1])
-            shape = (*windows_BT.shape, checkpoint.config.hidden_size)
-            self._hidden_BTD = torch.empty(shape, dtype=self._stored_dtype)
+            self._hidden_BTD = self._room.empty("residual", (*windows_BT.shape, checkpoint.config.hidden_size))
             for rows in self._batches():
                 self._hidden_BTD[rows] = _first_input(body, checkpoint.layers[0], windows_BT[rows])
         self._calls = send_to_device(calls, self._device)
 
 
-@contextmanager
-def materialised(
-    checkpoint: Checkpoint, index: int, device: torch.device, dtype: torch.dtype, stored_dtype: torch.dtype
-) -> Iterator[nn.Module]:
-    """One decoder layer with its weights; inside it may be pruned, afterwards its weights are forgotten.
-
-    The weights are rounded to ``stored_dtype``, the dtype of the output, and computed with in ``dtype``.
+def read_layer(checkpoint: Checkpoint, index: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A layer's weights in the dtype they will have on disk, in memory of their own (a file is only mapped).
 
     Raises:
-        NumericalError: a weight has NaN or infinite entries, or overflows ``stored_dtype``.
+        NumericalError: a weight has NaN or infinite entries, or overflows ``dtype``.
     """
-    layer = checkpoint.layers[index]
-    state = {name: tensor.to(stored_dtype).to(device, dtype) for name, tensor in checkpoint.layer_state(index).items()}
+    state = checkpoint.layer_state(index)
     for name, tensor in state.items():
-        if not tensor.isfinite().all():
-            stored = checkpoint.weights.get(checkpoint.layer_prefix(index) + name)
-            require_finite(f"layer {index}: weight {name!r}", stored, stored_dtype)
-    layer.load_state_dict(state, assign=True)
+        require_finite(f"layer {index}: weight {name!r}", tensor, dtype)
+    return {name: tensor.to(dtype, copy=True) for name, tensor in state.items()}
+
+
+@contextmanager
+def materialised(
+    layer: nn.Module, state: dict[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Iterator[nn.Module]:
+    """A decoder layer of the skeleton with its weights; it may be pruned inside, and is empty again afterwards."""
+    layer.load_state_dict({name: tensor.to(device, dtype) for name, tensor in state.items()}, assign=True)
     layer.requires_grad_(False)
     try:
         yield layer

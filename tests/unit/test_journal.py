@@ -21,11 +21,17 @@ RECORD = {"sites": {"ffn": {"kept": [0, 2], "error": 0.25}}}
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "out.partial", RUN, resume=False)
+    return begun(tmp_path / "out.partial", RUN, resume=False)
 
 
 def reopened(journal: Journal, fingerprint: dict[str, Any] = RUN) -> Journal:
-    return Journal(journal.shard(0).parent, fingerprint, resume=True)
+    return begun(journal.shard(0).parent, fingerprint, resume=True)
+
+
+def begun(folder: Path, fingerprint: dict[str, Any], resume: bool) -> Journal:
+    journal = Journal(folder, fingerprint)
+    journal.begin(resume)
+    return journal
 
 
 def test_a_finished_layer_comes_back_whole(journal: Journal) -> None:
@@ -87,7 +93,7 @@ def test_a_layer_may_be_written_again(journal: Journal) -> None:
 
 def test_an_unfinished_run_is_not_taken_up_unasked(journal: Journal) -> None:
     with pytest.raises(OutputError, match=r"an unfinished run is in .*out\.partial: .*--resume.*--force"):
-        Journal(journal.shard(0).parent, RUN, resume=False)
+        begun(journal.shard(0).parent, RUN, resume=False)
 
 
 @pytest.mark.parametrize(

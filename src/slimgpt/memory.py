@@ -1,0 +1,116 @@
+"""What a run will need of the device, the host and the disk, known before it starts.
+
+The estimates are upper bounds of what the code allocates, not of what Python and its libraries take (about 0.7 GiB).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from slimgpt.arch.family import weight_OI
+from slimgpt.checkpoint import Checkpoint
+from slimgpt.errors import ConfigError
+
+SOLVER_MATRICES = 3  # float64 I x I at a time: the inverse, the gram, and one product in flight
+BATCH_COPIES = 6  # tensors of the width of the widest activation that live at once in a layer's forward pass
+ROOM_LEFT = 0.5  # share of free memory that activations may take before they go to disk
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes, at the peak.
+
+    Attributes:
+        device: layer, statistics, solver and one batch; part of ``host`` when the device is the CPU.
+        activations: residual stream and kept inputs of the calibration tokens of this process.
+        weights: one layer on its way in, or the embeddings.
+        offloaded: the activations go to a file.
+    """
+
+    device: int
+    activations: int
+    weights: int
+    offloaded: bool
+    on_cpu: bool
+
+    @property
+    def host(self) -> int:
+        """Memory of this machine."""
+        return self.weights + (0 if self.offloaded else self.activations) + (self.device if self.on_cpu else 0)
+
+
+def estimate(
+    checkpoint: Checkpoint,
+    num_windows: int,
+    seqlen: int,
+    batch_size: int,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    offload: bool,
+) -> Needs:
+    """Bound what a run over ``num_windows`` x ``seqlen`` tokens needs; decides on offloading unless it is asked for."""
+    layer_params = max(sum(p.numel() for p in layer.parameters()) for layer in checkpoint.layers)
+    widths = _consumer_widths(checkpoint)
+    widest = max(max(widths), checkpoint.config.hidden_size)
+    kept = sum(widths) if device.type == "cpu" else widths[0]
+    stored, computed = checkpoint.dtype.itemsize, compute_dtype.itemsize
+    activations = num_windows * seqlen * (checkpoint.config.hidden_size + kept) * stored
+    embeddings = sum(checkpoint.skeleton.get_parameter(name).numel() for name in checkpoint.other_names())
+    free = psutil.virtual_memory().available
+    return Needs(
+        device=layer_params * computed
+        + max(widths) ** 2 * (4 + 8 * SOLVER_MATRICES)
+        + batch_size * seqlen * widest * computed * BATCH_COPIES,
+        activations=activations,
+        weights=max(embeddings * computed, 2 * layer_params * stored),
+        offloaded=offload or activations > ROOM_LEFT * free,
+        on_cpu=device.type == "cpu",
+    )
+
+
+def check(needs: Needs, device: torch.device, offload_dir: Path) -> None:
+    """Refuse what cannot fit.
+
+    Raises:
+        ConfigError: the device, the host or the offload disk is too small; the message says by how much and what helps.
+    """
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        if needs.device > total:
+            raise ConfigError(
+                f"{device} has {_gib(total)}, but this run needs about {_gib(needs.device)}: lower --batch-size, or use "
+                "--device cpu."
+            )
+    free = psutil.virtual_memory().available
+    if needs.host > free:
+        raise ConfigError(
+            f"this run needs about {_gib(needs.host)} of memory, and {_gib(free)} are free: lower --batch-size or "
+            "--samples, or put the activations on a disk with --offload-dir."
+        )
+    room = psutil.disk_usage(str(_existing(offload_dir))).free
+    if needs.offloaded and needs.activations > room:
+        raise ConfigError(
+            f"the activations take {_gib(needs.activations)}, and {offload_dir} has {_gib(room)} free: choose another "
+            "disk with --offload-dir, or lower --samples."
+        )
+
+
+def _consumer_widths(checkpoint: Checkpoint) -> list[int]:
+    """Widest consumer input of each site over all layers, in the order of the sites."""
+    layers = [
+        [weight_OI(checkpoint.layers[i].get_submodule(site.consumer)).shape[1] for site in checkpoint.sites(i)]
+        for i in range(len(checkpoint.layers))
+    ]
+    return [max(widths) for widths in zip(*layers, strict=True)]
+
+
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB"
