@@ -29,6 +29,7 @@ GQA = {
     "num_key_value_heads": KV_HEADS,
 }
 MHA = {key: value for key, value in GQA.items() if key != "num_key_value_heads"}
+QWEN_MOE = {**GQA, "moe_intermediate_size": 80, "num_experts": 4, "num_experts_per_tok": 2}
 GQA_UNIT = (QUERIES * 2 + 2) * HEAD_DIM * HIDDEN  # rows of q, k and v, columns of o
 MHA_UNIT = 4 * HEAD_DIM * HIDDEN
 GATED_CHANNEL = 3 * HIDDEN
@@ -50,6 +51,7 @@ class Tiny:
         unit_width: columns of ``attention`` that one unit owns.
         uniform: the stock class of a uniform output; None where no stock class can hold fewer heads.
         sdpa: transformers has an SDPA version.
+        experts: of every layer; then ``ffn`` is the path of the module that holds them all.
     """
 
     config: str
@@ -61,6 +63,7 @@ class Tiny:
     unit_width: int = QUERIES * HEAD_DIM
     uniform: str | None = field(default=None)
     sdpa: bool = True
+    experts: int = 0
 
 
 MODELS = {
@@ -155,6 +158,30 @@ MODELS = {
         ffn="mlp.dense_4h_to_h",
         unit_width=HEAD_DIM,
     ),
+    "mixtral": Tiny(
+        "MixtralConfig",
+        {**GQA, "num_local_experts": 3, "num_experts_per_tok": 2},
+        ffn="mlp.experts",
+        uniform="MixtralForCausalLM",
+        experts=3,
+    ),
+    "qwen2_moe": Tiny(
+        "Qwen2MoeConfig",
+        {**QWEN_MOE, "shared_expert_intermediate_size": 48},
+        params=(GQA_UNIT + (QUERIES + 2) * HEAD_DIM, GATED_CHANNEL),
+        ffn="mlp.experts",
+        uniform="Qwen2MoeForCausalLM",
+        experts=4,
+    ),
+    "qwen3_moe": Tiny(
+        "Qwen3MoeConfig",
+        {**QWEN_MOE, "head_dim": 16, "norm_topk_prob": True},
+        params=(2 * GQA_UNIT, GATED_CHANNEL),
+        ffn="mlp.experts",
+        unit_width=QUERIES * 16,
+        uniform="Qwen3MoeForCausalLM",
+        experts=4,
+    ),
 }
 
 
@@ -186,7 +213,7 @@ def save_model(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> P
 
 
 def consumer(name: str, model: nn.Module, layer: int, site: str) -> nn.Module:
-    """The projection that loses columns at a site."""
+    """The projection that loses columns at a site, or the module of all experts."""
     tiny = MODELS[name]
     return model.get_submodule(f"{tiny.layers}.{layer}.{tiny.attention if site == 'attention' else tiny.ffn}")
 
@@ -194,6 +221,8 @@ def consumer(name: str, model: nn.Module, layer: int, site: str) -> nn.Module:
 def consumer_weight(name: str, model: nn.Module, layer: int, site: str) -> Tensor:
     """Its weight, outputs x inputs; writing to it writes to the model."""
     module = consumer(name, model, layer, site)
+    if "." in site:
+        return module.down_proj.data[int(site.partition(".")[2])]
     return module.weight.data.T if isinstance(module, Conv1D) else module.weight.data
 
 
@@ -206,14 +235,27 @@ def unit_width(name: str, site: str) -> int:
 def consumer_inputs(name: str, model: nn.Module, windows_BT: Tensor) -> dict[tuple[int, str], Tensor]:
     """What enters every consumer, tokens x inputs."""
     seen: dict[tuple[int, str], Tensor] = {}
-    handles = []
-    for key in [(layer, site) for layer in range(LAYERS) for site in ("attention", "ffn")]:
 
-        def keep(module: nn.Module, args: tuple[Tensor, ...], key: tuple[int, str] = key) -> None:
-            seen[key] = args[0].flatten(0, -2)
+    def watch(layer: int, site: str) -> Any:
+        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if site == "ffn" and MODELS[name].experts:
+                seen.update({(layer, f"ffn.{e}"): x_TI for e, x_TI in enumerate(expert_inputs(module, *args))})
+            else:
+                seen[layer, site] = args[0].flatten(0, -2)
 
-        handles.append(consumer(name, model, *key).register_forward_pre_hook(keep))
+        return consumer(name, model, layer, site).register_forward_pre_hook(keep)
+
+    handles = [watch(layer, site) for layer in range(LAYERS) for site in ("attention", "ffn")]
     model(input_ids=windows_BT)
     for handle in handles:
         handle.remove()
     return seen
+
+
+def expert_inputs(experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, weight_TK: Tensor) -> list[Tensor]:
+    """What enters the down projection of each expert: act(gate) · up of the tokens that are routed to it."""
+    inputs = []
+    for number, gate_up in enumerate(experts.gate_up_proj):
+        gate, up = (x_TD[(expert_TK == number).any(1)] @ gate_up.T).chunk(2, dim=-1)
+        inputs.append(torch.nn.functional.silu(gate) * up)
+    return inputs

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from slimgpt.sites import part_of
+
 LOAD_PER_LAYER = """\
 Every layer has its own number of heads and FFN width. Plain transformers loads it with the small modelling file that
 is in this folder:
@@ -82,17 +84,26 @@ def _default_allocation(options: Mapping[str, Any]) -> str:
 
 
 def _units(record: Mapping[str, Any], site: str, key: str) -> str:
-    counts = [layer["sites"][site][key] for layer in record["layers"]]
+    counts = [entry[key] for layer in record["layers"] for entry in entries(layer, site)]
     return f"{sum(len(count) if isinstance(count, list) else count for count in counts):,}"
 
 
 def _layer_rows(record: Mapping[str, Any]) -> str:
-    return "\n".join(
-        f"| {layer['layer']} | {_of(attention)} | {_of(ffn)} | {attention['error']:.4f} | {ffn['error']:.4f} |"
-        for layer in record["layers"]
-        for attention, ffn in [(layer["sites"]["attention"], layer["sites"]["ffn"])]
-    )
+    return "\n".join("| " + " | ".join(layer_row(layer)) + " |" for layer in record["layers"])
 
 
-def _of(site: Mapping[str, Any]) -> str:
-    return f"{len(site['kept'])} of {site['num_units']}"
+def layer_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
+    """A layer's index, what it keeps and the relative errors that this costs, for a table."""
+    kept, errors = zip(*(_part(entries(layer, part)) for part in ("attention", "ffn")), strict=True)
+    return (str(layer["layer"]), *kept, *errors)
+
+
+def entries(layer: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
+    """The records of a layer's sites of one part."""
+    return [entry for name, entry in layer["sites"].items() if part_of(name) == part]
+
+
+def _part(sites: list[Mapping[str, Any]]) -> tuple[str, str]:
+    """Experts keep equally many units each; their errors are averaged."""
+    first, error = sites[0], sum(site["error"] for site in sites) / len(sites)
+    return f"{len(first['kept'])} of {first['num_units']}", f"{error:.4f}"

@@ -117,7 +117,9 @@ def open_checkpoint(model: str) -> Checkpoint:
         config, weights = _open_folder(path)
     family = family_of(config)
     skeleton = _skeleton(path, config)
-    weights = Renamed(weights, skeleton.state_dict(), skeleton.base_model_prefix, family.spellings)
+    for layer in skeleton.get_submodule(family.layers).children():
+        family.prepare(layer)
+    weights = Renamed(weights, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
     _check_shapes(path, skeleton, weights)
     first = next((name for name, _ in skeleton.get_submodule(family.layers).named_parameters()), None)
     if first is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from slimgpt.errors import NumericalError
 from slimgpt.job import Job, prepare
 from slimgpt.prefetch import Prefetcher
 from slimgpt.runtime import Clock
-from slimgpt.sites import Removal, Site
+from slimgpt.sites import Removal, Site, by_part
 from slimgpt.solvers import SOLVERS
 from slimgpt.stats import InputStats
 from slimgpt.stream import ActivationStream, materialised, read_layer
@@ -106,15 +106,17 @@ class _Run:
 
     def _layer(self, index: int, state: dict[str, Tensor]) -> dict[str, Any]:
         job = self.job
-        sites = job.checkpoint.sites(index)
+        parts = by_part(job.checkpoint.sites(index))
         done = job.team.from_leader(job.journal.record(index) if job.team.leads else None)
         with materialised(job.checkpoint.layers[index], state, job.device, job.compute_dtype) as layer:
             if done is None:
-                removals = {site.name: self._prune(layer, index, site) for site in sites}
+                removals: dict[str, Removal] = {}
+                for part in parts:
+                    removals |= self._prune(layer, index, part)
                 done = self._record(layer, index, removals)
             else:
-                for site in sites:
-                    self._replay(layer, index, site, done)
+                for part in parts:
+                    self._replay(layer, index, part, done)
             with self._stage(index, "advance"):
                 self.stream.advance(layer, index)
         return done
@@ -127,43 +129,48 @@ class _Run:
                 self.job.journal.write(index, record.layer_weights(self.job, layer, index), whole)
         return whole
 
-    def _prune(self, layer: nn.Module, index: int, site: Site) -> Removal:
-        """Observe what enters the site's consumer, choose and repair, cut."""
-        weight = weight_OI(layer.get_submodule(site.consumer))
-        stats = InputStats(weight.shape[1], weight.device)
-        with self._stage(index, f"{site.name} statistics"):
-            self.stream.observe(layer, index, site, stats)
-            self.job.team.sum_(stats.buffers())
-        with self._stage(index, f"{site.name} solve"), _naming(index, site):
-            solved = self._solve(weight, stats, index, site) if self.job.team.leads else None
-        removal = self.job.team.from_leader(solved)
-        assert removal is not None
-        self._cut(layer, site, removal)
-        return removal
+    def _prune(self, layer: nn.Module, index: int, sites: Sequence[Site]) -> dict[str, Removal]:
+        """Observe what enters the consumers of one part of the layer, choose and repair, cut."""
+        weights = {site.name: weight_OI(layer.get_submodule(site.consumer)) for site in sites}
+        stats = {name: InputStats(weight.shape[1], weight.device) for name, weight in weights.items()}
+        with self._stage(index, f"{sites[0].part} statistics"):
+            self.stream.observe(layer, index, sites, stats)
+            for site in sites:
+                self.job.team.sum_(stats[site.name].buffers())
+        removals: dict[str, Removal] = {}
+        with self._stage(index, f"{sites[0].part} solve"):
+            for site in sites:
+                with _naming(index, site):
+                    lead = self.job.team.leads
+                    solved = self._solve(weights[site.name], stats.pop(site.name), index, site) if lead else None
+                removals[site.name] = self._cut(layer, site, solved)
+        return removals
 
     def _solve(self, weight: Tensor, stats: InputStats, index: int, site: Site) -> Removal:
         """Choose and repair. What comes later, in this run or in one that resumes it, must see the weight that will be
         on disk: it is rounded here.
         """
-        num_removed = site.num_units - self.job.plan.kept(index)[site.name]
+        num_removed = site.num_units - self.job.plan.kept(index)[site.part]
         removal = self.solve(weight, stats.hessian_II(), site.num_units, num_removed, self.job.solver_options)
         require_finite("the repaired weight", removal.weight_OI, self.job.stored_dtype)
         return dataclasses.replace(
             removal, kept_N=removal.kept_N.cpu(), weight_OI=removal.weight_OI.to("cpu", self.job.stored_dtype)
         )
 
-    def _replay(self, layer: nn.Module, index: int, site: Site, done: dict[str, Any]) -> None:
+    def _replay(self, layer: nn.Module, index: int, sites: Sequence[Site], done: dict[str, Any]) -> None:
         """Do again what an earlier run decided, to bring the stream to where that run had it."""
-        with self._stage(index, f"{site.name} replay"):
-            self.stream.observe(layer, index, site, None)
-        removal = record.removal(self.job, index, site, done) if self.job.team.leads else None
-        removal = self.job.team.from_leader(removal)
-        assert removal is not None
-        self._cut(layer, site, removal)
+        with self._stage(index, f"{sites[0].part} replay"):
+            self.stream.observe(layer, index, sites)
+        for site in sites:
+            self._cut(layer, site, record.removal(self.job, index, site, done) if self.job.team.leads else None)
 
-    def _cut(self, layer: nn.Module, site: Site, removal: Removal) -> None:
+    def _cut(self, layer: nn.Module, site: Site, decided: Removal | None) -> Removal:
+        """Carry out what the leader decided."""
+        removal = self.job.team.from_leader(decided)
+        assert removal is not None
         surgery.remove(layer, site, removal)
         self.stream.pruned(site, removal)
+        return removal
 
     def _stage(self, index: int, name: str) -> AbstractContextManager[None]:
         self.observer.stage(index, name)

@@ -33,7 +33,7 @@ def _layer(checkpoint: Checkpoint, index: int) -> dict[str, int]:
 
 def layer_sizes(checkpoint: Checkpoint, index: int) -> dict[str, int]:
     """A layer's head counts and FFN width in upstream's names."""
-    sites = {site.name: site.num_units for site in checkpoint.sites(index)}
+    sites = {site.part: site.num_units for site in checkpoint.sites(index)}
     return checkpoint.family.resized(checkpoint.layer_config(index), sites)
 
 
@@ -43,7 +43,7 @@ def _parts(checkpoint: Checkpoint) -> dict[str, int]:
     for index, layer in enumerate(checkpoint.layers):
         for site in checkpoint.sites(index):
             paths = {site.consumer, *(segment.path for segment in site.producers)}
-            parts[site.name] += sum(p.numel() for path in paths for p in layer.get_submodule(path).parameters())
+            parts[site.part] += sum(p.numel() for path in paths for p in layer.get_submodule(path).parameters())
         parts["norms and others"] += sum(parameter.numel() for parameter in layer.parameters())
     parts["norms and others"] -= parts[ATTENTION] + parts[FFN]
     for name in checkpoint.other_names():

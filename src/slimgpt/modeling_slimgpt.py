@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
 
@@ -80,6 +81,9 @@ BASES = {
         "gpt_neox.layers",
         Attention("attention", {"query_key_value": 3}, "dense"),
     ),
+    "mixtral": Base("MixtralConfig", "MixtralForCausalLM", "model.layers"),
+    "qwen2_moe": Base("Qwen2MoeConfig", "Qwen2MoeForCausalLM", "model.layers"),
+    "qwen3_moe": Base("Qwen3MoeConfig", "Qwen3MoeForCausalLM", "model.layers"),
 }
 
 PREFIX = "slimgpt_"
@@ -183,6 +187,13 @@ def _model_class(config_class: type, stock: type, base: Base) -> type:
     return type(name, (stock,), body)
 
 
+def _share_conversion(model_type: str) -> None:
+    """Let transformers fuse the experts of our checkpoints while loading, as it does for the stock model."""
+    conversion = get_checkpoint_conversion_mapping(model_type)
+    if conversion is not None:
+        register_checkpoint_conversion_mapping(PREFIX + model_type, conversion, overwrite=True)
+
+
 def slim_classes(model_type: str) -> tuple[type, type]:
     """The (configuration, causal LM) classes for a stock ``model_type``, made once and kept in this module."""
     base = BASES[model_type]
@@ -190,6 +201,7 @@ def slim_classes(model_type: str) -> tuple[type, type]:
         transformers = importlib.import_module("transformers")
         config_class = _config_class(model_type, getattr(transformers, base.config))
         model_class = _model_class(config_class, getattr(transformers, base.model), base)
+        _share_conversion(model_type)
         globals().update({config_class.__name__: config_class, model_class.__name__: model_class})
     return globals()["Slim" + base.config], globals()["Slim" + base.model]
 

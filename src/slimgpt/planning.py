@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from slimgpt.allocation import (
     CURVES,
@@ -21,7 +22,7 @@ from slimgpt.allocation import (
     removed_params,
     scaled_curve,
 )
-from slimgpt.arch.family import ATTENTION, FFN, unit_params
+from slimgpt.arch.family import ATTENTION, FFN, Family, unit_params
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError
@@ -65,6 +66,7 @@ def make_plan(checkpoint: Checkpoint, config: PruneConfig, bytes_per_param: int)
     Raises:
         ConfigError: the ratio cannot be attained, the layout does not fit, or the allocation file is wrong.
     """
+    _check_round_to(config.round_to, checkpoint.family)
     budget = [_budget(checkpoint, index) for index in range(len(checkpoint.layers))]
     target = round(config.ratio * checkpoint.num_params)
     if config.layout == "uniform":
@@ -76,12 +78,23 @@ def make_plan(checkpoint: Checkpoint, config: PruneConfig, bytes_per_param: int)
     return Plan(budget, layers, checkpoint.num_params, after, after * bytes_per_param)
 
 
+def _check_round_to(round_to: int, family: Family) -> None:
+    if round_to % family.width_multiple:
+        raise ConfigError(
+            f"--round-to {round_to} is not a multiple of {family.width_multiple}, which the kernels for "
+            f"{family.model_type} want: use {family.width_multiple}."
+        )
+
+
 def _budget(checkpoint: Checkpoint, index: int) -> LayerBudget:
     layer = checkpoint.layers[index]
-    sites: dict[str, Site] = {site.name: site for site in checkpoint.sites(index)}
-    return LayerBudget(
-        *(SiteBudget(sites[name].num_units, unit_params(layer, sites[name])) for name in (ATTENTION, FFN))
-    )
+    sites = checkpoint.sites(index)
+    return LayerBudget(*(_part_budget(layer, [s for s in sites if s.part == part]) for part in (ATTENTION, FFN)))
+
+
+def _part_budget(layer: nn.Module, sites: Sequence[Site]) -> SiteBudget:
+    """Sites of one part lose a unit together."""
+    return SiteBudget(sites[0].num_units, sum(unit_params(layer, site) for site in sites))
 
 
 def curves(allocation: str, num_layers: int) -> tuple[Curve, Curve]:

@@ -7,8 +7,9 @@ Shapes: O consumer outputs · I consumer inputs (= N·K) · N units · K channel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class Site:
     """A place in a decoder layer where units can go.
 
     Attributes:
-        name: what is pruned, ``"attention"`` or ``"ffn"``.
+        name: what is pruned: ``"attention"``, ``"ffn"``, or ``"ffn.3"`` where there are several of a kind.
         block: module path inside the layer of the block whose output is the consumer's output; None where there is
             no such module, and the layer has to run the pruned site again.
         consumer: module path inside the layer of the projection that loses input columns.
@@ -49,6 +50,21 @@ class Site:
     num_units: int
     unit_width: int
     returns_tuple: bool = False
+
+    @property
+    def part(self) -> str:
+        """The part of the layer, ``"attention"`` or ``"ffn"``: sites of one part lose equally many units."""
+        return part_of(self.name)
+
+
+def by_part(sites: Sequence[Site]) -> list[list[Site]]:
+    """Neighbours of one part together: they see the same forward pass."""
+    return [list(group) for _, group in groupby(sites, key=lambda site: site.part)]
+
+
+def part_of(name: str) -> str:
+    """The part of the layer that a site's name belongs to."""
+    return name.partition(".")[0]
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,13 @@ class InputStats:
         """H = X Xᵀ, symmetric to the bit, I x I float32: the accumulator's own memory, not a copy.
 
         Raises:
-            NumericalError: an input was NaN or infinite, or its squares overflowed float32.
+            NumericalError: an input was NaN or infinite, or its squares overflowed float32, or there was none.
         """
+        if self.num_tokens == 0:
+            raise NumericalError(
+                "no calibration token came here. Likely cause: an expert that the router never chose. Give more "
+                "calibration text with --samples."
+            )
         self._require_finite()
         for start, stop in panels(self._sum_II.shape[0]):
             block = self._sum_II[start:stop, start:stop]

@@ -11,8 +11,8 @@ Shapes: B windows · T tokens a window · D residual width · I consumer inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -69,18 +69,20 @@ class ActivationStream:
         self._embed(checkpoint, windows_BT)
 
     @torch.inference_mode()
-    def observe(self, layer: nn.Module, index: int, site: Site, stats: InputStats | None) -> None:
-        """Run ``layer`` up to the consumer of ``site``, keep what would enter it, and add it to ``stats``.
+    def observe(
+        self, layer: nn.Module, index: int, sites: Sequence[Site], stats: Mapping[str, InputStats] | None = None
+    ) -> None:
+        """Run ``layer`` up to the consumers of ``sites``, keep what would enter them, and add it to ``stats``.
 
-        ``stats`` is None when the layer is only replayed from the journal.
+        ``stats``, by the names of the sites, is None when the layer is only replayed from the journal. Several sites
+        are experts: each sees the tokens that are routed to it, if any.
         """
-        consumer = layer.get_submodule(site.consumer)
         for rows in self._batches():
-            x_BTI = self._input_of(consumer, layer, index, rows)
-            if stats is not None:
-                stats.update(x_BTI.flatten(0, -2))
-            if self._keeps(site):
-                self._keep(site.name, rows, x_BTI)
+            for site, x in self._inputs_of(sites, layer, index, rows):
+                if stats is not None:
+                    stats[site.name].update(x.flatten(0, -2))
+                if self._keeps(site):
+                    self._keep(site.name, rows, x)
             self._progress(self._hidden_BTD[rows].shape[:2].numel())
 
     def _keeps(self, site: Site) -> bool:
@@ -126,19 +128,27 @@ class ActivationStream:
         output = layer(hidden, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
-    def _input_of(self, consumer: nn.Module, layer: nn.Module, index: int, rows: slice) -> Tensor:
-        caught: list[Tensor] = []
+    def _inputs_of(
+        self, sites: Sequence[Site], layer: nn.Module, index: int, rows: slice
+    ) -> list[tuple[Site, Tensor]]:
+        caught: list[tuple[Site, Tensor]] = []
 
-        def catch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            caught.append(args[0])
-            raise _Stop
+        def catcher(site: Site) -> Callable[..., None]:
+            def catch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                caught.append((site, args[0]))
+                if len(caught) == len(sites):
+                    raise _Stop
 
-        with _hooked(consumer, catch), self._finished_blocks(layer, rows):
-            try:
+            return catch
+
+        with ExitStack() as stack:
+            for site in sites:
+                stack.enter_context(_hooked(layer.get_submodule(site.consumer), catcher(site)))
+            stack.enter_context(self._finished_blocks(layer, rows))
+            with suppress(_Stop):
                 self._run(layer, index, rows)
-            except _Stop:
-                return caught[0]
-        raise AssertionError("the layer finished without reaching its consumer")
+        assert caught, "the layer finished without reaching a consumer"
+        return caught
 
     @contextmanager
     def _finished_blocks(self, layer: nn.Module, rows: slice) -> Iterator[None]:

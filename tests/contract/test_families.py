@@ -50,11 +50,12 @@ class Workshop:
 
     def pruned(self, source: Path, **options: Any) -> Path:
         """Pruned at random without repair unless ``options`` say otherwise."""
-        options = {"ratio": 0.3, "solver": "random", "repair": False, **options}
+        odd = not any(tiny.experts and source.name.startswith(name) for name, tiny in MODELS.items())
+        options = {"ratio": 0.3, "solver": "random", "repair": False, "round_to": 1 if odd else 8, **options}
         out = self.folder / "-".join([source.name, *(f"{key}={value}" for key, value in options.items())])
         if not out.exists():
             calibration = {"calibration": str(self.text), "samples": SAMPLES, "seqlen": SEQLEN, "batch_size": 5}
-            prune(PruneConfig(str(source), str(out), round_to=1, device="cpu", **calibration, **options))
+            prune(PruneConfig(str(source), str(out), device="cpu", **calibration, **options))
         return out
 
     def windows(self, name: str) -> Tensor:
@@ -88,7 +89,10 @@ def test_sliced_equals_masked(shop: Workshop, name: str, attention: str) -> None
 def test_repaired_weights_are_least_squares(shop: Workshop, name: str, attention: str) -> None:
     """At every site, W' minimises ‖W X − W' X_K‖² + λ‖W_K − W'‖² for the X that comes through all pruned before it."""
     out = shop.pruned(shop.dense(name), solver="obs", repair=True, damping=DAMPING)
-    dense, widened, pruned = (load(path, attention).double() for path in (shop.dense(name), shop.dense(name), out))
+    dense, widened, pruned = (
+        load(path, attention, experts_implementation="eager").double()  # grouped products know no float64
+        for path in (shop.dense(name), shop.dense(name), out)
+    )
     for layer, site, kept_I in every_site(name, out):
         weight_OI = consumer_weight(name, widened, layer, site).zero_()
         weight_OI[:, kept_I] = consumer_weight(name, pruned, layer, site)
@@ -136,7 +140,7 @@ def test_parameters_by_formula(shop: Workshop, name: str) -> None:
             removed = entry["num_units"] - len(entry["kept"])
             expected -= removed * MODELS[name].params[site != "attention"]
     assert count(load(out)) == expected == record["parameters"]["after"]
-    assert abs(record["parameters"]["removed_ratio"] - 0.3) < 0.01
+    assert abs(record["parameters"]["removed_ratio"] - 0.3) < 0.02
 
 
 # --- and can be used like any other ----------------------------------------------------------------
@@ -222,8 +226,8 @@ def test_loads_and_saves_in_a_fresh_process(shop: Workshop, tmp_path: Path, remo
 # --- helpers ---------------------------------------------------------------------------------------
 
 
-def load(folder: Path, attention: str | None = None) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).eval()
+def load(folder: Path, attention: str | None = None, **options: Any) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention, **options).eval()
 
 
 @torch.no_grad()

@@ -12,10 +12,12 @@ from slimgpt.arch.gpt2 import GPT2
 from slimgpt.arch.gpt_neox import GPT_NEOX
 from slimgpt.arch.llama import LLAMA
 from slimgpt.arch.mistral import MISTRAL
+from slimgpt.arch.mixtral import MIXTRAL
 from slimgpt.arch.opt import OPT
 from slimgpt.arch.phi3 import PHI3
 from slimgpt.arch.qwen2 import QWEN2
 from slimgpt.arch.qwen3 import QWEN3
+from slimgpt.arch.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from slimgpt.errors import ModelError
 from slimgpt.modeling_slimgpt import PREFIX
 
@@ -31,6 +33,9 @@ FAMILIES: dict[str, Family] = {
     "gpt2": GPT2,
     "opt": OPT,
     "gpt_neox": GPT_NEOX,
+    "mixtral": MIXTRAL,
+    "qwen2_moe": QWEN2_MOE,
+    "qwen3_moe": QWEN3_MOE,
 }
 
 

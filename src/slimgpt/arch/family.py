@@ -37,6 +37,8 @@ class Family:
             no stock class takes them.
         pruned: for people: what goes at each site.
         spellings: part of a tensor's name in checkpoints -> what it is in the modules, where they differ.
+        width_multiple: FFN widths have to be multiples of this, or kernels that the family needs refuse them.
+        prepare: changes an empty layer into one that can be pruned and has the tensor names of checkpoints.
     """
 
     model_type: str
@@ -46,6 +48,8 @@ class Family:
     stock_config: Callable[[Mapping[str, Any]], Any]
     pruned: Mapping[str, str]
     spellings: Mapping[str, str] = field(default_factory=dict)
+    width_multiple: int = 1
+    prepare: Callable[[nn.Module], None] = lambda layer: None
 
 
 def head_dim(config: Any) -> int:

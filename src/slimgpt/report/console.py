@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from slimgpt.card import layer_row
 from slimgpt.driver import Observer
 from slimgpt.evaluation import Perplexity
 from slimgpt.job import Job
@@ -98,14 +99,7 @@ def print_record(record: Mapping[str, Any]) -> None:
     for column in ("layer", "attention units", "FFN width", "attention error", "FFN error"):
         table.add_column(column, justify="right")
     for layer in record["layers"]:
-        attention, ffn = layer["sites"]["attention"], layer["sites"]["ffn"]
-        table.add_row(
-            str(layer["layer"]),
-            f"{len(attention['kept'])} of {attention['num_units']}",
-            f"{len(ffn['kept'])} of {ffn['num_units']}",
-            f"{attention['error']:.4f}",
-            f"{ffn['error']:.4f}",
-        )
+        table.add_row(*layer_row(layer))
     out.print(table)
     sizes, cost = record["parameters"], record["cost"]
     seconds = cost["seconds"]
