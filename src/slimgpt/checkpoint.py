@@ -23,6 +23,7 @@ from slimgpt.arch.family import Family, check_sites
 from slimgpt.errors import ModelError
 from slimgpt.modeling_slimgpt import register
 from slimgpt.naming import Renamed
+from slimgpt.schema import check_schema
 from slimgpt.sites import Site
 from slimgpt.weights import LoadedWeights, SafetensorsWeights, Weights
 
@@ -120,6 +121,7 @@ def open_checkpoint(model: str) -> Checkpoint:
     for layer in skeleton.get_submodule(family.layers).children():
         family.prepare(layer)
     weights = Renamed(weights, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
+    _check_head(path, skeleton, weights)
     _check_shapes(path, skeleton, weights)
     first = next((name for name, _ in skeleton.get_submodule(family.layers).named_parameters()), None)
     if first is None:
@@ -197,6 +199,7 @@ def empty_model(config: Any) -> nn.Module:
 def _open_folder(path: Path) -> tuple[Any, Weights]:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} has no config.json: it is not a Hugging Face model folder.")
+    check_schema(path)
     try:
         stored = json.loads((path / "config.json").read_text())
         model_type = str(stored.get("model_type"))
@@ -256,6 +259,24 @@ def _float_dtype(path: Path, tensor: Tensor) -> torch.dtype:
             "name the original model in float32, float16 or bfloat16."
         )
     return tensor.dtype
+
+
+def _check_head(path: Path, skeleton: Any, weights: Weights) -> None:
+    """Configuration and weights have to agree on whether the head is the embedding or a matrix of its own."""
+    modules = {id(module): f"{name}.weight" for name, module in skeleton.named_modules()}
+    embedding, head = modules[id(skeleton.get_input_embeddings())], modules[id(skeleton.get_output_embeddings())]
+    tied = skeleton.get_output_embeddings().weight is skeleton.get_input_embeddings().weight
+    stored = head in set(weights.names())
+    if not tied and not stored:
+        raise ModelError(
+            f"{path}: tensor {head!r} is missing, and config.json says that it is not the embedding. Set "
+            "tie_word_embeddings to true if it is, else download the checkpoint again."
+        )
+    if tied and stored and not torch.equal(weights.get(head), weights.get(embedding)):
+        raise ModelError(
+            f"{path}: config.json says tie_word_embeddings, but {head!r} differs from {embedding!r}. Set it "
+            "to false, or remove the tensor, whichever is right."
+        )
 
 
 def _check_shapes(path: Path, skeleton: nn.Module, weights: Weights) -> None:

@@ -25,9 +25,9 @@ from slimgpt.errors import OutputError
 from slimgpt.job import Job
 from slimgpt.journal import write_json, write_tensors
 from slimgpt.planning import Plan
+from slimgpt.schema import RECORD
 from slimgpt.weights import INDEX
 
-RECORD = "slimgpt.json"
 ONE_FILE_BYTES = 1 << 30  # up to this the weights are merged into one file, which has to pass through memory
 SPARE_BYTES = 64 << 20  # tokenizer, record and room to breathe
 
@@ -46,15 +46,24 @@ def check_output(out: Path, model: Path, bytes_after: int, force: bool, resume: 
     check_place(out, model, force)
     if out.is_file():
         raise OutputError(f"OUT {out} is a file: name a folder.")
-    if out.exists() and not (out / RECORD).is_file() and any(out.iterdir()):
-        raise OutputError(
-            f"OUT {out} has no {RECORD}, so slimgpt did not make it and --force does not replace it: "
-            "choose another folder, or remove it yourself."
-        )
+    check_ours(out)
     partial = partial_folder(out)
     if partial.exists() and not (resume or force):
         raise OutputError(f"an unfinished run is in {partial}: continue it with --resume, or drop it with --force.")
     check_room(out, bytes_after)
+
+
+def check_ours(out: Path) -> None:
+    """Refuse to replace a folder with anything in it that slimgpt did not make.
+
+    Raises:
+        OutputError: it has no record.
+    """
+    if out.is_dir() and not (out / RECORD).is_file() and any(out.iterdir()):
+        raise OutputError(
+            f"OUT {out} has no {RECORD}, so slimgpt did not make it and --force does not replace it: "
+            "choose another folder, or remove it yourself."
+        )
 
 
 def check_place(out: Path, model: Path, force: bool) -> None:

@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from slimgpt import journal, runtime
 from slimgpt.card import model_card
 from slimgpt.job import Job, versions
-from slimgpt.output import RECORD
 from slimgpt.runtime import Clock
+from slimgpt.schema import RECORD, SCHEMA
 from slimgpt.sites import Removal, Site
-
-SCHEMA = 1
 
 
 def layer(removals: Mapping[str, Removal]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Layer:
 
 
 KERNELS = "linalg stats sites solvers"
-MODEL_SIDE = "arch weights checkpoint stream surgery calibration journal runtime planning"
+MODEL_SIDE = "arch schema weights checkpoint stream surgery calibration journal runtime planning activations prefetch team memory"
 RUN = "job output record card driver loading inspection generation"
 
 LAYERS = [
@@ -37,15 +37,23 @@ LAYERS = [
     Layer("calibration", "errors", "torch transformers safetensors datasets pyarrow zstandard"),
     Layer("runtime", "errors", "torch"),
     Layer("journal", "errors", "torch safetensors"),
+    Layer("schema", "errors"),
     Layer("weights", "errors", "torch safetensors"),
     Layer("naming", "weights", "torch"),
     Layer(
         "checkpoint",
-        "errors sites arch modeling_slimgpt weights naming",
+        "errors sites arch modeling_slimgpt weights naming schema",
         "torch transformers accelerate huggingface_hub gguf",
     ),
     Layer("surgery", "sites arch", "torch"),
-    Layer("stream", f"errors {KERNELS} checkpoint arch surgery runtime", "torch transformers accelerate"),
+    Layer("activations prefetch", "errors", "torch"),
+    Layer("team", "errors", "torch"),
+    Layer("memory", "errors arch checkpoint runtime", "torch psutil"),
+    Layer(
+        "stream",
+        f"errors {KERNELS} checkpoint arch surgery runtime weights activations",
+        "torch transformers accelerate",
+    ),
     Layer("planning", "errors sites allocation arch checkpoint config", "torch yaml"),
     Layer(
         RUN,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
@@ -16,7 +16,9 @@ from slimgpt.export.onnx import plan_onnx
 from slimgpt.export.padded import plan_padded
 from slimgpt.export.plan import Plan
 from slimgpt.export.verify import verify
-from slimgpt.output import check_place, check_room, partial_folder, publish
+from slimgpt.journal import write_json
+from slimgpt.output import check_ours, check_place, check_room, partial_folder, publish
+from slimgpt.schema import RECORD, SCHEMA
 
 __all__ = ["Exported", "export"]
 
@@ -70,6 +72,8 @@ def _write(out: Path, plan: Plan, checkpoint: Checkpoint, config: ExportConfig) 
     try:
         finished = work / ("finished" if plan.folder else "finished.gguf")
         plan.write(finished)
+        if plan.folder:
+            write_json(finished / RECORD, {"schema": SCHEMA, "source": config.model, "export": asdict(config)})
         said = verify(checkpoint, finished, config) if config.verify else ()
         publish(finished, out)
     finally:
@@ -81,6 +85,7 @@ def _check_output(out: Path, model: Path, plan: Plan, force: bool) -> None:
     check_place(out, model, force)
     if out.exists() and out.is_dir() != plan.folder:
         raise OutputError(f"OUT {out} is a {'folder' if out.is_dir() else 'file'}, but this format makes the other.")
+    check_ours(out)
     if partial_folder(out).exists() and not force:
         raise OutputError(f"an unfinished run is in {partial_folder(out)}: finish it, or drop it with --force.")
     check_room(out, plan.num_bytes)

@@ -1,0 +1,31 @@
+"""The record that every output carries, and the version of its form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from slimgpt.errors import ModelError
+
+RECORD = "slimgpt.json"
+SCHEMA = 1
+
+
+def check_schema(folder: Path) -> None:
+    """Refuse a checkpoint made by a later slimgpt, whose layout this one may not know.
+
+    Raises:
+        ModelError: its schema is newer than ours, or the record cannot be read.
+    """
+    record = folder / RECORD
+    if not record.is_file():
+        return
+    try:
+        schema = int(json.loads(record.read_text(encoding="utf-8"))["schema"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{record} is damaged ({error!r}): copy it again, or remove it.") from error
+    if schema > SCHEMA:
+        raise ModelError(
+            f"{folder} was made by a newer slimgpt (schema {schema}; this one knows up to {SCHEMA}): "
+            "pip install --upgrade slimgpt."
+        )
