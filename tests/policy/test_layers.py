@@ -24,7 +24,8 @@ class Layer:
 
 
 KERNELS = "linalg stats sites solvers"
-MODEL_SIDE = "arch schema weights checkpoint stream surgery calibration journal runtime planning activations prefetch team memory"
+STREAMING = "activations prefetch team memory"
+MODEL_SIDE = "arch schema weights checkpoint stream surgery calibration journal runtime planning " + STREAMING
 RUN = "job output record card driver loading inspection generation"
 
 LAYERS = [
@@ -48,7 +49,7 @@ LAYERS = [
     Layer("surgery", "sites arch", "torch"),
     Layer("activations prefetch", "errors", "torch"),
     Layer("team", "errors", "torch"),
-    Layer("memory", "errors arch checkpoint runtime", "torch psutil"),
+    Layer("memory", "errors sites arch checkpoint runtime stream", "torch psutil"),
     Layer(
         "stream",
         f"errors {KERNELS} checkpoint arch surgery runtime weights activations",
