@@ -11,9 +11,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from slimgpt.arch.family import weight_OI
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import ConfigError
+from slimgpt.sites import by_part
+from slimgpt.stream import keeps_input
 
 SOLVER_MATRICES = 3  # float64 I x I at a time: the inverse, the gram, and one product in flight
 BATCH_COPIES = 6  # tensors of the width of the widest activation that live at once in a layer's forward pass
@@ -54,17 +55,19 @@ def estimate(
 ) -> Needs:
     """Bound what a run over ``num_windows`` x ``seqlen`` tokens needs; decides on offloading unless it is asked for."""
     layer_params = max(sum(p.numel() for p in layer.parameters()) for layer in checkpoint.layers)
-    widths = _consumer_widths(checkpoint)
-    widest = max(max(widths), checkpoint.config.hidden_size)
-    kept = sum(widths) if device.type == "cpu" else widths[0]
+    layers = [checkpoint.sites(index) for index in range(len(checkpoint.layers))]
+    kept = max(sum(site.num_inputs for site in sites if keeps_input(site, device)) for sites in layers)
+    widest = max(site.num_inputs for sites in layers for site in sites)
+    statistics = max(sum(site.num_inputs**2 for site in part) for sites in layers for part in by_part(sites))
     stored, computed = checkpoint.dtype.itemsize, compute_dtype.itemsize
     activations = num_windows * seqlen * (checkpoint.config.hidden_size + kept) * stored
     embeddings = sum(checkpoint.skeleton.get_parameter(name).numel() for name in checkpoint.other_names())
     free = psutil.virtual_memory().available
     return Needs(
         device=layer_params * computed
-        + max(widths) ** 2 * (4 + 8 * SOLVER_MATRICES)
-        + batch_size * seqlen * widest * computed * BATCH_COPIES,
+        + 4 * statistics
+        + 8 * SOLVER_MATRICES * widest**2
+        + batch_size * seqlen * max(widest, checkpoint.config.hidden_size) * computed * BATCH_COPIES,
         activations=activations,
         weights=max(embeddings * computed, 2 * layer_params * stored),
         offloaded=offload or activations > ROOM_LEFT * free,
@@ -97,15 +100,6 @@ def check(needs: Needs, device: torch.device, offload_dir: Path) -> None:
             f"the activations take {_gib(needs.activations)}, and {offload_dir} has {_gib(room)} free: choose another "
             "disk with --offload-dir, or lower --samples."
         )
-
-
-def _consumer_widths(checkpoint: Checkpoint) -> list[int]:
-    """Widest consumer input of each site over all layers, in the order of the sites."""
-    layers = [
-        [weight_OI(checkpoint.layers[i].get_submodule(site.consumer)).shape[1] for site in checkpoint.sites(i)]
-        for i in range(len(checkpoint.layers))
-    ]
-    return [max(widths) for widths in zip(*layers, strict=True)]
 
 
 def _existing(folder: Path) -> Path:

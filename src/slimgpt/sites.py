@@ -52,6 +52,11 @@ class Site:
     returns_tuple: bool = False
 
     @property
+    def num_inputs(self) -> int:
+        """I, the consumer's input columns."""
+        return self.num_units * self.unit_width
+
+    @property
     def part(self) -> str:
         """The part of the layer, ``"attention"`` or ``"ffn"``: sites of one part lose equally many units."""
         return part_of(self.name)

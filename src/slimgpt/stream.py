@@ -34,6 +34,11 @@ class _Stop(Exception):
     """Raised inside a forward pass once it has shown what it was run for."""
 
 
+def keeps_input(site: Site, device: torch.device) -> bool:
+    """The input of a site's consumer is kept, to answer for its block once the site is pruned."""
+    return site.block is not None and (device.type == "cpu" or site.part == ATTENTION)
+
+
 class ActivationStream:
     """The residual stream of all calibration windows in front of one decoder layer.
 
@@ -81,12 +86,9 @@ class ActivationStream:
             for site, x in self._inputs_of(sites, layer, index, rows):
                 if stats is not None:
                     stats[site.name].update(x.flatten(0, -2))
-                if self._keeps(site):
+                if keeps_input(site, self._device):
                     self._keep(site.name, rows, x)
             self._progress(self._hidden_BTD[rows].shape[:2].numel())
-
-    def _keeps(self, site: Site) -> bool:
-        return site.block is not None and (self._device.type == "cpu" or site.name == ATTENTION)
 
     def _keep(self, name: str, rows: slice, x_BTI: Tensor) -> None:
         if name not in self._inputs:
@@ -95,7 +97,7 @@ class ActivationStream:
 
     def pruned(self, site: Site, removal: Removal) -> None:
         """Take note that ``site`` is pruned: from here on its block's output comes from the kept input."""
-        if self._keeps(site):
+        if keeps_input(site, self._device):
             columns_I = expand(removal.kept_N, site.unit_width).nonzero().squeeze(1)
             self._pruned[site.name] = (site, columns_I.to(self._device))
 
@@ -128,9 +130,7 @@ class ActivationStream:
         output = layer(hidden, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
-    def _inputs_of(
-        self, sites: Sequence[Site], layer: nn.Module, index: int, rows: slice
-    ) -> list[tuple[Site, Tensor]]:
+    def _inputs_of(self, sites: Sequence[Site], layer: nn.Module, index: int, rows: slice) -> list[tuple[Site, Tensor]]:
         caught: list[tuple[Site, Tensor]] = []
 
         def catcher(site: Site) -> Callable[..., None]:
