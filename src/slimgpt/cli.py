@@ -13,7 +13,15 @@ import tyro
 import yaml
 from tyro.conf import subcommand
 
-from slimgpt.config import EvalConfig, ExportConfig, GenerateConfig, InspectConfig, PruneConfig, options_from
+from slimgpt.config import (
+    EvalConfig,
+    ExportConfig,
+    FamiliesConfig,
+    GenerateConfig,
+    InspectConfig,
+    PruneConfig,
+    options_from,
+)
 from slimgpt.errors import ConfigError, OutputError, SlimGPTError
 
 EXIT_BAD_INPUT = 2
@@ -44,6 +52,7 @@ def _parse(arguments: list[str]) -> Any:
         Annotated[PruneConfig, subcommand("prune", default=prune_default)],
         Annotated[EvalConfig, subcommand("eval")],
         Annotated[InspectConfig, subcommand("inspect")],
+        Annotated[FamiliesConfig, subcommand("families")],
         Annotated[GenerateConfig, subcommand("generate")],
         Annotated[ExportConfig, subcommand("export")],
     ]
@@ -117,6 +126,13 @@ def _inspect(config: InspectConfig) -> None:
     _write_json(config.json, inspection)
 
 
+def _families(config: FamiliesConfig) -> None:
+    from slimgpt.arch import FAMILIES
+    from slimgpt.report.console import print_families
+
+    print_families(FAMILIES)
+
+
 def _generate(config: GenerateConfig) -> None:
     from slimgpt.generation import generate
     from slimgpt.loading import load_model
@@ -141,6 +157,7 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     PruneConfig: _prune,
     EvalConfig: _eval,
     InspectConfig: _inspect,
+    FamiliesConfig: _families,
     GenerateConfig: _generate,
     ExportConfig: _export,
 }

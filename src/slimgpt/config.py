@@ -162,6 +162,14 @@ class InspectConfig:
 
 
 @dataclass(frozen=True)
+class FamiliesConfig:
+    """List the model families that can be pruned, and what goes in each."""
+
+    def check(self) -> None:
+        """There is nothing to check."""
+
+
+@dataclass(frozen=True)
 class ExportConfig:
     """Write a model, dense or pruned, as a file or folder that another tool loads."""
 

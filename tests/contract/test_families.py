@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import MODELS, consumer_inputs, consumer_weight, save_model, unit_width
 from tiny_llama import tokens
 from torch import Tensor
@@ -181,6 +182,22 @@ def test_uniform_loads_as_a_stock_class_or_says_why_not(shop: Workshop, name: st
     assert type(model).__name__ == expected
     assert type(model).__module__.startswith("transformers.")
     assert_close(logits(model), logits(masked))
+
+
+@pytest.mark.parametrize(("name", "body"), [("gpt2", "transformer."), ("opt", "model.")])
+def test_reads_checkpoints_of_the_body_alone(shop: Workshop, tmp_path: Path, name: str, body: str) -> None:
+    """Those on the hub lack the body's name in theirs."""
+    source = shutil.copytree(shop.dense(name), tmp_path / name)
+    tensors = load_file(source / "model.safetensors")
+    assert all(key.startswith(body) for key in tensors)
+    save_file({key.removeprefix(body): tensor for key, tensor in tensors.items()}, source / "model.safetensors")
+    whole, bare = load(shop.pruned(shop.dense(name))), load(shop.pruned(source))
+    assert torch.equal(logits(whole), logits(bare))
+
+
+def test_experts_want_widths_that_their_kernels_take(shop: Workshop) -> None:
+    with pytest.raises(ConfigError, match="--round-to 4 is not a multiple of 8"):
+        shop.pruned(shop.dense("mixtral"), round_to=4)
 
 
 # --- in a fresh process ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from slimgpt.arch.family import ATTENTION, FFN, Family
 from slimgpt.card import layer_row
 from slimgpt.driver import Observer
 from slimgpt.evaluation import Perplexity
@@ -126,6 +127,16 @@ def print_inspection(inspection: Mapping[str, Any]) -> None:
     for part, count in inspection["parameters"].items():
         parts.add_row(part, f"{count:,}", f"{count / inspection['parameters']['total']:.1%}")
     out.print(parts)
+
+
+def print_families(families: Mapping[str, Family]) -> None:
+    """What can be pruned, by the model_type of config.json."""
+    table = Table(title="Model families", title_justify="left")
+    for column in ("model_type", "attention", "FFN"):
+        table.add_column(column)
+    for model_type, family in families.items():
+        table.add_row(model_type, family.pruned[ATTENTION], family.pruned[FFN])
+    out.print(table)
 
 
 def print_perplexity(model: str, text: str, result: Perplexity) -> None:
