@@ -112,18 +112,23 @@ def build_layers_by_their_own_config(model: Any, config: Any, base: Base) -> Non
     layers = model.get_submodule(base.layers)
     sizes = config.per_layer_attributes or ()
     for index, stock_layer in enumerate(layers):
-        layer_config = copy.copy(config.per_layer_config[index])
-        heads = layer_config.num_attention_heads
-        if base.attention is not None:
-            layer_config.num_attention_heads = config.hidden_size // config.head_dim
-        layers[index] = type(stock_layer)(layer_config, index)
-        if base.attention is not None:
-            cut_attention_(layers[index], base.attention, heads, config.head_dim)
-        layer_config.num_attention_heads = heads
+        layer_config = config.per_layer_config[index]
+        layers[index] = build_layer(type(stock_layer), layer_config, index, base.attention)
         view = LayerView(config, {name: getattr(layer_config, name) for name in sizes})
         for module in layers[index].modules():
-            if getattr(module, "config", None) is layer_config:
+            if isinstance(getattr(module, "config", None), type(config)):
                 module.config = view
+
+
+def build_layer(layer_class: Any, layer_config: Any, index: int, attention: Attention | None) -> Any:
+    """A decoder layer of the sizes that ``layer_config`` says."""
+    if attention is None:
+        return layer_class(layer_config, index)
+    whole = copy.copy(layer_config)
+    whole.num_attention_heads = whole.hidden_size // whole.head_dim
+    layer = layer_class(whole, index)
+    cut_attention_(layer, attention, layer_config.num_attention_heads, layer_config.head_dim)
+    return layer
 
 
 def cut_attention_(layer: nn.Module, attention: Attention, heads: int, head_dim: int) -> None:
