@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from slimgpt import journal, runtime
+from slimgpt.arch.family import output_dim
 from slimgpt.card import model_card
 from slimgpt.job import Job, versions
 from slimgpt.runtime import Clock
@@ -47,7 +48,8 @@ def removal(job: Job, index: int, site: Site, done: Mapping[str, Any]) -> Remova
     kept_N = torch.zeros(site.num_units, dtype=torch.bool)
     kept_N[entry["kept"]] = True
     weight = job.journal.weights(index)[f"{job.checkpoint.layer_prefix(index)}{site.consumer}.weight"]
-    return Removal(kept_N, weight, entry["error"], torch.empty(0))
+    consumer = job.checkpoint.layers[index].get_submodule(site.consumer)
+    return Removal(kept_N, weight.T if output_dim(consumer) == 1 else weight, entry["error"], torch.empty(0))
 
 
 def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tiny_llama import tokens
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from slimgpt import PruneConfig, prune
+from slimgpt import Observer, PruneConfig, prune
 from slimgpt.arch import FAMILIES
 from slimgpt.calibration import cached_windows
 from slimgpt.errors import ConfigError
@@ -49,15 +49,15 @@ class Workshop:
         folder = self.folder / f"{name}-{dtype}"
         return folder if folder.exists() else save_model(folder, name, dtype)
 
-    def pruned(self, source: Path, **options: Any) -> Path:
+    def pruned(self, source: Path, out: str | None = None, observer: Observer | None = None, **options: Any) -> Path:
         """Pruned at random without repair unless ``options`` say otherwise."""
         odd = not any(tiny.experts and source.name.startswith(name) for name, tiny in MODELS.items())
         options = {"ratio": 0.3, "solver": "random", "repair": False, "round_to": 1 if odd else 8, **options}
-        out = self.folder / "-".join([source.name, *(f"{key}={value}" for key, value in options.items())])
-        if not out.exists():
+        folder = self.folder / (out or "-".join([source.name, *(f"{key}={value}" for key, value in options.items())]))
+        if not folder.exists():
             calibration = {"calibration": str(self.text), "samples": SAMPLES, "seqlen": SEQLEN, "batch_size": 5}
-            prune(PruneConfig(str(source), str(out), device="cpu", **calibration, **options))
-        return out
+            prune(PruneConfig(str(source), str(folder), device="cpu", **calibration, **options), observer)
+        return folder
 
     def windows(self, name: str) -> Tensor:
         """The calibration tokens; transformers may give a family's tokenizer habits of its own."""
@@ -193,6 +193,21 @@ def test_reads_checkpoints_of_the_body_alone(shop: Workshop, tmp_path: Path, nam
     save_file({key.removeprefix(body): tensor for key, tensor in tensors.items()}, source / "model.safetensors")
     whole, bare = load(shop.pruned(shop.dense(name))), load(shop.pruned(source))
     assert torch.equal(logits(whole), logits(bare))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "mixtral"])
+def test_resumes_to_the_same_bytes(shop: Workshop, name: str) -> None:
+    class Interrupt(Observer):
+        def stage(self, layer: int, stage: str) -> None:
+            if layer == 2:
+                raise KeyboardInterrupt
+
+    options = {"solver": "obs", "repair": True}
+    straight = shop.pruned(shop.dense(name), **options)
+    with pytest.raises(KeyboardInterrupt):
+        shop.pruned(shop.dense(name), observer=Interrupt(), out="resumed-" + name, **options)
+    resumed = shop.pruned(shop.dense(name), resume=True, out="resumed-" + name, **options)
+    assert (resumed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
 
 
 def test_experts_want_widths_that_their_kernels_take(shop: Workshop) -> None:

@@ -94,3 +94,8 @@ def test_cuda_sums_as_the_cpu_does_with_tf32_switched_on(dtype):
         torch.testing.assert_close(stats.hessian_II().cpu(), streamed(x_TI, 400).hessian_II(), rtol=1e-5, atol=1e-4)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_no_token_at_all_is_an_error() -> None:
+    with pytest.raises(NumericalError, match="an expert that the router never chose"):
+        InputStats(4).hessian_II()
