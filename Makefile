@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: setup test test-fast test-e2e check demo clean
+.PHONY: setup test test-fast test-e2e test-export check demo clean
 
 setup: .venv/ready
 
@@ -24,10 +24,15 @@ check: setup
 	$(BIN)/pytest -q tests/policy
 
 test-fast: setup
-	$(BIN)/pytest -q -m "not e2e" tests
+	$(BIN)/pytest -q -m "not e2e and not export" tests
 
 test-e2e: setup
 	$(BIN)/pytest -q -m e2e tests
+
+# Nightly: compiles llama.cpp first, which takes some minutes.
+test-export: setup
+	$(BIN)/pip install --quiet --editable ".[llama-cpp,onnx]"
+	$(BIN)/pytest -q -m export tests
 
 test: check test-fast test-e2e
 

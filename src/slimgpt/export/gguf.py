@@ -124,7 +124,8 @@ def _data(checkpoint: Checkpoint, architecture: Architecture, entry: Entry) -> n
     tensor = checkpoint.weights.get(entry.source).float()
     if architecture.interleaved and ("attn_q." in entry.name or "attn_k." in entry.name):
         tensor = interleave(tensor, head_dim(checkpoint.config))
-    data = gguf.quants.quantize(tensor.contiguous().numpy(), entry.kind)
+    with np.errstate(over="ignore"):  # found below
+        data = gguf.quants.quantize(tensor.contiguous().numpy(), entry.kind)
     if entry.kind == GGMLQuantizationType.F16 and not np.isfinite(data).all():
         raise ConfigError(f"{entry.source!r} has values beyond the range of f16: use --outtype bf16 or f32.")
     return np.ascontiguousarray(data)
