@@ -34,7 +34,7 @@ SPARE_BYTES = 64 << 20  # tokenizer, record and room to breathe
 
 def partial_folder(out: Path) -> Path:
     """Where a run works until it is done."""
-    return out.with_name(out.name + ".partial")
+    return out.parent / f"{out.name}.partial"
 
 
 def check_output(out: Path, model: Path, bytes_after: int, force: bool, resume: bool) -> None:
