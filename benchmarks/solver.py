@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from slimgpt import linalg
-from slimgpt.sites import SolverOptions
+from slimgpt.sites import Removal, Solver, SolverOptions
 from slimgpt.solvers.elimination import eliminate_
 from slimgpt.solvers.obs import obs
 from slimgpt.solvers.slimgpt import slimgpt
@@ -71,21 +71,24 @@ def reinverting_seconds(weight_OI: Tensor, hessian_II: Tensor, num_removed: int)
 
 def compare(num_inputs: int, num_outputs: int, repeats: int) -> str:
     weight_OI, hessian_II = problem(num_inputs, num_outputs)
-    problem_args = (weight_OI, hessian_II, num_inputs, num_inputs // 2, OPTIONS)
+    removals: dict[str, Removal] = {}
+
+    def solve(solver: Solver) -> None:
+        removals[solver.__name__] = solver(weight_OI, hessian_II, num_inputs, num_inputs // 2, OPTIONS)
+
     rounds = [
         (
-            seconds(lambda: obs(*problem_args)),
-            seconds(lambda: slimgpt(*problem_args)),
+            seconds(lambda: solve(obs)),
+            seconds(lambda: solve(slimgpt)),
             reinverting_seconds(weight_OI, hessian_II, num_inputs // 2),
         )
         for _ in range(repeats)
     ]
     exact, paper, naive = (median(column) for column in zip(*rounds, strict=True))
-    over_exact = [median(r[i] / r[0] for r in rounds) for i in (1, 2)]
-    ours, theirs = obs(*problem_args), slimgpt(*problem_args)
+    paper_over_exact, naive_over_exact = (median(r[i] / r[0] for r in rounds) for i in (1, 2))
     return (
-        f"| {num_inputs} | {num_outputs} | {exact:.2f} | {paper:.2f} | {naive:.0f} | {over_exact[0]:.2f} "
-        f"| {over_exact[1]:.0f} | {ours.error:.5f} | {theirs.error:.5f} |"
+        f"| {num_inputs} | {num_outputs} | {exact:.2f} | {paper:.2f} | {naive:.0f} | {paper_over_exact:.2f} "
+        f"| {naive_over_exact:.0f} | {removals['obs'].error:.5f} | {removals['slimgpt'].error:.5f} |"
     )
 
 
