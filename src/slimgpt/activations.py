@@ -1,6 +1,7 @@
 """Room for the activations of all calibration tokens: in memory, or in a file that is mapped into it.
 
-Sizes are claimed before they are filled, so that a disk that is too small is an error here and not a crash later.
+Sizes are claimed before they are filled, so that a disk that is too small is an error here and not a crash later. A
+file loses its name as soon as it is mapped: its space comes back with its tensor's, and also when the process dies.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ class ActivationRoom:
         self._dtype = dtype
         self._folder = folder
         self._pinned = pinned
-        self._files: dict[str, Path] = {}
 
     def empty(self, name: str, shape: torch.Size | tuple[int, ...]) -> Tensor:
         """An uninitialised tensor of this shape, as good as ``torch.empty``.
@@ -38,20 +38,16 @@ class ActivationRoom:
         """
         if self._folder is None:
             return torch.empty(shape, dtype=self._dtype, pin_memory=self._pinned)
-        path = self._files[name] = self._folder / f"{name}.activations"
+        path = self._folder / f"{name}.activations"
         size = torch.Size(shape).numel()
-        _claim(path, size * self._dtype.itemsize)
-        return torch.from_file(str(path), shared=True, size=size, dtype=self._dtype).view(shape)
-
-    def release(self, *names: str) -> None:
-        """Give the space of tensors back; they must not be used any more."""
-        for name in names:
-            if name in self._files:
-                self._files.pop(name).unlink(missing_ok=True)
+        try:
+            _claim(path, size * self._dtype.itemsize)
+            return torch.from_file(str(path), shared=True, size=size, dtype=self._dtype).view(shape)
+        finally:
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give all space back."""
-        self.release(*list(self._files))
+        """Remove the folder; the space is given back with the last tensor."""
         if self._folder is not None:
             with suppress(OSError):  # somebody else's files may be there too
                 self._folder.rmdir()
@@ -67,8 +63,8 @@ def _claim(path: Path, num_bytes: int) -> None:
             else:
                 file.truncate(num_bytes)
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise OutputError(
-            f"{path.parent} has no room for {num_bytes / 2**20:,.0f} MiB of activations ({error.strerror}): choose "
-            "another disk with --offload-dir, or fewer --samples."
+            f"{path.parent} has no room for {num_bytes / 2**20:,.0f} MiB of activations ({error.strerror}). Finished "
+            "layers are kept: make room, or choose another disk with --offload-dir, and give the same command with "
+            "--resume."
         ) from error

@@ -27,6 +27,7 @@ from slimgpt.schema import check_schema
 from slimgpt.sites import Site
 from slimgpt.weights import LoadedWeights, SafetensorsWeights, Weights
 
+SAMPLE = 1024  # entries of each tensor that a fingerprint looks at
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
 
 
@@ -94,13 +95,16 @@ class Checkpoint:
         return load_tokenizer(self.path)
 
     def fingerprint(self) -> str:
-        """sha256 over configuration and a sample of every tensor's file: tells one model from another."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True, default=str).encode())
-        files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
-        for file in files:
-            digest.update(f"{file.name}:{file.stat().st_size}".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(1 << 20))
+        """sha256 over configuration and the beginning of every tensor: tells one model from another.
+
+        Of every tensor, because fine-tuned models may share their embeddings, or all but a few projections.
+        """
+        settings = {key: value for key, value in self.config.to_dict().items() if key != "_name_or_path"}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        for name in sorted(self.weights.names()):
+            sample = self.weights.get(name).flatten()[:SAMPLE]
+            digest.update(name.encode())
+            digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -99,8 +99,9 @@ def _prune(config: PruneConfig) -> None:
         result = prune(config, observer)
     finally:
         observer.close()
-    print_record(result.record)
-    out.print(f"Written to {result.path}")
+    if result.record:  # of several processes one has it
+        print_record(result.record)
+        out.print(f"Written to {result.path}")
 
 
 def _eval(config: EvalConfig) -> None:

@@ -56,16 +56,24 @@ def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
     clock = Clock()
     with clock.timed("prepare"):
         job = prepare(config)
-    run = _Run(job, observer or Observer(), clock)
-    run.observer.planned(job)
-    try:
-        layers = run.all_layers()
-    except NumericalError:
-        job.journal.discard()  # the same run would fail again, and what cures it makes it another run
-        raise
-    whole = _write(job, layers, clock) if job.team.leads else {}
+    whole = job.finished or _carry_out(job, observer or Observer(), clock)
     job.team.leave()
     return PruneResult(job.out, whole)
+
+
+def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
+    """Prune all layers and write the output; its record (empty for those who only helped)."""
+    run = _Run(job, observer if job.team.leads else Observer(), clock)
+    run.observer.planned(job)
+    with output.full_disk_named(job.out, job.plan.bytes_after):
+        try:
+            layers = run.all_layers()
+        except NumericalError:
+            if job.team.leads:
+                job.journal.discard()  # the same run would fail again, and what cures it makes it another run
+            raise
+        job.team.meet()  # nobody has anything in the working folder any more
+        return _write(job, layers, clock) if job.team.leads else {}
 
 
 def _write(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ class Job:
         needs: memory it will take.
         offload_dir: where this process's activations go; None keeps them in memory.
         team: the processes that share the work.
+        finished: the record of a run that is to be resumed, but had come to its end.
     """
 
     config: PruneConfig
@@ -68,6 +68,7 @@ class Job:
     needs: memory.Needs
     offload_dir: Path | None
     team: Team
+    finished: dict[str, Any] | None
 
     @property
     def solver_options(self) -> SolverOptions:
@@ -93,9 +94,11 @@ def prepare(config: PruneConfig) -> Job:
     out = Path(os.path.abspath(Path(config.out).expanduser()))
     partial = output.partial_folder(out)
     if team.leads:
+        if config.resume or config.force:
+            output.recover(out)
         output.check_output(out, checkpoint.path, plan.bytes_after, config.force, config.resume)
     tokenizer = checkpoint.tokenizer()
-    windows_BT = calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
+    windows_BT = team.from_leader(_windows(config, tokenizer) if team.leads else torch.empty(0))
     _check_rest(checkpoint, windows_BT, stored_dtype)
     batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
     compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
@@ -108,15 +111,13 @@ def prepare(config: PruneConfig) -> Job:
         device,
         compute_dtype,
         offload=config.offload_dir is not None,
+        sharers=team.size_here,
     )
-    memory.check(needs, device, offload_dir)
+    memory.check(needs, device, offload_dir, team.size_here)
     numbers = {"batch_size": batch_size, "processes": team.size}
     fingerprint = _fingerprint(config, checkpoint, windows_BT, device, numbers)
-    if config.force and not config.resume and team.leads:
-        shutil.rmtree(partial, ignore_errors=True)
     journal = Journal(partial, fingerprint)
-    if team.leads:
-        journal.begin(config.resume)
+    finished = team.from_leader(_begin(config, out, checkpoint, plan, journal) if team.leads else None)
     return Job(
         config=config,
         checkpoint=checkpoint,
@@ -134,7 +135,26 @@ def prepare(config: PruneConfig) -> Job:
         needs=needs,
         offload_dir=offload_dir / f"rank-{team.rank}" if needs.offloaded else None,
         team=team,
+        finished=finished,
     )
+
+
+def _windows(config: PruneConfig, tokenizer: Any) -> torch.Tensor:
+    return calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
+
+
+def _begin(
+    config: PruneConfig, out: Path, checkpoint: Checkpoint, plan: Plan, journal: Journal
+) -> dict[str, Any] | None:
+    """Open the journal; or drop it, and return the record, where the run to resume has its output in place."""
+    finished = output.finished_record(out, journal.fingerprint) if config.resume else None
+    if finished is not None or (config.force and not config.resume):
+        journal.discard()
+    if finished is None:
+        output.check_place(out, checkpoint.path, config.force)  # --resume alone does not replace another output
+        with output.full_disk_named(out, plan.bytes_after):
+            journal.begin(config.resume)
+    return finished
 
 
 def check_context(model_config: Any, seqlen: int) -> None:

@@ -12,8 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,8 @@ METADATA = {"format": "pt"}  # what transformers asks of a safetensors file
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file so that it is there whole or not at all."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    _settle(scratch, path)
+    with _scratch(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -42,23 +41,36 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file so that it is there whole or not at all."""
+    with _scratch(path) as scratch:
+        save_file(dict(tensors), scratch, metadata=METADATA)
+        scratch.chmod(0o644)  # safetensors makes it readable by its owner alone
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A file to fill: brought to disk, then under its name, then the name to disk, which is safe against power loss.
+
+    A failure removes it: on a disk that is full, half a file is in the way of everything else.
+    """
     scratch = path.with_name(path.name + ".tmp")
-    save_file(dict(tensors), scratch, metadata=METADATA)
-    scratch.chmod(0o644)  # safetensors makes it readable by its owner alone
-    _settle(scratch, path)
+    try:
+        yield scratch
+        sync(scratch)
+        os.replace(scratch, path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
-def _settle(scratch: Path, path: Path) -> None:
-    """Bring ``scratch`` to disk, then under its name, then the name to disk: safe against power loss."""
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
-    with suppress(OSError):  # not every file system lets a folder be synchronised
-        folder = os.open(path.parent, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to disk."""
+    with suppress(OSError) if path.is_dir() else nullcontext():  # not every file system can do it for a folder
+        opened = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
 
 
 class Journal:
@@ -71,7 +83,7 @@ class Journal:
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
         self._folder = folder
-        self._fingerprint = dict(fingerprint)
+        self.fingerprint = dict(fingerprint)
 
     def begin(self, resume: bool) -> None:
         """Make the folder, or go on with what is there.
@@ -86,14 +98,17 @@ class Journal:
                 raise OutputError(
                     f"an unfinished run is in {self._folder}: continue it with --resume, or drop it with --force."
                 )
-            _check_same(header, self._fingerprint)
+            _check_same(header, self.fingerprint)
         else:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_json(header, self._fingerprint)
+            self.discard()  # layers whose header is gone belong to a run that was being dropped
+            self._folder.mkdir(parents=True)
+            write_json(header, self.fingerprint)
 
     def discard(self) -> None:
-        """Forget the run."""
-        shutil.rmtree(self._folder)
+        """Forget the run: its header first, without which nothing else counts."""
+        (self._folder / HEADER).unlink(missing_ok=True)
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
 
     def shard(self, index: int) -> Path:
         """Where the weights of layer ``index`` lie."""

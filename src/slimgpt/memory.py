@@ -30,6 +30,7 @@ class Needs:
         activations: residual stream and kept inputs of the calibration tokens of this process.
         weights: one layer on its way in, or the embeddings.
         offloaded: the activations go to a file.
+        on_cpu: the device is the CPU.
     """
 
     device: int
@@ -43,6 +44,11 @@ class Needs:
         """Memory of this machine."""
         return self.weights + (0 if self.offloaded else self.activations) + (self.device if self.on_cpu else 0)
 
+    @property
+    def disk(self) -> int:
+        """Room for offloaded activations."""
+        return self.activations if self.offloaded else 0
+
 
 def estimate(
     checkpoint: Checkpoint,
@@ -52,8 +58,12 @@ def estimate(
     device: torch.device,
     compute_dtype: torch.dtype,
     offload: bool,
+    sharers: int = 1,
 ) -> Needs:
-    """Bound what a run over ``num_windows`` x ``seqlen`` tokens needs; decides on offloading unless it is asked for."""
+    """Bound what a run over ``num_windows`` x ``seqlen`` tokens needs; decides on offloading unless it is asked for.
+
+    ``sharers`` processes of the same run share this machine.
+    """
     layer_params = max(sum(p.numel() for p in layer.parameters()) for layer in checkpoint.layers)
     layers = [checkpoint.sites(index) for index in range(len(checkpoint.layers))]
     kept = max(sum(site.num_inputs for site in sites if keeps_input(site, device)) for sites in layers)
@@ -62,7 +72,7 @@ def estimate(
     stored, computed = checkpoint.dtype.itemsize, compute_dtype.itemsize
     activations = num_windows * seqlen * (checkpoint.config.hidden_size + kept) * stored
     embeddings = sum(checkpoint.skeleton.get_parameter(name).numel() for name in checkpoint.other_names())
-    free = psutil.virtual_memory().available
+    free = psutil.virtual_memory().available / sharers
     return Needs(
         device=layer_params * computed
         + 4 * statistics
@@ -75,8 +85,8 @@ def estimate(
     )
 
 
-def check(needs: Needs, device: torch.device, offload_dir: Path) -> None:
-    """Refuse what cannot fit.
+def check(needs: Needs, device: torch.device, offload_dir: Path, sharers: int = 1) -> None:
+    """Refuse what cannot fit, ``sharers`` times over.
 
     Raises:
         ConfigError: the device, the host or the offload disk is too small; the message says by how much and what helps.
@@ -85,19 +95,20 @@ def check(needs: Needs, device: torch.device, offload_dir: Path) -> None:
         total = torch.cuda.get_device_properties(device).total_memory
         if needs.device > total:
             raise ConfigError(
-                f"{device} has {_gib(total)}, but this run needs about {_gib(needs.device)}: lower --batch-size, or use "
+                f"{device} has {gib(total)}, but this run needs about {gib(needs.device)}: lower --batch-size, or use "
                 "--device cpu."
             )
-    free = psutil.virtual_memory().available
+    free = psutil.virtual_memory().available / sharers
     if needs.host > free:
+        who, share = ("this run", "") if sharers == 1 else (f"each of {sharers} processes", " for it")
         raise ConfigError(
-            f"this run needs about {_gib(needs.host)} of memory, and {_gib(free)} are free: lower --batch-size or "
+            f"{who} needs about {gib(needs.host)} of memory, and {gib(free)} are free{share}: lower --batch-size or "
             "--samples, or put the activations on a disk with --offload-dir."
         )
-    room = psutil.disk_usage(str(_existing(offload_dir))).free
-    if needs.offloaded and needs.activations > room:
+    room = psutil.disk_usage(str(_existing(offload_dir))).free / sharers
+    if needs.disk > room:
         raise ConfigError(
-            f"the activations take {_gib(needs.activations)}, and {offload_dir} has {_gib(room)} free: choose another "
+            f"the activations take {gib(needs.disk)}, and {offload_dir} has {gib(room)} free: choose another "
             "disk with --offload-dir, or lower --samples."
         )
 
@@ -106,5 +117,6 @@ def _existing(folder: Path) -> Path:
     return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
 
 
-def _gib(num_bytes: int) -> str:
+def gib(num_bytes: float) -> str:
+    """Bytes for people."""
     return f"{num_bytes / 2**30:,.1f} GiB"

@@ -1,13 +1,18 @@
 """The folder that users get: weights, configuration, tokenizer, modelling file, record and card, all or nothing.
 
-A run works in ``OUT.partial``. The finished folder is put together inside it and then renamed to ``OUT``.
+A run works in ``OUT.partial``. The finished folder is put together inside it and then renamed to ``OUT``. An older OUT
+that is to be replaced waits in ``OUT.partial/replaced`` until then, so that at every moment one of the two is there.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +28,19 @@ from slimgpt.arch.family import head_dim
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import OutputError
 from slimgpt.job import Job
-from slimgpt.journal import write_json, write_tensors
+from slimgpt.journal import sync, write_json, write_tensors
 from slimgpt.planning import Plan
 from slimgpt.schema import RECORD
 from slimgpt.weights import INDEX
 
 ONE_FILE_BYTES = 1 << 30  # up to this the weights are merged into one file, which has to pass through memory
 SPARE_BYTES = 64 << 20  # tokenizer, record and room to breathe
+FINISHED, REPLACED = "finished", "replaced"  # in the working folder: the output to be, and the older one it replaces
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would be larger than the system allows (see ulimit -f)",
+}
 
 
 def partial_folder(out: Path) -> Path:
@@ -43,7 +54,7 @@ def check_output(out: Path, model: Path, bytes_after: int, force: bool, resume: 
     Raises:
         OutputError: OUT exists, is the model or inside it, its parent is not a folder, or the disk is too full.
     """
-    check_place(out, model, force)
+    check_place(out, model, force or resume)
     if out.is_file():
         raise OutputError(f"OUT {out} is a file: name a folder.")
     check_ours(out)
@@ -88,19 +99,72 @@ def check_room(out: Path, bytes_after: int) -> None:
     Raises:
         OutputError: the parent of OUT is not a folder that may be written to, or its disk is too full.
     """
-    parent = next((folder for folder in out.absolute().parents if folder.exists()), Path("/"))
+    parent = _standing_parent(out)
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OutputError(f"OUT {out} cannot be made: {parent} is not a folder that may be written to.")
-    partial = partial_folder(out)
-    written = sum(file.stat().st_size for file in partial.glob("*.safetensors")) if partial.is_dir() else 0
-    merging = bytes_after if bytes_after <= ONE_FILE_BYTES else 0
-    needed = max(bytes_after - written, 0) + merging + SPARE_BYTES
-    free = shutil.disk_usage(parent).free
+    needed, free = _bytes_to_write(out, bytes_after), shutil.disk_usage(parent).free
     if needed > free:
         raise OutputError(
             f"OUT {out} needs {needed / 2**20:,.0f} MiB, but {parent} has {free / 2**20:,.0f} MiB free: "
             "make room, or choose another disk."
         )
+
+
+def _standing_parent(out: Path) -> Path:
+    """The nearest folder above OUT that is there: it tells the disk."""
+    return next((folder for folder in out.absolute().parents if folder.exists()), Path("/"))
+
+
+def _bytes_to_write(out: Path, bytes_after: int) -> int:
+    """What a run still has to write, beside the layers that it has written."""
+    partial = partial_folder(out)
+    written = sum(file.stat().st_size for file in partial.glob("*.safetensors")) if partial.is_dir() else 0
+    merging = bytes_after if bytes_after <= ONE_FILE_BYTES else 0
+    return max(bytes_after - written, 0) + merging + SPARE_BYTES
+
+
+@contextmanager
+def full_disk_named(out: Path, bytes_after: int) -> Iterator[None]:
+    """Inside, a disk that takes no more is an OutputError with the cure."""
+    try:
+        yield
+    except Exception as error:  # libraries in Rust raise errors of their own kinds
+        reason = FULL.get(_system_error(error) or 0)
+        if reason is None:
+            raise
+        shutil.rmtree(partial_folder(out) / FINISHED, ignore_errors=True)
+        parent = _standing_parent(out)
+        needed, free = _bytes_to_write(out, bytes_after), shutil.disk_usage(parent).free
+        raise OutputError(
+            f"{parent}: {reason}. The run has about {needed / 2**20:,.0f} MiB still to write there, and "
+            f"{free / 2**20:,.0f} MiB are free. Finished layers are kept: make room, and give the same command with "
+            "--resume."
+        ) from error
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of the system's error: of Python's kind, or in the text of a library's."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def recover(out: Path) -> None:
+    """Set right what a run that died while it assembled or published has left in its working folder."""
+    partial = partial_folder(out)
+    if (partial / REPLACED).is_dir() and not out.exists():
+        os.replace(partial / REPLACED, out)
+    shutil.rmtree(partial / FINISHED, ignore_errors=True)
+
+
+def finished_record(out: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of ``out`` if the very same run has made it, and died before it could say so."""
+    try:
+        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        return record if record["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def pruned_config(checkpoint: Checkpoint, plan: Plan, layout: str, dtype: torch.dtype) -> Any:
@@ -146,7 +210,7 @@ def _global_settings(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, An
 
 def assemble(job: Job) -> Path:
     """Put weights, configuration, modelling file and tokenizer together in the working folder; its path."""
-    folder = partial_folder(job.out) / "finished"
+    folder = partial_folder(job.out) / FINISHED
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
     folder.mkdir(parents=True)
     weights = job.checkpoint.weights
@@ -203,10 +267,16 @@ def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
 
 
 def publish(folder: Path, out: Path) -> None:
-    """Give the finished folder its name, replacing an older OUT only now, and drop the working folder."""
+    """Give the finished folder its name, replacing an older OUT only now, and drop the working folder.
+
+    No system renames one folder over another. Between the two renames the older OUT is ``OUT.partial/replaced``; a run
+    that dies there is set right by :func:`recover`.
+    """
     partial = partial_folder(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    for path in (*sorted(folder.iterdir()), folder):  # not all of them were written by us
+        sync(path)
     if out.exists():
-        os.replace(out, partial / "replaced")
+        os.replace(out, partial / REPLACED)
     os.replace(folder, out)
+    sync(out.parent)
     shutil.rmtree(partial)

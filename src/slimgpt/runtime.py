@@ -24,17 +24,13 @@ def pick_device(name: str) -> torch.device:
         ConfigError: not one of these, or not on this machine.
     """
     if name == "auto":
-        name = (
-            f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))  # torchrun gives each process its own
     if device.type not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"--device {name!r} is not one of auto, cpu, cuda, cuda:N, mps.")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -20,7 +20,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from slimgpt.activations import ActivationRoom
-from slimgpt.arch.family import ATTENTION, FFN
+from slimgpt.arch.family import ATTENTION
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.sites import Removal, Site, expand
 from slimgpt.stats import InputStats
@@ -110,7 +110,6 @@ class ActivationStream:
             self._hidden_BTD[rows].copy_(output, non_blocking=True)
             self._progress(output.shape[0] * output.shape[1])
         self._inputs.clear()
-        self._room.release(ATTENTION, FFN)
         self._pruned.clear()
 
     def close(self) -> None:
@@ -168,7 +167,7 @@ class ActivationStream:
 
         Masks and rotary embeddings depend on positions alone, so one window's serve them all by broadcasting.
         """
-        with _embeddings(checkpoint, self._dtype) as body:
+        with _embeddings(checkpoint, windows_BT.unique(), self._dtype) as body:
             calls = _calls(body, checkpoint.layers, windows_BT[:1])
             self._hidden_BTD = self._room.empty("residual", (*windows_BT.shape, checkpoint.config.hidden_size))
             for rows in self._batches():
@@ -202,18 +201,28 @@ def materialised(
 
 
 @contextmanager
-def _embeddings(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[nn.Module]:
+def _embeddings(checkpoint: Checkpoint, used_tokens: Tensor, dtype: torch.dtype) -> Iterator[nn.Module]:
     """The decoder without its layers' weights, embeddings in place (on the CPU: it is a look-up)."""
     skeleton: Any = checkpoint.skeleton
     prefix = skeleton.base_model_prefix + "."
     empty = {name: skeleton.get_parameter(name) for name in checkpoint.other_names() if name.startswith(prefix)}
-    for name in empty:
-        _set(skeleton, name, nn.Parameter(checkpoint.weights.get(name).to(dtype), requires_grad=False))
+    table = skeleton.get_input_embeddings().weight
+    for name, parameter in empty.items():
+        stored = checkpoint.weights.get(name)
+        weight = _with_rows(stored, used_tokens, dtype) if parameter is table else stored.to(dtype)
+        _set(skeleton, name, nn.Parameter(weight, requires_grad=False))
     try:
         yield skeleton.base_model
     finally:
         for name, parameter in empty.items():
             _set(skeleton, name, parameter)
+
+
+def _with_rows(stored: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """A table in ``dtype`` with these rows only: memory that is never touched is never taken."""
+    table = torch.empty(stored.shape, dtype=dtype)
+    table[rows] = stored[rows].to(dtype)
+    return table
 
 
 def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:

@@ -27,11 +27,13 @@ class Team:
     Attributes:
         rank: this process, 0 for the leader.
         size: how many there are.
+        size_here: how many of them are on this machine.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, size_here: int = 1) -> None:
         self.rank = rank
         self.size = size
+        self.size_here = size_here
 
     @classmethod
     def join(cls, device: torch.device) -> Team:
@@ -39,9 +41,11 @@ class Team:
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where NCCL puts the objects that are passed round
         if not dist.is_initialized():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        return cls(dist.get_rank(), dist.get_world_size())
+        return cls(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
     @property
     def leads(self) -> bool:
@@ -75,8 +79,13 @@ class Team:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def meet(self) -> None:
+        """Wait until everybody has come here."""
+        if self.size > 1:
+            dist.barrier()
+
     def leave(self) -> None:
         """Wait for the others, then part."""
-        if self.size > 1 and dist.is_initialized():
-            dist.barrier()
+        self.meet()
+        if self.size > 1:
             dist.destroy_process_group()

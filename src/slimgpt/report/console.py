@@ -88,10 +88,20 @@ def print_plan(job: Job) -> None:
         f"{config.ratio:.2%}); {mebibytes(plan.bytes_after)} on disk. {job.windows_BT.shape[0]} windows of "
         f"{job.windows_BT.shape[1]} tokens, {config.solver} on {job.device}."
     )
+    out.print(_needs(job))
     if abs(plan.ratio - config.ratio) > TOLERANCE:
         out.print(
             f"[bold]note:[/bold] whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}."
         )
+
+
+def _needs(job: Job) -> str:
+    """Memory and disk that the run will take, at the peak."""
+    needs, team = job.needs, job.team
+    device = "" if needs.on_cpu else f"{mebibytes(needs.device)} on {job.device}, "
+    disk = f", {mebibytes(needs.disk)} on disk for activations" if needs.offloaded else ""
+    each = f" in each of {team.size} processes" if team.size > 1 else ""
+    return f"Needs about {device}{mebibytes(needs.host)} of memory{disk}{each}."
 
 
 def print_record(record: Mapping[str, Any]) -> None:
