@@ -65,7 +65,7 @@ def loaded(pruned: Path) -> tuple[Any, Any]:
 
 def prune(model: Path, out: Path, *flags: object) -> Path:
     """By the command line, as users do; later flags win."""
-    options = ["--ratio", RATIO, "--calibration", "builtin", "--samples", 8, "--seqlen", SEQLEN, "--device", "cpu"]
+    options = ["--ratio", RATIO, "--calibration", "builtin", "--samples", 16, "--seqlen", SEQLEN, "--device", "cpu"]
     chosen = dict(zip(options[::2], options[1::2], strict=True)) | dict(zip(flags[::2], flags[1::2], strict=True))
     arguments = [str(part) for pair in chosen.items() for part in pair]
     assert cli.main(["prune", str(model), str(out), *arguments]) == 0
@@ -188,7 +188,7 @@ def test_ratio_0_is_the_dense_model(dense: Path, smollm2: Path) -> None:
 
 
 def test_uniform_loads_as_a_stock_class(dense: Path, place: Path) -> None:
-    out = prune(dense, place / "uniform", "--layout", "uniform", "--solver", "magnitude")
+    out = prune(dense, place / "uniform", "--layout", "uniform", "--solver", "magnitude", "--samples", 2)
     config = json.loads((out / "config.json").read_text())
     assert config["model_type"] in ("llama", "mistral")
     assert not {"auto_map", "per_layer_config"} & set(config)
@@ -205,6 +205,7 @@ def test_is_far_better_than_chance(pruned: Path, dense: Path, place: Path) -> No
     chance = prune(dense, place / "random", "--solver", "random")
     assert record_of(chance)["parameters"]["after"] == record_of(pruned)["parameters"]["after"]
     before, ours, theirs = (measured(folder) for folder in (dense, pruned, chance))
-    assert 5 < before < 60
-    assert before < ours < 5 * before
-    assert ours < theirs / 4
+    # Measured in November 2026: 29.5, 145.1 and 765.0. Calibration is short (4,096 tokens) to keep this test quick.
+    assert 20 < before < 40
+    assert before < ours < 8 * before
+    assert ours < theirs / 3
