@@ -44,8 +44,8 @@ tags: [slimgpt, pruning, structured-pruning]
 
 # {record["source"]}, {sizes["removed_ratio"]:.1%} smaller
 
-Made by [slimgpt](https://pypi.org/project/slimgpt) {record["versions"]["slimgpt"]} from `{record["source"]}` by structured
-pruning: whole attention heads and FFN channels are gone, and the surviving weights are {_repair(options)}.
+Made by [slimgpt](https://pypi.org/project/slimgpt) {record["versions"]["slimgpt"]} from `{record["source"]}` by
+structured pruning: whole attention heads and FFN channels are gone, and the surviving weights are {_repair(options)}.
 
 | | before | after |
 |---|---|---|
@@ -60,8 +60,8 @@ pruning: whole attention heads and FFN channels are gone, and the surviving weig
 ## How it was made
 
 Solver `{options["solver"]}`, allocation `{options["allocation"] or _default_allocation(options)}`, calibrated on
-{options["samples"]} windows of {options["seqlen"]} tokens of `{options["calibration"]}`, damping {options["damping"]}, seed {options["seed"]}.
-`slimgpt.json` holds all options, versions, kept units and timings.
+{options["samples"]} windows of {options["seqlen"]} tokens of `{options["calibration"]}`, damping {options["damping"]},
+seed {options["seed"]}. `slimgpt.json` holds all options, versions, kept units and timings.
 
 ## What it cost, layer by layer
 

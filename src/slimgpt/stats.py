@@ -57,7 +57,7 @@ class InputStats:
             mine += theirs.to(mine.device)
         return self
 
-    def hessian_II(self) -> Tensor:  # noqa: N802 - the shape suffix is our notation
+    def hessian_II(self) -> Tensor:
         """H = X Xᵀ, symmetric to the bit, I x I float32: the accumulator's own memory, not a copy.
 
         Raises:

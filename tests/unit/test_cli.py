@@ -212,6 +212,13 @@ def test_prune_prints_plan_and_result(model: Path, tmp_path: Path, capsys: pytes
     assert "Written to" in shown
 
 
+def test_names_with_brackets_are_shown_as_they_are(model: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[red]model").symlink_to(model)
+    assert run("inspect", "[red]model") == 0
+    assert "[red]model: llama" in capsys.readouterr().out
+
+
 def test_inspect_shows_and_writes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "i.json"
     assert run("inspect", model, "--json", target) == 0

@@ -16,7 +16,7 @@ from slimgpt.evaluation import Perplexity
 from slimgpt.job import Job
 from slimgpt.planning import TOLERANCE
 
-out = Console()
+out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
 err = Console(stderr=True)
 
 PASSES = 3  # stages of a layer that carry tokens: both sites' statistics, and the advance
@@ -90,9 +90,7 @@ def print_plan(job: Job) -> None:
     )
     out.print(_needs(job))
     if abs(plan.ratio - config.ratio) > TOLERANCE:
-        out.print(
-            f"[bold]note:[/bold] whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}."
-        )
+        out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
 
 
 def _needs(job: Job) -> str:
