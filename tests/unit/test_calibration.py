@@ -85,9 +85,7 @@ def is_run_of(window_T: Tensor, stream: list[int]) -> bool:
     return f",{','.join(map(str, window_T.tolist()))}," in f",{','.join(map(str, stream))},"
 
 
-def error_of(
-    source: Path | str, tokenizer: PreTrainedTokenizerFast, num_windows: int = 2, seqlen: int = 8
-) -> str:
+def error_of(source: Path | str, tokenizer: PreTrainedTokenizerFast, num_windows: int = 2, seqlen: int = 8) -> str:
     with pytest.raises(CalibrationError) as caught:
         windows(str(source), tokenizer, num_windows, seqlen, seed=0)
     message = str(caught.value)
@@ -402,9 +400,7 @@ def test_missing_file_offers_the_nearest_name(tmp_path, tokenizer, corpus):
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["nowhere/corpus.txt", "nowhere/corpus.JSONL", "~nobody/c", "a/b/c", "x\0y", ""]
-)
+@pytest.mark.parametrize("name", ["nowhere/corpus.txt", "nowhere/corpus.JSONL", "~nobody/c", "a/b/c", "x\0y", ""])
 def test_missing_files_are_not_sought_on_the_hub(monkeypatch, tokenizer, name):
     use_hub(monkeypatch, None)
     assert " does not exist; " in error_of(name, tokenizer)
@@ -579,9 +575,7 @@ def test_python_tokenizers_go_without_cache(corpus, tokenizer, cache_folder):
 
 
 def test_import_leaves_the_heavy_libraries_alone():
-    code = (
-        "import slimgpt.calibration, sys; print({'transformers', 'datasets', 'pyarrow'} & set(sys.modules))"
-    )
+    code = "import slimgpt.calibration, sys; print({'transformers', 'datasets', 'pyarrow'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert result.stdout == "set()\n"
