@@ -102,9 +102,11 @@ def _accumulate_(sum_MN: Tensor, left_MT: Tensor, right_TN: Tensor) -> None:
 @contextmanager
 def _exact_float32() -> Iterator[None]:
     """Keep CUDA from rounding float32 inputs to TF32, whatever the caller's global setting."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+    matmul = torch.backends.cuda.matmul  # torch 2.8 knows the older switch only
+    name, exact = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(matmul, name)
+    setattr(matmul, name, exact)
     try:
         yield
     finally:
-        matmul.fp32_precision = before
+        setattr(matmul, name, before)
