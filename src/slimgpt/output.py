@@ -153,7 +153,7 @@ def _system_error(error: Exception) -> int | None:
 def recover(out: Path) -> None:
     """Set right what a run that died while it assembled or published has left in its working folder."""
     partial = partial_folder(out)
-    if (partial / REPLACED).is_dir() and not out.exists():
+    if (partial / REPLACED).exists() and not out.exists():
         os.replace(partial / REPLACED, out)
     shutil.rmtree(partial / FINISHED, ignore_errors=True)
 
@@ -266,17 +266,18 @@ def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
     return GenerationConfig.from_model_config(checkpoint.config)
 
 
-def publish(folder: Path, out: Path) -> None:
-    """Give the finished folder its name, replacing an older OUT only now, and drop the working folder.
+def publish(finished: Path, out: Path) -> None:
+    """Give the finished folder (or file) its name, replacing an older OUT only now, and drop the working folder.
 
     No system renames one folder over another. Between the two renames the older OUT is ``OUT.partial/replaced``; a run
     that dies there is set right by :func:`recover`.
     """
     partial = partial_folder(out)
-    for path in (*sorted(folder.iterdir()), folder):  # not all of them were written by us
+    inside = sorted(finished.iterdir()) if finished.is_dir() else []
+    for path in (*inside, finished):  # not all of them were written by us
         sync(path)
     if out.exists():
         os.replace(out, partial / REPLACED)
-    os.replace(folder, out)
+    os.replace(finished, out)
     sync(out.parent)
     shutil.rmtree(partial)

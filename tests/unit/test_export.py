@@ -389,6 +389,21 @@ def test_force_replaces_exports_but_neither_folders_by_files_nor_what_is_not_our
     assert "own folder" in refused(OutputError, dense, dense / "m.gguf")
 
 
+def test_an_older_export_survives_a_death_between_the_two_renames(dense, tmp_path):
+    path = exported(dense, tmp_path / "m.gguf")
+    work = tmp_path / "m.gguf.partial"
+    work.mkdir()
+    path.rename(work / "replaced")
+    assert "exists" in refused_as_it_stands(dense, path)
+    assert path.is_file()
+
+
+def refused_as_it_stands(model: Path, out: Path) -> str:
+    with pytest.raises(OutputError) as raised:
+        export(ExportConfig(str(model), str(out)))
+    return str(raised.value)
+
+
 def test_an_export_that_fails_leaves_nothing(dense, tmp_path, monkeypatch):
     monkeypatch.setattr("slimgpt.export.gguf._data", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -17,7 +17,7 @@ from slimgpt.export.padded import plan_padded
 from slimgpt.export.plan import Plan
 from slimgpt.export.verify import verify
 from slimgpt.journal import write_json
-from slimgpt.output import check_ours, check_place, check_room, partial_folder, publish
+from slimgpt.output import FINISHED, check_ours, check_place, check_room, partial_folder, publish, recover
 from slimgpt.schema import RECORD, SCHEMA
 
 __all__ = ["Exported", "export"]
@@ -70,7 +70,7 @@ def _write(out: Path, plan: Plan, checkpoint: Checkpoint, config: ExportConfig) 
     shutil.rmtree(work, ignore_errors=True)  # left by a run that died, and checked to be dispensable
     work.mkdir(parents=True)
     try:
-        finished = work / ("finished" if plan.folder else "finished.gguf")
+        finished = work / (FINISHED if plan.folder else f"{FINISHED}.gguf")
         plan.write(finished)
         if plan.folder:
             write_json(finished / RECORD, {"schema": SCHEMA, "source": config.model, "export": asdict(config)})
@@ -82,6 +82,7 @@ def _write(out: Path, plan: Plan, checkpoint: Checkpoint, config: ExportConfig) 
 
 
 def _check_output(out: Path, model: Path, plan: Plan, force: bool) -> None:
+    recover(out)
     check_place(out, model, force)
     if out.exists() and out.is_dir() != plan.folder:
         raise OutputError(f"OUT {out} is a {'folder' if out.is_dir() else 'file'}, but this format makes the other.")
