@@ -117,7 +117,7 @@ def table(options: Options, rows: list[dict[str, Any]]) -> str:
 def entry(rows: list[dict[str, Any]], solver: str, ratio: float) -> str:
     found = [row for row in rows if row["solver"] == solver and row["ratio"] == ratio]
     if not found:
-        return "–"
+        return "not run"
     short, long = (statistics.mean(row[f"perplexity_{seqlen}"] for row in found) for seqlen in (128, 2048))
     return f"{short:,.1f} / {long:,.1f} ({len(found)})"
 

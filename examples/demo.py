@@ -33,7 +33,13 @@ def main() -> None:
     dense = packaged_model()
     shutil.rmtree(OUT, ignore_errors=True)
     config = PruneConfig(
-        str(dense), str(OUT / "pruned"), ratio=0.2, calibration="builtin", samples=SAMPLES, seqlen=SEQLEN, dtype="bfloat16"
+        str(dense),
+        str(OUT / "pruned"),
+        ratio=0.2,
+        calibration="builtin",
+        samples=SAMPLES,
+        seqlen=SEQLEN,
+        dtype="bfloat16",
     )
     observer = ProgressObserver()
     try:
@@ -54,7 +60,9 @@ def main() -> None:
     for name, (model, tokenizer) in models.items():
         console.print(f"\n[bold]{name}:[/bold] {PROMPT}")
         console.print(generate(model, tokenizer, PROMPT, max_new_tokens=40, chat=True), markup=False)
-    console.print(f"\nThe pruned model is in {config.out}: try [bold].venv/bin/slimgpt generate {config.out} \"…\"[/bold]")
+    console.print(
+        f'\nThe pruned model is in {config.out}: try [bold].venv/bin/slimgpt generate {config.out} "…"[/bold]'
+    )
 
 
 def packaged_model() -> Path:
@@ -63,7 +71,7 @@ def packaged_model() -> Path:
 
 
 def held_out_text() -> str:
-    """Docstrings of the standard library: English that calibration on the first documents of ``builtin`` has not read."""
+    """Docstrings of the standard library: English of ``builtin`` that lies behind the documents of the calibration."""
     from pydoc_data.topics import topics
 
     docstrings = islice(resolve("builtin").documents(0), len(topics), None)
