@@ -31,11 +31,14 @@ def damped(hessian_II: Tensor, damping: float) -> Tensor:
     its weights are dropped by :func:`living_weight`. [SparseGPT, SlimGPT]
     """
     damped_II = to_float64(hessian_II)
-    diagonal_I = damped_II.diagonal()
-    dead_I = diagonal_I == 0
-    diagonal_I += damping * diagonal_I.mean()
-    diagonal_I.masked_fill_(dead_I, 1.0)
+    damped_II.diagonal().copy_(damped_diagonal(hessian_II, damping))
     return damped_II
+
+
+def damped_diagonal(hessian_II: Tensor, damping: float) -> Tensor:
+    """The diagonal of H̃, all in which it differs from H."""
+    diagonal_I = to_float64(hessian_II.diagonal())
+    return (diagonal_I + damping * diagonal_I.mean()).masked_fill_(diagonal_I == 0, 1.0)
 
 
 def living_weight(weight_OI: Tensor, hessian_II: Tensor) -> Tensor:
@@ -128,17 +131,20 @@ def refit(weight_OI: Tensor, hessian_II: Tensor, kept_I: Tensor, damping: float)
 
     Least squares with the damping as a ridge *towards the original weights*: H̃ stands on both sides, so
     keeping all columns gives W back. Written as a correction to W_K, exactly so: W'_K = W_K + W_R H_RK
-    (H̃_KK)⁻¹.
+    (H̃_KK)⁻¹. Of H only these blocks are copied to float64: this is where a solver's memory peaks.
 
     Raises:
         NumericalError: see :func:`cholesky_`.
     """
     weight_64 = living_weight(weight_OI, hessian_II)
-    damped_II = damped(hessian_II, damping)
-    kept_I = kept_I.to(damped_II.device)
-    cross_OK = weight_64[:, ~kept_I] @ damped_II[~kept_I][:, kept_I]
-    factor_KK = cholesky_(damped_II[kept_I][:, kept_I], damping)
-    return weight_64[:, kept_I] + torch.cholesky_solve(cross_OK.T, factor_KK).T
+    kept_K, gone_R = (flags.nonzero().flatten().to(hessian_II.device) for flags in (kept_I, ~kept_I))
+    damped_KK = to_float64(hessian_II[kept_K[:, None], kept_K])
+    damped_KK.diagonal().copy_(damped_diagonal(hessian_II, damping)[kept_K.to(weight_64.device)])
+    cross_RK = to_float64(hessian_II[gone_R[:, None], kept_K])
+    kept_K, gone_R = kept_K.to(weight_64.device), gone_R.to(weight_64.device)
+    factor_KK = cholesky_(damped_KK, damping)
+    half_KO = torch.linalg.solve_triangular(factor_KK, (weight_64[:, gone_R] @ cross_RK).T, upper=False)
+    return weight_64[:, kept_K] + torch.linalg.solve_triangular(factor_KK.T, half_KO, upper=True).T
 
 
 def relative_error(weight_OI: Tensor, hessian_II: Tensor, kept_I: Tensor, kept_weight_OK: Tensor) -> float:

@@ -53,9 +53,9 @@ def removal_order(
     """
     if num_steps == 0:
         return torch.empty(0, dtype=torch.long), torch.zeros(1, dtype=torch.float64)
-    gram_II = gram(weight_OI, hessian_II)
-    total = gram_energy(gram_II, hessian_II)
     inverse_II = inverse_(damped(hessian_II, options.damping), options.damping)
+    gram_II = gram(weight_OI, hessian_II)  # after the inverse, which takes a second matrix for a while on a GPU
+    total = gram_energy(gram_II, hessian_II)
     order, cost = eliminate_(inverse_II, gram_II, len(gram_II) // num_units, num_steps)
     return order, nested_curve(cost, total)
 
