@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import copy
 import importlib
+from functools import cache
 from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
 
@@ -109,7 +111,8 @@ class LayerView:
 
 def build_layers_by_their_own_config(model: Any, config: Any, base: Base) -> None:
     """Replace every decoder layer by one built from ``config.per_layer_config[i]``."""
-    layers = model.get_submodule(base.layers)
+    inside_body = base.layers.removeprefix(model.base_model_prefix + ".")
+    layers = model.base_model.get_submodule(inside_body)
     sizes = config.per_layer_attributes or ()
     for index, stock_layer in enumerate(layers):
         layer_config = config.per_layer_config[index]
@@ -172,7 +175,7 @@ def _config_class(model_type: str, base: type) -> type:
     return strict(type(name, (base,), body))  # collects the validators anew, ours in place of the stock ones
 
 
-def _model_class(config_class: type, stock: type, base: Base) -> type:
+def _model_class(config_class: type, stock: type, base: Base, auto_class: str) -> type:
     def __init__(self: Any, config: Any) -> None:  # noqa: N807
         overrides = config.to_dict().get("per_layer_config")
         config.per_layer_config = None  # the stock constructor reads global sizes
@@ -186,7 +189,7 @@ def _model_class(config_class: type, stock: type, base: Base) -> type:
         "__module__": __name__,
         "__doc__": f"{stock.__name__} whose decoder layers have their own numbers of heads and FFN channels.",
         "config_class": config_class,
-        "_auto_class": "AutoModelForCausalLM",
+        "_auto_class": auto_class,
         "__init__": __init__,
     }
     return type(name, (stock,), body)
@@ -199,31 +202,45 @@ def _share_conversion(model_type: str) -> None:
         register_checkpoint_conversion_mapping(PREFIX + model_type, conversion, overwrite=True)
 
 
-def slim_classes(model_type: str) -> tuple[type, type]:
-    """The (configuration, causal LM) classes for a stock ``model_type``, made once and kept in this module."""
+class SlimClasses(NamedTuple):
+    """What transformers loads a family's checkpoints with: configuration, decoder alone, and causal LM."""
+
+    config: type
+    body: type
+    model: type
+
+
+@cache
+def slim_classes(model_type: str) -> SlimClasses:
+    """The classes for a stock ``model_type``, made once and kept in this module."""
     base = BASES[model_type]
-    if "Slim" + base.model not in globals():
-        transformers = importlib.import_module("transformers")
-        config_class = _config_class(model_type, getattr(transformers, base.config))
-        model_class = _model_class(config_class, getattr(transformers, base.model), base)
-        _share_conversion(model_type)
-        globals().update({config_class.__name__: config_class, model_class.__name__: model_class})
-    return globals()["Slim" + base.config], globals()["Slim" + base.model]
+    transformers = importlib.import_module("transformers")
+    stock_config = getattr(transformers, base.config)
+    config = _config_class(model_type, stock_config)
+    body = _model_class(config, transformers.MODEL_MAPPING[stock_config], base, "AutoModel")
+    model = _model_class(config, getattr(transformers, base.model), base, "AutoModelForCausalLM")
+    _share_conversion(model_type)
+    classes = SlimClasses(config, body, model)
+    globals().update({one.__name__: one for one in classes})
+    return classes
 
 
 def __getattr__(name: str) -> type:
     """Make a family's classes when transformers (or pickle) first asks this module for one of them."""
     for model_type, base in BASES.items():
-        if name in ("Slim" + base.config, "Slim" + base.model):
-            return slim_classes(model_type)[name == "Slim" + base.model]
+        names = base.config, MODEL_MAPPING_NAMES.get(model_type), base.model
+        for one, stock in zip(SlimClasses._fields, names, strict=True):
+            if name == f"Slim{stock}":
+                return getattr(slim_classes(model_type), one)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def register() -> None:
     """Teach transformers' Auto classes every family, so that no remote code is needed. Safe to call again."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     for model_type in BASES:
-        config_class, model_class = slim_classes(model_type)
-        AutoConfig.register(PREFIX + model_type, config_class, exist_ok=True)
-        AutoModelForCausalLM.register(config_class, model_class, exist_ok=True)
+        classes = slim_classes(model_type)
+        AutoConfig.register(PREFIX + model_type, classes.config, exist_ok=True)
+        AutoModel.register(classes.config, classes.body, exist_ok=True)
+        AutoModelForCausalLM.register(classes.config, classes.model, exist_ok=True)

@@ -178,11 +178,15 @@ def pruned_config(checkpoint: Checkpoint, plan: Plan, layout: str, dtype: torch.
     ]
     if layout == "uniform":
         return stock_config(checkpoint, resized[0], dtype)
-    config_class, model_class = modeling.slim_classes(checkpoint.family.model_type)
+    classes = modeling.slim_classes(checkpoint.family.model_type)
     per_layer = {str(index): sizes for index, sizes in enumerate(resized)}
-    config: Any = config_class(**_global_settings(checkpoint, dtype), per_layer_config=per_layer)
-    config.auto_map = {"AutoModelForCausalLM": f"{Path(modeling.__file__).stem}.{model_class.__name__}"}
-    config.architectures = [model_class.__name__]
+    config: Any = classes.config(**_global_settings(checkpoint, dtype), per_layer_config=per_layer)
+    module = Path(modeling.__file__).stem
+    config.auto_map = {
+        "AutoModel": f"{module}.{classes.body.__name__}",
+        "AutoModelForCausalLM": f"{module}.{classes.model.__name__}",
+    }
+    config.architectures = [classes.model.__name__]
     return config
 
 

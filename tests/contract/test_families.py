@@ -221,7 +221,7 @@ FRESH = """
 import json, sys
 from pathlib import Path
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 remote, folders, prompt, results = json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
 if remote:
@@ -235,7 +235,10 @@ for name, folder in folders.items():
         logits = model(input_ids=prompt).logits
         model.save_pretrained(results / name)
         again = AutoModelForCausalLM.from_pretrained(results / name, trust_remote_code=remote).eval()
-        torch.save({"logits": logits, "again": again(input_ids=prompt).logits}, results / f"{name}.pt")
+        body = AutoModel.from_pretrained(folder, trust_remote_code=remote).eval()
+        hidden = [one(input_ids=prompt).last_hidden_state for one in (body, model.base_model)]
+        outcome = {"logits": logits, "again": again(input_ids=prompt).logits, "hidden": hidden}
+        torch.save(outcome, results / f"{name}.pt")
 """
 
 
@@ -253,6 +256,7 @@ def test_loads_and_saves_in_a_fresh_process(shop: Workshop, tmp_path: Path, remo
         results = torch.load(tmp_path / f"{name}.pt")
         assert_close(results["logits"], logits(load(Path(folder))))
         assert torch.equal(results["again"], results["logits"]), name
+        assert torch.equal(*results["hidden"]), name
 
 
 # --- helpers ---------------------------------------------------------------------------------------
