@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -245,15 +244,14 @@ def result(run: Run, cost: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(run: Run, folder: Path) -> dict[str, Any]:
-    """Build what is missing, measure, and clear the output away."""
+    """Build what is missing, and measure."""
     model, text = folder / f"{run.shape}-{run.layers}", folder / f"words-{run.samples * run.seqlen}.txt"
     if not (model / "model.safetensors.index.json").exists():
         alone(build, model, run.sizes, run.layers, "cpu" if run.device == "cpu" else "cuda")
     if not text.exists():
         write_text(text, 2 * run.samples * run.seqlen)
-    cost = alone(measure, run, model, text, folder / "out")
-    shutil.rmtree(folder / "out")
-    return result(run, cost)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        return result(run, alone(measure, run, model, text, Path(scratch) / "out"))
 
 
 # --- reports -----------------------------------------------------------------------------------------
@@ -312,7 +310,8 @@ def sweep(folder: Path, device: str) -> None:
     """CPU seconds (other work on the machine does not count) over layers and over tokens, and their straight lines."""
     layers = {n: swept(folder, device, n, 32) for n in (2, 4, 8, 16)}
     tokens = {n * 256: swept(folder, device, 4, n) for n in (16, 32, 64, 128)}
-    plot({"layers (8,192 tokens)": layers, "tokens (4 layers)": tokens}, RESULTS / "scale.png")
+    unit = "CPU seconds" if device == "cpu" else "seconds"
+    plot({"layers (8,192 tokens)": layers, "tokens (4 layers)": tokens}, unit, RESULTS / "scale.png")
 
 
 def swept(folder: Path, device: str, layers: int, samples: int) -> float:
@@ -320,7 +319,7 @@ def swept(folder: Path, device: str, layers: int, samples: int) -> float:
     return float(cost["cpu_s"] if device == "cpu" else cost["wall_s"])
 
 
-def plot(sweeps: dict[str, dict[int, float]], target: Path) -> None:
+def plot(sweeps: dict[str, dict[int, float]], unit: str, target: Path) -> None:
     import matplotlib.pyplot as plt  # the extra `plots`
 
     figure, axes = plt.subplots(1, len(sweeps), figsize=(9, 3.5), layout="constrained", sharey=False)
@@ -328,8 +327,8 @@ def plot(sweeps: dict[str, dict[int, float]], target: Path) -> None:
         slope, start, fit = line(list(points), list(points.values()))
         axis.plot(list(points), list(points.values()), "o")
         axis.plot([0, max(points)], [start, start + slope * max(points)], "-", linewidth=1)
-        axis.set(xlabel=name, ylabel="seconds", title=f"R² = {fit:.4f}", xlim=0, ylim=0)
-        print(f"{name}: {start:.2f} s + {slope:.3g} s each, R² = {fit:.4f}")
+        axis.set(xlabel=name, ylabel=unit, title=f"R² = {fit:.4f}", xlim=0, ylim=0)
+        print(f"{name}: {start:.2f} + {slope:.3g} {unit} each, R² = {fit:.4f}")
     figure.suptitle("256-wide Llama, 25 % removed")
     figure.savefig(target, dpi=120)
 
