@@ -44,7 +44,7 @@ tags: [slimgpt, pruning, structured-pruning]
 
 # {record["source"]}, {sizes["removed_ratio"]:.1%} smaller
 
-Made by [slimgpt](https://pypi.org/project/slimgpt) {record["versions"]["slimgpt"]} from `{record["source"]}` by
+Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}` by
 structured pruning: whole attention heads and FFN channels are gone, and the surviving weights are {_repair(options)}.
 
 | | before | after |
