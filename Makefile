@@ -37,7 +37,7 @@ test-export: setup
 test: check test-fast test-e2e
 
 demo: setup
-	$(BIN)/python examples/demo.py
+	TQDM_DISABLE=1 $(BIN)/python examples/demo.py
 
 clean:
 	rm -rf .venv build dist demo-out
