@@ -44,7 +44,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """Dtype of the forward pass: the checkpoint's on a GPU; float32 on a CPU, which is faster there and more exact."""
+    """Dtype of the forward pass: the checkpoint's on a GPU; float32 on a CPU, which is more exact."""
     return stored if device.type == "cuda" else torch.float32
 
 

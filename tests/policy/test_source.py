@@ -66,7 +66,7 @@ def tracked() -> list[Path]:
         (f'open("{SLASH}work/main/data")', True),
         (f"cd {SLASH}home/ann/slimgpt", True),
         (f"path = '{SLASH}root/.cache'", True),
-        ("see ../shared/work/thing", False),
+        (f"see ..{SLASH}shared{SLASH}work{SLASH}thing", False),
         ("https://example.org/home/page", False),
     ],
 )
