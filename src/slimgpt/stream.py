@@ -3,8 +3,8 @@
 For each layer the stream holds the residual stream that enters it. ``observe`` runs the layer only as far as a site's
 consumer, gathers the statistics of what would enter it, and keeps that input. Once the site is pruned, its block is not
 run again: ``W' x_kept`` on the kept input *is* the block's output, because the surviving columns do not change when
-other columns go. So no block of a layer runs twice; only the attention's consumer does, once for the FFN's statistics and
-once to advance. (On a GPU the pruned FFN runs again: its wide input would have to go to the host and back.)
+other columns go. So no block of a layer runs twice; only the attention's consumer does, once for the FFN's statistics
+and once to advance. (On a GPU the pruned FFN runs again: its wide input would have to go to the host and back.)
 
 Shapes: B windows · T tokens a window · D residual width · I consumer inputs.
 """
