@@ -44,8 +44,18 @@ def pick_device(name: str) -> torch.device:
 
 
 def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """Dtype of the forward pass: the checkpoint's on a GPU; float32 on a CPU, which is more exact."""
-    return stored if device.type == "cuda" else torch.float32
+    """Dtype of the forward pass: the checkpoint's where the device computes in it, else float32.
+
+    A GPU has them all. Of CPUs some multiply bfloat16 natively, three to four times as fast as float32; none float16.
+    """
+    native = device.type == "cuda" or (stored == torch.bfloat16 and device.type == "cpu" and _cpu_has_bfloat16())
+    return stored if native else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Native bfloat16 products, as far as this torch can tell."""
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def pick_batch_size(asked: int, seqlen: int, device: torch.device) -> int:

@@ -31,7 +31,7 @@ RUN = "job output record card driver loading inspection generation"
 LAYERS = [
     Layer("errors _version"),
     Layer("allocation", "errors"),
-    Layer("config", "errors", "tyro.conf"),
+    Layer("config", "errors", "tyro.conf yaml"),
     Layer(KERNELS, "errors", "torch"),
     Layer("modeling_slimgpt", "", "torch transformers huggingface_hub"),
     Layer("arch", "errors sites modeling_slimgpt", "torch transformers huggingface_hub"),
@@ -84,7 +84,7 @@ def test_there_are_modules_to_look_at() -> None:
     assert {"driver", "solvers.obs", "arch", "report.console"} <= set(MODULES)
 
 
-@pytest.mark.parametrize("module", sorted(set(MODULES) - set(EVERYTHING)))
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if name.split(".")[0] not in EVERYTHING))
 def test_imports_only_what_its_layer_may(module: str) -> None:
     layer = layer_of(module)
     ours, outside = imports(MODULES[module])

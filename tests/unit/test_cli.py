@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Commands do nothing but note their options."""
     seen: list[Any] = []
-    monkeypatch.setattr(cli, "COMMANDS", dict.fromkeys(cli.COMMANDS, seen.append))
+    run_instead(monkeypatch, seen.append)
     return seen
+
+
+def run_instead(monkeypatch: pytest.MonkeyPatch, function: Callable[[Any], None]) -> None:
+    """Every command calls this in place of its own function."""
+    commands = {name: command._replace(run=function) for name, command in cli.COMMANDS.items()}
+    monkeypatch.setattr(cli, "COMMANDS", commands)
 
 
 def run(*arguments: object) -> int:
@@ -181,7 +188,7 @@ def test_an_error_with_line_breaks_stays_one_line(
 
         raise ModelError("first\nsecond\n\nthird")
 
-    monkeypatch.setattr(cli, "COMMANDS", dict.fromkeys(cli.COMMANDS, refuse))
+    run_instead(monkeypatch, refuse)
     assert run("inspect", "m") == 2
     assert capsys.readouterr().err == "slimgpt: error: first second  third\n"
 
@@ -190,7 +197,7 @@ def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     def interrupted(config: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "COMMANDS", dict.fromkeys(cli.COMMANDS, interrupted))
+    run_instead(monkeypatch, interrupted)
     assert run("prune", "m", "o") == 130
     assert "--resume" in capsys.readouterr().err
     assert run("inspect", "m") == 130

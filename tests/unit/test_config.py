@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from slimgpt.cli import read_recipe
-from slimgpt.config import EvalConfig, GenerateConfig, PruneConfig, options_from
+from slimgpt.config import EvalConfig, GenerateConfig, PruneConfig, options_from, read_recipe
 from slimgpt.errors import ConfigError
 
 PRUNE = PruneConfig("model", "out")

@@ -1,0 +1,82 @@
+"""The command line: parses options, calls the library, prints. ``slimgpt COMMAND --help`` says it all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Union
+
+import tyro
+from tyro.conf import subcommand
+
+from slimgpt.cli.commands import COMMANDS
+from slimgpt.config import read_recipe
+from slimgpt.errors import SlimGPTError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130  # what shells expect after Ctrl-C
+
+DESCRIPTION = "Make language models smaller: whole heads and FFN channels gone, survivors optimally repaired."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar is enough: libraries keep theirs to themselves
+    try:
+        config = _parse(arguments)
+        config.check()
+        return next(command.run for command in COMMANDS.values() if command.config is type(config))(config) or 0
+    except SlimGPTError as error:
+        print("slimgpt: error:", *str(error).split("\n"), file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"slimgpt: interrupted.{_how_to_resume(arguments)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parse(arguments: list[str]) -> Any:
+    """Options from flags; a recipe's values stand where flags do not."""
+    commands = [
+        Annotated[command.config, subcommand(name, default=_with_recipe(command.config, arguments))]
+        if "recipe" in _fields(command.config)
+        else Annotated[command.config, subcommand(name)]
+        for name, command in COMMANDS.items()
+    ]
+    union: Any = Union[tuple(commands)]  # noqa: UP007  (built at run time)
+    return tyro.cli(union, args=arguments, prog="slimgpt", description=DESCRIPTION)
+
+
+def _with_recipe(config: Any, arguments: list[str]) -> Any:
+    """The options that flags may still change: a recipe's where it was asked for, nothing where one is required."""
+    required = [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    path = _recipe_path(arguments) if arguments[:1] and COMMANDS.get(arguments[0], (None,))[0] is config else None
+    options = read_recipe(path, config) if path is not None else {}
+    return config(**{**dict.fromkeys(required, tyro.MISSING), **options})
+
+
+def _recipe_path(arguments: list[str]) -> str | None:
+    """FILE of ``--recipe FILE``, read before the flags so that flags win."""
+    for index, argument in enumerate(arguments):
+        if argument == "--recipe" and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith("--recipe="):
+            return argument.removeprefix("--recipe=")
+    return None
+
+
+def _how_to_resume(arguments: list[str]) -> str:
+    command = COMMANDS.get(arguments[0]) if arguments else None
+    if command is None or "resume" not in _fields(command.config):
+        return ""
+    return " What is finished is kept: give the same command with --resume to go on."
+
+
+def _fields(config: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(config)}

@@ -1,0 +1,115 @@
+"""What each command does: call the library, print what it answers. Heavy imports wait inside the functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from slimgpt.config import (
+    EvalConfig,
+    ExportConfig,
+    FamiliesConfig,
+    GenerateConfig,
+    InspectConfig,
+    PruneConfig,
+)
+from slimgpt.errors import OutputError
+
+
+def _prune(config: PruneConfig) -> None:
+    from slimgpt.driver import prune
+    from slimgpt.report.console import ProgressObserver, out, print_record
+
+    observer = ProgressObserver()
+    try:
+        result = prune(config, observer)
+    finally:
+        observer.close()
+    if result.record:  # of several processes one has it
+        print_record(result.record)
+        out.print(f"Written to {result.path}")
+
+
+def _eval(config: EvalConfig) -> None:
+    from slimgpt.evaluation import perplexity, read_text
+    from slimgpt.loading import load_model
+    from slimgpt.report.console import print_perplexity
+
+    _refuse_existing(config.json)
+    text = read_text(config.text)
+    model, tokenizer = load_model(config.model, config.device)
+    result = perplexity(model, tokenizer, text, config.seqlen, config.max_tokens, config.batch_size)
+    print_perplexity(config.model, config.text, result)
+    _write_json(config.json, {"model": config.model, "text": config.text, **dataclasses.asdict(result)})
+
+
+def _inspect(config: InspectConfig) -> None:
+    from slimgpt.inspection import inspect_model
+    from slimgpt.report.console import print_inspection
+
+    _refuse_existing(config.json)
+    inspection = inspect_model(config.model)
+    print_inspection(inspection)
+    _write_json(config.json, inspection)
+
+
+def _families(config: FamiliesConfig) -> None:
+    from slimgpt.arch import FAMILIES
+    from slimgpt.report.console import print_families
+
+    print_families(FAMILIES)
+
+
+def _generate(config: GenerateConfig) -> None:
+    from slimgpt.generation import generate
+    from slimgpt.loading import load_model
+
+    model, tokenizer = load_model(config.model, config.device)
+    print(
+        generate(model, tokenizer, config.prompt, config.max_new_tokens, config.temperature, config.chat, config.seed)
+    )
+
+
+def _export(config: ExportConfig) -> None:
+    from slimgpt.export import export
+
+    done = export(config)
+    for note in done.notes:
+        print(note)
+    if done.path is not None:
+        print(f"Written to {done.path}")
+
+
+def _refuse_existing(path: str | None) -> None:
+    if path is None:
+        return
+    if Path(path).exists():
+        raise OutputError(f"--json {path} exists: choose another name, or remove it.")
+    if not Path(path).absolute().parent.is_dir():
+        raise OutputError(f"--json {path} cannot be written: there is no folder {Path(path).parent}. Make it first.")
+
+
+def _write_json(path: str | None, content: Any) -> None:
+    from slimgpt.journal import write_json
+
+    if path is not None:
+        write_json(Path(path), content)
+
+
+class Command(NamedTuple):
+    """A command's options, and what carries them out."""
+
+    config: type
+    run: Callable[[Any], None]
+
+
+COMMANDS: dict[str, Command] = {
+    "prune": Command(PruneConfig, _prune),
+    "eval": Command(EvalConfig, _eval),
+    "inspect": Command(InspectConfig, _inspect),
+    "families": Command(FamiliesConfig, _families),
+    "generate": Command(GenerateConfig, _generate),
+    "export": Command(ExportConfig, _export),
+}

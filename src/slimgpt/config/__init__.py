@@ -1,0 +1,23 @@
+"""Every option of every command, as frozen dataclasses: the command line, YAML recipes and the Python API share them.
+
+``check()`` is called before any work and raises :class:`~slimgpt.errors.ConfigError`. Standard library only, but for
+tyro's markers that say which fields are positional on the command line, and YAML.
+"""
+
+from slimgpt.config.evaluate import EvalConfig
+from slimgpt.config.export import ExportConfig
+from slimgpt.config.generate import GenerateConfig
+from slimgpt.config.inspect import FamiliesConfig, InspectConfig
+from slimgpt.config.prune import PruneConfig
+from slimgpt.config.recipe import options_from, read_recipe
+
+__all__ = [
+    "EvalConfig",
+    "ExportConfig",
+    "FamiliesConfig",
+    "GenerateConfig",
+    "InspectConfig",
+    "PruneConfig",
+    "options_from",
+    "read_recipe",
+]

@@ -1,0 +1,105 @@
+"""The options of ``slimgpt prune``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from slimgpt.config.checks import Model, Out, at_least, check_seed
+from slimgpt.errors import ConfigError
+
+MAX_RATIO = 0.9
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Remove a fraction of a model's parameters: whole attention heads and FFN channels, survivors repaired."""
+
+    model: Model
+    """Local Hugging Face folder, hub id, or .gguf file."""
+
+    out: Out
+    """Folder of the smaller model; it appears only when it is complete."""
+
+    ratio: float = 0.25
+    """Removed fraction of all parameters, embeddings included, in [0, 0.9]."""
+
+    recipe: str | None = None
+    """YAML file with any of these options; flags win over it."""
+
+    calibration: str = "c4"
+    """Text file, JSONL or Parquet (field 'text'), a folder of those, a hub dataset, 'c4' (streamed from the hub), or
+    'builtin' (English text that comes with Python, for offline use)."""
+
+    samples: int = 128
+    """Calibration windows."""
+
+    seqlen: int = 2048
+    """Tokens in a window."""
+
+    solver: Literal["obs", "slimgpt", "wanda", "magnitude", "random"] = "obs"
+    """obs: exact greedy Optimal Brain Surgeon. slimgpt: the paper's. The others are baselines."""
+
+    allocation: str | None = None
+    """How ratios vary over layers: log (the paper's, default), linear, uniform, log-down, linear-down, or a YAML/JSON
+    file with one ratio per layer (scaled to meet --ratio), or with two such lists, 'attention' and 'ffn'."""
+
+    layout: Literal["per-layer", "uniform"] = "per-layer"
+    """per-layer: every layer has its own sizes (best quality). uniform: one size, loads as a stock class."""
+
+    round_to: int = 8
+    """FFN widths are multiples of this; 64 or 128 suit tensor cores and quantised kernels."""
+
+    damping: float = 0.01
+    """Added to the Hessian's diagonal, as a fraction of its mean."""
+
+    repair: bool | None = None
+    """Refit the surviving weights by least squares. Default: the solver's habit (baselines do not)."""
+
+    grouped_cholesky: bool = True
+    """Solver slimgpt: score heads by the grouped Cholesky decomposition (off: the paper's ablation)."""
+
+    group_size: int = 0
+    """Solver slimgpt: channels removed per round; 0 is the dynamic 1024 to 8 (else: the paper's ablation)."""
+
+    batch_size: int = 0
+    """Windows in one forward pass; 0 chooses."""
+
+    offload_dir: str | None = None
+    """Keep the activations of the calibration tokens in files here; by default they stay in memory while they fit."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Dtype of the written weights; auto keeps the checkpoint's (float32 for a quantised GGUF file)."""
+
+    seed: int = 0
+    """Seed of the calibration windows and of the random solver."""
+
+    resume: bool = False
+    """Continue an interrupted run of the same command from its last finished layer."""
+
+    force: bool = False
+    """Replace OUT if it exists, and start anew if an unfinished run is there."""
+
+    def check(self) -> None:
+        """Raise ConfigError on a value outside its rule."""
+        if not (math.isfinite(self.ratio) and 0 <= self.ratio <= MAX_RATIO):
+            raise ConfigError(
+                f"--ratio {self.ratio} is outside [0, {MAX_RATIO}]: it is the removed fraction of all parameters."
+            )
+        if not (math.isfinite(self.damping) and self.damping >= 0):
+            raise ConfigError(f"--damping {self.damping} must be 0 or more; 0.01 is usual.")
+        at_least("samples", self.samples, 1)
+        at_least("seqlen", self.seqlen, 2)
+        at_least("round-to", self.round_to, 1)
+        at_least("group-size", self.group_size, 0)
+        at_least("batch-size", self.batch_size, 0)
+        check_seed(self.seed)
+        if self.layout == "uniform" and self.allocation not in (None, "uniform"):
+            raise ConfigError(
+                f"--layout uniform gives all layers one size, which contradicts --allocation {self.allocation}: "
+                "drop one of the two."
+            )

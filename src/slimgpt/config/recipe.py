@@ -1,0 +1,63 @@
+"""Recipes: the options of a command as a YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from slimgpt.config.prune import PruneConfig
+from slimgpt.errors import ConfigError
+
+
+def read_recipe(path: str, config: type = PruneConfig) -> dict[str, Any]:
+    """Options of one command from a YAML file.
+
+    Raises:
+        ConfigError: missing, not YAML, not a mapping, or with an unknown or ill-typed option.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"--recipe {path!r} does not exist: name a YAML file of options.")
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--recipe {path!r} is not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--recipe {path!r} must hold 'option: value' lines.")
+    return options_from(settings, f"--recipe {path}", config)
+
+
+def options_from(settings: Mapping[str, Any], where: str, config: type = PruneConfig) -> dict[str, Any]:
+    """Check the keys of a recipe against a command's options and bring dashes to underscores.
+
+    Raises:
+        ConfigError: an unknown key (the nearest is offered), or a value of the wrong type.
+    """
+    fields = get_type_hints(config)
+    options: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = str(key).replace("-", "_")
+        if name not in fields or name == "recipe":
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f". Known: {', '.join(sorted(fields))}."
+            raise ConfigError(f"{where}: unknown option {key!r}{hint}")
+        options[name] = _typed(name, value, fields[name], where)
+    return options
+
+
+def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
+    """A recipe's value, if it is of the field's type; integers serve as floats, booleans as nothing else."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{where}: {name} is {value!r}, but must be one of {', '.join(get_args(hint))}.")
+        return value
+    kinds = get_args(hint) or (hint,)
+    accepted = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ConfigError(f"{where}: {name} is {value!r}, but must be {names}.")
+    return float(value) if float in kinds else value
