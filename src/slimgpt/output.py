@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -27,11 +27,13 @@ import slimgpt.modeling_slimgpt as modeling
 from slimgpt.arch.family import head_dim
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import OutputError
-from slimgpt.job import Job
 from slimgpt.journal import sync, write_json, write_tensors
 from slimgpt.planning import Plan
 from slimgpt.schema import RECORD
 from slimgpt.weights import INDEX
+
+if TYPE_CHECKING:
+    from slimgpt.job import Job
 
 ONE_FILE_BYTES = 1 << 30  # up to this the weights are merged into one file, which has to pass through memory
 SPARE_BYTES = 64 << 20  # tokenizer, record and room to breathe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimgpt import journal, runtime
+from slimgpt import journal, measured, runtime
 from slimgpt.arch.family import output_dim
-from slimgpt.card import model_card
 from slimgpt.job import Job, versions
 from slimgpt.runtime import Clock
 from slimgpt.schema import RECORD, SCHEMA
@@ -76,7 +74,7 @@ def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any
             "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
             "peak_host_bytes": runtime.peak_host_bytes(),
             "peak_device_bytes": runtime.peak_device_bytes(job.device),
-            "device": _device_name(job.device),
+            "device": runtime.device_name(job.device),
         },
     }
 
@@ -86,13 +84,7 @@ def _sizes(job: Job) -> list[dict[str, int]]:
     return [family.resized(checkpoint.layer_config(i), job.plan.kept(i)) for i in range(len(checkpoint.layers))]
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
-
-
 def write(folder: Path, whole: Mapping[str, Any]) -> None:
-    """Write the record and the model card made from it."""
+    """Write the record, and the model card made from it and from what was measured."""
     journal.write_json(folder / RECORD, whole)
-    journal.write_text(folder / "README.md", model_card(whole))
+    measured.renew_card(folder)

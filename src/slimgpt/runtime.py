@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import sys
 import time
@@ -61,6 +62,13 @@ def _cpu_has_bfloat16() -> bool:
 def pick_batch_size(asked: int, seqlen: int, device: torch.device) -> int:
     """Windows in one forward pass; does not look at free memory, so that the same command gives the same bytes."""
     return asked or max(1, TOKENS_PER_BATCH[device.type] // seqlen)
+
+
+def device_name(device: torch.device) -> str:
+    """What a record says of the hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 class Clock:

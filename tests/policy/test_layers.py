@@ -26,7 +26,7 @@ class Layer:
 KERNELS = "linalg stats sites solvers"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = "arch schema weights checkpoint stream surgery calibration journal runtime planning " + STREAMING
-RUN = "job output record card driver loading inspection generation"
+RUN = "job output record card measured driver loading inspection generation"
 
 LAYERS = [
     Layer("errors _version"),
@@ -61,10 +61,10 @@ LAYERS = [
         f"errors _version config allocation modeling_slimgpt {KERNELS} {MODEL_SIDE}",
         "torch transformers safetensors huggingface_hub",
     ),
-    Layer("evaluation", f"errors {MODEL_SIDE} {RUN}", "torch transformers"),
+    Layer("evaluation", f"errors config {MODEL_SIDE} {RUN}", "torch transformers lm_eval yaml"),
     Layer("export", f"errors config modeling_slimgpt {KERNELS} {MODEL_SIDE} {RUN}", "torch transformers gguf numpy"),
     Layer("report", f"errors config evaluation allocation {MODEL_SIDE} {RUN}", "rich"),
-    Layer("bench", f"errors {KERNELS} {MODEL_SIDE} {RUN}", "torch"),
+    Layer("bench", f"errors config {KERNELS} {MODEL_SIDE} {RUN}", "torch"),
 ]
 EVERYTHING = ["cli", "__init__", "__main__"]
 

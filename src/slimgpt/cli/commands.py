@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimgpt.config import (
+    BenchConfig,
     EvalConfig,
     ExportConfig,
     FamiliesConfig,
@@ -33,16 +34,21 @@ def _prune(config: PruneConfig) -> None:
 
 
 def _eval(config: EvalConfig) -> None:
-    from slimgpt.evaluation import perplexity, read_text
-    from slimgpt.loading import load_model
-    from slimgpt.report.console import print_perplexity
+    from slimgpt.evaluation import evaluate
+    from slimgpt.report.console import EvaluationProgress, print_comparison, print_evaluation
 
     _refuse_existing(config.json)
-    text = read_text(config.text)
-    model, tokenizer = load_model(config.model, config.device)
-    result = perplexity(model, tokenizer, text, config.seqlen, config.max_tokens, config.batch_size)
-    print_perplexity(config.model, config.text, result)
-    _write_json(config.json, {"model": config.model, "text": config.text, **dataclasses.asdict(result)})
+    _refuse_existing(config.compare_json, "--compare-json")
+    progress = EvaluationProgress()
+    try:
+        result = evaluate(config, progress)
+    finally:
+        progress.close()
+    print_evaluation(result.found)
+    _write_json(config.json, result.found)
+    if result.comparison is not None:
+        print_comparison(result.comparison)
+        _write_json(config.compare_json, result.comparison)
 
 
 def _inspect(config: InspectConfig) -> None:
@@ -53,6 +59,31 @@ def _inspect(config: InspectConfig) -> None:
     inspection = inspect_model(config.model)
     print_inspection(inspection)
     _write_json(config.json, inspection)
+
+
+def _bench(config: BenchConfig) -> None:
+    from slimgpt.bench import bench
+    from slimgpt.report.bench_table import bench_progress, print_bench
+
+    _refuse_existing(config.json)
+    folders = _run_folders(config.models) if config.record else []
+    with bench_progress(total=len(config.models) * (config.warmup + config.repeats)) as progress:
+        result = bench(config, progress)
+    print_bench(result)
+    _write_json(config.json, result)
+    for folder in folders:
+        (folder / "measured").mkdir(exist_ok=True)
+        _write_json(str(folder / "measured" / "bench.json"), result)
+
+
+def _run_folders(models: tuple[str, ...]) -> list[Path]:
+    """Those of the models that carry a record of their making."""
+    from slimgpt.schema import RECORD
+
+    folders = [Path(model).expanduser() for model in models if (Path(model).expanduser() / RECORD).is_file()]
+    if not folders:
+        raise OutputError(f"--record: none of {', '.join(models)} is a folder with {RECORD}. Use --json FILE.")
+    return folders
 
 
 def _families(config: FamiliesConfig) -> None:
@@ -82,13 +113,13 @@ def _export(config: ExportConfig) -> None:
         print(f"Written to {done.path}")
 
 
-def _refuse_existing(path: str | None) -> None:
+def _refuse_existing(path: str | None, option: str = "--json") -> None:
     if path is None:
         return
     if Path(path).exists():
-        raise OutputError(f"--json {path} exists: choose another name, or remove it.")
+        raise OutputError(f"{option} {path} exists: choose another name, or remove it.")
     if not Path(path).absolute().parent.is_dir():
-        raise OutputError(f"--json {path} cannot be written: there is no folder {Path(path).parent}. Make it first.")
+        raise OutputError(f"{option} {path} cannot be written: there is no folder {Path(path).parent}. Make it first.")
 
 
 def _write_json(path: str | None, content: Any) -> None:
@@ -108,6 +139,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "prune": Command(PruneConfig, _prune),
     "eval": Command(EvalConfig, _eval),
+    "bench": Command(BenchConfig, _bench),
     "inspect": Command(InspectConfig, _inspect),
     "families": Command(FamiliesConfig, _families),
     "generate": Command(GenerateConfig, _generate),

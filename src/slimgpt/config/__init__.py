@@ -4,6 +4,7 @@
 tyro's markers that say which fields are positional on the command line, and YAML.
 """
 
+from slimgpt.config.bench import BenchConfig
 from slimgpt.config.evaluate import EvalConfig
 from slimgpt.config.export import ExportConfig
 from slimgpt.config.generate import GenerateConfig
@@ -12,6 +13,7 @@ from slimgpt.config.prune import PruneConfig
 from slimgpt.config.recipe import options_from, read_recipe
 
 __all__ = [
+    "BenchConfig",
     "EvalConfig",
     "ExportConfig",
     "FamiliesConfig",
