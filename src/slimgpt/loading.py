@@ -24,11 +24,12 @@ def load_model(model: str, device: str = "auto") -> tuple[Any, Any]:
     where = runtime.pick_device(device)
     checkpoint = open_checkpoint(model)
     dtype = runtime.compute_dtype(checkpoint.dtype, where)
-    loaded = _load(checkpoint.path, dtype)
+    loaded = load_as(checkpoint.path, dtype)
     return loaded.to(where).eval(), load_tokenizer(checkpoint.path)
 
 
-def _load(path: Path, dtype: torch.dtype) -> Any:
+def load_as(path: Path, dtype: torch.dtype) -> Any:
+    """The causal LM of a local folder or GGUF file that :mod:`slimgpt.checkpoint` has found in order, on the CPU."""
     if path.is_file():
         return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
     return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)

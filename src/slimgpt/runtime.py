@@ -53,6 +53,13 @@ def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     return stored if native else torch.float32
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """The device multiplies bfloat16 natively."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and _cpu_has_bfloat16()
+
+
 def _cpu_has_bfloat16() -> bool:
     """Native bfloat16 products, as far as this torch can tell."""
     known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell

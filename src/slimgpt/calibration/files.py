@@ -10,6 +10,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -32,14 +33,34 @@ def documents(path: Path) -> Iterator[str]:
         CalibrationError: the file cannot be opened, is damaged, binary or not UTF-8, or has a row that holds
             no text.
     """
+    with _opened(path) as (stream, suffix):
+        yield from FORMATS.get(suffix, _text_documents)(stream, str(path))
+
+
+def rows(path: Path) -> Iterator[tuple[str, object]]:
+    """What the lines of a JSONL file hold, compressed or not, each with its place (file and line) for messages.
+
+    Raises:
+        CalibrationError: the file cannot be opened, is damaged or not UTF-8, or has a line that is not JSON.
+    """
+    with _opened(path) as (stream, _):
+        yield from _jsonl_rows(stream, str(path))
+
+
+def format_of(path: Path) -> str:
+    """The ending that tells a file's format, such as ``.jsonl``, behind one that tells a compression."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    decompress = DECOMPRESSORS.get(suffixes[-1] if suffixes else "")
-    if decompress:
+    if suffixes and suffixes[-1] in DECOMPRESSORS:
         suffixes.pop()
-    read = FORMATS.get(suffixes[-1] if suffixes else "", _text_documents)
+    return suffixes[-1] if suffixes else ""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """A file without its compression, and the ending that tells its format."""
     try:
-        with (decompress or _open_plain)(path) as stream:
-            yield from read(stream, str(path))
+        with DECOMPRESSORS.get(path.suffix.lower(), _open_plain)(path) as stream:
+            yield stream, format_of(path)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise _damaged(str(path), error) from error
 
@@ -77,9 +98,14 @@ def _text_documents(stream: BinaryIO, place: str) -> Iterator[str]:
 
 
 def _jsonl_documents(stream: BinaryIO, place: str) -> Iterator[str]:
+    yield from (text_of(row, row_place) for row_place, row in _jsonl_rows(stream, place))
+
+
+def _jsonl_rows(stream: BinaryIO, place: str) -> Iterator[tuple[str, object]]:
     for number, line in _lines(stream, place):
         if line.strip():
-            yield text_of(_json(line, f"{place}, line {number},"), f"{place}, line {number},")
+            row_place = f"{place}, line {number},"
+            yield row_place, _json(line, row_place)
 
 
 def _json(line: str, place: str) -> object:

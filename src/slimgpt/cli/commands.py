@@ -15,6 +15,7 @@ from slimgpt.config import (
     GenerateConfig,
     InspectConfig,
     PruneConfig,
+    RecoverConfig,
 )
 from slimgpt.errors import OutputError
 
@@ -31,6 +32,20 @@ def _prune(config: PruneConfig) -> None:
     if result.record:  # of several processes one has it
         print_record(result.record)
         out.print(f"Written to {result.path}")
+
+
+def _recover(config: RecoverConfig) -> None:
+    from slimgpt.recovery import recover
+    from slimgpt.report.recovery import RecoveryProgress, print_recovery
+
+    observer = RecoveryProgress()
+    try:
+        result = recover(config, observer)
+    finally:
+        observer.close()
+    if result.record:  # of several processes one has it
+        print_recovery(result.record)
+        print(f"Written to {result.path}")
 
 
 def _eval(config: EvalConfig) -> None:
@@ -138,6 +153,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "prune": Command(PruneConfig, _prune),
+    "recover": Command(RecoverConfig, _recover),
     "eval": Command(EvalConfig, _eval),
     "bench": Command(BenchConfig, _bench),
     "inspect": Command(InspectConfig, _inspect),

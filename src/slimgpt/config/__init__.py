@@ -11,6 +11,7 @@ from slimgpt.config.generate import GenerateConfig
 from slimgpt.config.inspect import FamiliesConfig, InspectConfig
 from slimgpt.config.prune import PruneConfig
 from slimgpt.config.recipe import options_from, read_recipe
+from slimgpt.config.recover import RecoverConfig
 
 __all__ = [
     "BenchConfig",
@@ -20,6 +21,7 @@ __all__ = [
     "GenerateConfig",
     "InspectConfig",
     "PruneConfig",
+    "RecoverConfig",
     "options_from",
     "read_recipe",
 ]

@@ -1,0 +1,10 @@
+"""Gives back what pruning took: short fine-tuning by LoRA or of all weights, on data or towards the dense model.
+
+files ──rows──▶ rows ──targets──▶ rows and the teacher's predictions ──trainer──▶ weights ──save──▶ OUT
+"""
+
+from __future__ import annotations
+
+from slimgpt.recovery.run import recover
+
+__all__ = ["recover"]

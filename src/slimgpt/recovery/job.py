@@ -1,0 +1,211 @@
+"""Turns options into a checked job: whatever can refuse a run refuses it here, before any work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+
+from slimgpt import output, runtime
+from slimgpt.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.config import RecoverConfig
+from slimgpt.errors import ConfigError, ModelError
+from slimgpt.job import check_context, versions
+from slimgpt.journal import Journal
+from slimgpt.recovery import lora, rows, targets
+from slimgpt.recovery.packing import Row
+from slimgpt.recovery.teacher import Teacher, open_teacher
+from slimgpt.schema import RECORD
+from slimgpt.team import Team
+
+TOKENS_PER_PASS = {"cpu": 1024, "mps": 2048, "cuda": 4096}
+"""Tokens in one forward and backward pass when the user leaves it to us; their logits, over the whole vocabulary and
+in float32, are there three times."""
+
+NOT_IN_FINGERPRINT = frozenset(
+    {"model", "out", "data", "mix", "teacher", "teacher_cache", "teacher_streamed", "recipe", "device"}
+    | {"resume", "force", "keep_adapter"}
+)
+"""Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
+
+MEASUREMENTS = 10  # of held-out perplexity, in a run whose options do not say
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run after all its checks.
+
+    Attributes:
+        config: the options.
+        checkpoint: the model to recover, opened.
+        tokenizer: the model's.
+        teacher: the dense model; None learns the data's own tokens.
+        train: rows to learn.
+        held_out: rows to measure with.
+        device: where training runs.
+        bfloat16: matrix products are in bfloat16.
+        micro_batch_size: rows in one forward and backward pass of a process.
+        accumulation: passes in one optimiser step.
+        num_steps: optimiser steps.
+        eval_every: optimiser steps between measurements.
+        out: the folder to make.
+        journal: says which run the working folder belongs to.
+        team: the processes that share the work.
+        finished: the record of a run that is to be resumed, but had come to its end.
+    """
+
+    config: RecoverConfig
+    checkpoint: Checkpoint
+    tokenizer: Any
+    teacher: Teacher | None
+    train: list[Row]
+    held_out: list[Row]
+    device: torch.device
+    bfloat16: bool
+    micro_batch_size: int
+    accumulation: int
+    num_steps: int
+    eval_every: int
+    out: Path
+    journal: Journal
+    team: Team
+    finished: dict[str, Any] | None
+
+    @property
+    def partial(self) -> Path:
+        """The working folder."""
+        return output.partial_folder(self.out)
+
+    @property
+    def targets_folder(self) -> Path:
+        """Where the teacher's predictions are kept."""
+        kept = self.config.teacher_cache
+        return Path(kept).expanduser() if kept else self.partial / "teacher"
+
+
+def prepare(config: RecoverConfig) -> Job:
+    """Check the options, open the models, read the data, and open the working folder.
+
+    Raises:
+        SlimGPTError: the first thing that is wrong.
+    """
+    config.check()
+    device = runtime.pick_device(config.device)
+    team = Team.join(device)
+    checkpoint = open_checkpoint(config.model)
+    check_context(checkpoint.config, config.seqlen)
+    if not config.full:
+        lora.adapted_paths(checkpoint)
+    tokenizer = checkpoint.tokenizer()
+    teacher = open_teacher(config.teacher, checkpoint, tokenizer) if config.teacher else None
+    out = Path(os.path.abspath(Path(config.out).expanduser()))
+    train, held_out = rows.build(config, tokenizer)
+    _check_tokens(checkpoint, train + held_out)
+    num_steps = config.max_steps or math.ceil(len(train) * config.epochs / config.batch_size)
+    if config.warmup >= num_steps:
+        raise ConfigError(
+            f"--warmup {config.warmup} is all of the {num_steps} optimiser steps that {len(train)} rows make: lower "
+            "it, or --batch-size, or train for more --epochs."
+        )
+    micro, accumulation = _passes(config, device, team.size)
+    if team.leads:
+        if config.resume or config.force:
+            output.recover(out)
+        output.check_output(out, checkpoint.path, _bytes(config, checkpoint, train), config.force, config.resume)
+    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and runtime.has_bfloat16(device))
+    numbers = {"passes": [micro, accumulation, team.size], "bfloat16": bfloat16, "device": device.type}
+    fingerprint = _fingerprint(config, checkpoint, teacher, [train, held_out]) | numbers
+    journal = Journal(output.partial_folder(out), fingerprint)
+    finished = team.from_leader(_begin(config, out, checkpoint, journal) if team.leads else None)
+    return Job(
+        config=config,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        teacher=teacher,
+        train=train,
+        held_out=held_out,
+        device=device,
+        bfloat16=bfloat16,
+        micro_batch_size=micro,
+        accumulation=accumulation,
+        num_steps=num_steps,
+        eval_every=config.eval_every or max(1, num_steps // MEASUREMENTS),
+        out=out,
+        journal=journal,
+        team=team,
+        finished=finished,
+    )
+
+
+def _passes(config: RecoverConfig, device: torch.device, processes: int) -> tuple[int, int]:
+    """Rows in one pass of a process, and passes in an optimiser step: together the batch, exactly."""
+    share, rest = divmod(config.batch_size, processes)
+    if rest or share == 0:
+        raise ConfigError(f"--batch-size {config.batch_size} is not a multiple of the {processes} processes.")
+    if config.micro_batch_size and share % config.micro_batch_size:
+        raise ConfigError(
+            f"--micro-batch-size {config.micro_batch_size} does not divide the {share} rows of a process: choose one "
+            "that does."
+        )
+    limit = config.micro_batch_size or max(1, TOKENS_PER_PASS[device.type] // config.seqlen)
+    micro = max(size for size in range(1, min(limit, share) + 1) if share % size == 0)
+    return micro, share // micro
+
+
+def _bytes(config: RecoverConfig, checkpoint: Checkpoint, train: list[Row]) -> int:
+    """What a run writes: the output, two checkpoints of what learns with its optimiser, the teacher's predictions."""
+    output_bytes = checkpoint.num_params * checkpoint.dtype.itemsize
+    checkpoints = 2 * 12 * checkpoint.num_params if config.full else 0
+    kept = targets.estimated_bytes(train, config.top_k) if config.teacher and not config.teacher_cache else 0
+    return output_bytes + checkpoints + kept
+
+
+def _check_tokens(checkpoint: Checkpoint, found: list[Row]) -> None:
+    largest = max(max(row.ids) for row in found)
+    if largest >= checkpoint.config.vocab_size:
+        raise ModelError(
+            f"{checkpoint.path}: the tokenizer makes token {largest}, but the model has embeddings for "
+            f"{checkpoint.config.vocab_size} tokens only: the tokenizer belongs to another model."
+        )
+
+
+def _begin(config: RecoverConfig, out: Path, checkpoint: Checkpoint, journal: Journal) -> dict[str, Any] | None:
+    """Open the working folder; or drop it, and return the record, where the run to resume has its output in place."""
+    finished = finished_record(out, journal.fingerprint) if config.resume else None
+    if finished is not None or (config.force and not config.resume):
+        journal.discard()
+    if finished is None:
+        output.check_place(out, checkpoint.path, config.force)  # --resume alone does not replace another output
+        journal.begin(config.resume)
+    return finished
+
+
+def finished_record(out: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of ``out`` if the very same run has made it, and died before it could say so."""
+    try:
+        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        return record if record["recovery"][-1]["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _fingerprint(
+    config: RecoverConfig, checkpoint: Checkpoint, teacher: Teacher | None, data: list[list[Row]]
+) -> dict[str, Any]:
+    """What has to be equal for a run to continue another one and to end with the same weights."""
+    options = {key: value for key, value in asdict(config).items() if key not in NOT_IN_FINGERPRINT}
+    return {
+        **options,
+        "model": checkpoint.fingerprint(),
+        "teacher": teacher.identity if teacher else None,
+        "data": hashlib.sha256(json.dumps(data).encode()).hexdigest(),
+        **versions(),
+        "peft": peft.__version__,
+    }

@@ -1,0 +1,206 @@
+"""recover(): the steps of a run and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.trainer import TRAINER_STATE_NAME
+
+from slimgpt import output, runtime
+from slimgpt.config import RecoverConfig
+from slimgpt.errors import NumericalError
+from slimgpt.job import versions
+from slimgpt.loading import load_as
+from slimgpt.recovery import lora, save, targets, teacher
+from slimgpt.recovery.job import Job, prepare
+from slimgpt.recovery.packing import num_learned
+from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
+from slimgpt.runtime import Clock
+
+
+@dataclass(frozen=True)
+class RecoverResult:
+    """Where the recovered model is, and its full record (what ``slimgpt.json`` holds)."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+class Unwatched:
+    """An observer that does nothing."""
+
+    def planned(self, job: Job) -> None:
+        """Nothing."""
+
+    def taught(self, tokens: int) -> None:
+        """Nothing."""
+
+    def stepped(self, step: int) -> None:
+        """Nothing."""
+
+    def noted(self, loss: float) -> None:
+        """Nothing."""
+
+    def measured(self, step: int, perplexity: float) -> None:
+        """Nothing."""
+
+
+def recover(config: RecoverConfig, observer: Observer | None = None) -> RecoverResult:
+    """Fine-tune a model for a short time and write the best checkpoint, merged, atomically.
+
+    Raises:
+        SlimGPTError: something the user can mend; raised before any work wherever that is possible.
+    """
+    clock = Clock()
+    with clock.timed("prepare"):
+        job = prepare(config)
+    watching = observer if observer is not None and job.team.leads else Unwatched()
+    whole = job.finished or _carry_out(job, watching, clock)
+    job.team.leave()
+    return RecoverResult(job.out, whole)
+
+
+def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
+    """Let the teacher speak, train, and write the output; its record (empty for those who only helped)."""
+    observer.planned(job)
+    with output.full_disk_named(job.out, 0), _quiet_transformers():
+        store = None
+        if job.teacher is not None:
+            with clock.timed("teacher"):
+                store = _taught(job, observer)
+        with clock.timed("train"):
+            trainer = _trainer(job, store, observer)
+            trainer.train(resume_from_checkpoint=_last_checkpoint(job))
+        if not job.team.leads:
+            return {}
+        entry = _entry(job, trainer, clock)
+        _require_better(job, entry)
+        return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
+
+
+def _taught(job: Job, observer: Observer) -> targets.TargetStore:
+    """The teacher's predictions for all training rows; it runs for those that are not on disk yet."""
+    assert job.teacher is not None
+    config, dtype = job.config, _compute_dtype(job)
+    speaker = f"{job.teacher.identity} {dtype} {job.device.type}"
+    store = targets.open_store(job.targets_folder, speaker, job.train, config.top_k, config.temperature)
+    targets.fill(
+        store,
+        job.train,
+        lambda: _loaded_teacher(job),
+        config.top_k,
+        config.temperature,
+        job.micro_batch_size,
+        job.team,
+        observer.taught,
+    )
+    return store
+
+
+def _trainer(job: Job, store: targets.TargetStore | None, observer: Observer) -> RecoveryTrainer:
+    transformers.set_seed(job.config.seed)  # of the adapters
+    if job.config.full:
+        model = load_as(job.checkpoint.path, torch.float32)
+    else:
+        model = lora.with_adapters(load_as(job.checkpoint.path, _compute_dtype(job)), job.checkpoint, job.config)
+    if job.config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    hidden_teacher = _loaded_teacher(job) if job.config.hidden_weight else None
+    fresh = _last_checkpoint(job) is None
+    return RecoveryTrainer(model, job, store, hidden_teacher, observer, measure_first=fresh)
+
+
+def _compute_dtype(job: Job) -> torch.dtype:
+    """Of weights that stay as they are."""
+    return torch.bfloat16 if job.bfloat16 else torch.float32
+
+
+def _loaded_teacher(job: Job) -> Any:
+    assert job.teacher is not None
+    return teacher.load(job.teacher, _compute_dtype(job), job.device, job.config.teacher_streamed)
+
+
+def _last_checkpoint(job: Job) -> str | None:
+    """The last whole checkpoint: Trainer writes its own state last, so one without it was cut short, and goes."""
+    found = sorted(checkpoints_folder(job).glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    whole = [folder for folder in found if (folder / TRAINER_STATE_NAME).is_file()]
+    if job.team.leads:
+        for folder in set(found) - set(whole):
+            shutil.rmtree(folder)
+    return str(whole[-1]) if whole else None
+
+
+def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock) -> dict[str, Any]:
+    """What ``slimgpt.json`` says of a recovery."""
+    history = _history(trainer.state.log_history)
+    measured = {row["step"]: row["eval_perplexity"] for row in history if "eval_perplexity" in row}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return {
+        "method": "distillation" if job.teacher else "fine-tuning",
+        "weights": "all" if job.config.full else "lora",
+        "teacher": job.teacher.source if job.teacher else None,
+        "options": asdict(job.config),
+        "fingerprint": job.journal.fingerprint,
+        "versions": versions(),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "rows": len(job.train),
+        "tokens": sum(len(row.ids) for row in job.train),
+        "learned_tokens": sum(map(num_learned, job.train)),
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "held_out": {
+            "rows": len(job.held_out),
+            "learned_tokens": sum(map(num_learned, job.held_out)),
+            "perplexity_before": measured[0],
+            "perplexity_after": trainer.state.best_metric,
+        },
+        "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+        "peak_host_bytes": runtime.peak_host_bytes(),
+        "peak_device_bytes": runtime.peak_device_bytes(job.device),
+        "device": runtime.device_name(job.device),
+        "history": history,
+    }
+
+
+def _history(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    """One row a step: training loss, held-out perplexity, or both."""
+    rows: dict[int, dict[str, float]] = {}
+    for found in log:
+        row = rows.setdefault(int(found["step"]), {"step": int(found["step"])})
+        row.update({name: found[name] for name in ("loss", "eval_perplexity") if name in found})
+    return [rows[step] for step in sorted(rows) if len(rows[step]) > 1]
+
+
+def _require_better(job: Job, entry: dict[str, Any]) -> None:
+    """A run that makes held-out text less likely is no recovery, and is not written."""
+    before, after = entry["held_out"]["perplexity_before"], entry["held_out"]["perplexity_after"]
+    if not after < before:
+        job.journal.discard()  # the same run would end the same way, and what cures it makes it another run
+        raise NumericalError(
+            f"held-out perplexity was {before:.4g} before training and {after:.4g} at the best of its checkpoints, so "
+            "nothing was written. Lower --learning-rate, or train for longer."
+        )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Trainer's and accelerate's remarks are for their own users."""
+    before, offloading = transformers.logging.get_verbosity(), logging.getLogger("accelerate.big_modeling")
+    transformers.logging.set_verbosity_error()
+    offloading.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what peft still asks of transformers
+            yield
+    finally:
+        transformers.logging.set_verbosity(before)
+        offloading.setLevel(logging.NOTSET)

@@ -1,0 +1,63 @@
+"""The folder that users get: the layout that went in, with other weights, and a record of how they came about."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slimgpt import journal, measured, output
+from slimgpt.loading import load_as
+from slimgpt.recovery import lora
+from slimgpt.recovery.job import Job
+from slimgpt.schema import RECORD, SCHEMA
+
+ADAPTER = "adapter"
+LARGEST_FILE = "5GB"
+WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
+
+
+def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Publish the trained model as OUT; its record, with ``entry`` added to it.
+
+    Args:
+        job: the run.
+        model: as trained: with adapters, which are merged, or whole.
+        entry: what is to be known of this recovery.
+    """
+    folder = job.partial / output.FINISHED
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
+    if not job.config.full:
+        model.save_pretrained(job.partial / ADAPTER)
+        model = lora.merged(load_as(job.checkpoint.path, job.checkpoint.dtype), job.partial / ADAPTER)
+    model.to(job.checkpoint.dtype).save_pretrained(folder, max_shard_size=LARGEST_FILE)
+    job.tokenizer.save_pretrained(folder)
+    _copy_the_rest(job.checkpoint.path, folder)
+    if job.config.keep_adapter:
+        shutil.move(job.partial / ADAPTER, folder / ADAPTER)
+    whole = _record(job, entry)
+    journal.write_json(folder / RECORD, whole)
+    measured.renew_card(folder)
+    output.publish(folder, job.out)
+    return whole
+
+
+def _copy_the_rest(source: Path, folder: Path) -> None:
+    """Configuration, tokenizer, modelling file and whatever else was beside the weights, byte for byte; measurements
+    are of the old weights and stay behind, as folders do.
+    """
+    for file in source.iterdir() if source.is_dir() else ():
+        if file.is_file() and not file.name.endswith(WEIGHTS):
+            shutil.copyfile(file, folder / file.name)
+
+
+def _record(job: Job, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's own record, if slimgpt made it, with this recovery at its end."""
+    before: dict[str, Any] = {"schema": SCHEMA, "source": job.checkpoint.source}
+    stored = job.checkpoint.path / RECORD
+    if stored.is_file():
+        before = json.loads(stored.read_text(encoding="utf-8"))
+    before.setdefault("family", job.checkpoint.family.model_type)
+    return {**before, "recovery": [*before.get("recovery", []), dict(entry)]}

@@ -1,0 +1,126 @@
+"""The dense model's predictions for every row, made once and kept on disk.
+
+One safetensors file holds the targets of ``SHARD`` rows and appears when it is whole, so a run that dies goes on behind
+the last one, and a later run with the same rows, teacher and temperature reads them all. The folder's name says what
+they belong to.
+
+Shapes: B rows · T tokens · P learned positions · K tokens kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from slimgpt.journal import write_tensors
+from slimgpt.recovery.distill import Targets, targets_of
+from slimgpt.recovery.packing import Row, collate, learned, num_learned
+from slimgpt.team import Team
+
+ALGORITHM_VERSION = 1  # raise it whenever other targets than before would be kept
+SHARD = 32  # rows in a file
+BYTES_PER_TOKEN = 6  # float16 and int32
+
+
+class TargetStore:
+    """The targets of all rows, read one row at a time.
+
+    Args:
+        folder: where the files are.
+        num_rows: how many rows have targets, or will have.
+    """
+
+    def __init__(self, folder: Path, num_rows: int) -> None:
+        self._folder = folder
+        self.num_rows = num_rows
+
+    def __getitem__(self, row: int) -> Targets:
+        with safe_open(self._file(row // SHARD), framework="pt") as file:
+            return Targets(*(file.get_tensor(f"{row}.{name}") for name in Targets._fields))
+
+    def missing(self) -> list[int]:
+        """Shards that are not there yet, or damaged."""
+        return [shard for shard in range(-(-self.num_rows // SHARD)) if not self._is_whole(shard)]
+
+    def rows_of(self, shard: int) -> range:
+        """The rows of a shard."""
+        return range(shard * SHARD, min((shard + 1) * SHARD, self.num_rows))
+
+    def write(self, shard: int, targets: Sequence[Targets]) -> None:
+        """Keep the targets of a shard's rows."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            f"{row}.{name}": tensor.cpu().contiguous()
+            for row, of_row in zip(self.rows_of(shard), targets, strict=True)
+            for name, tensor in of_row._asdict().items()
+        }
+        write_tensors(self._file(shard), tensors)
+
+    def _file(self, shard: int) -> Path:
+        return self._folder / f"targets-{shard:06d}.safetensors"
+
+    def _is_whole(self, shard: int) -> bool:
+        try:
+            with safe_open(self._file(shard), framework="pt") as file:
+                return {f"{row}.{Targets._fields[0]}" for row in self.rows_of(shard)} <= set(file.keys())
+        except (OSError, SafetensorError):
+            return False
+
+
+def open_store(folder: Path, teacher: str, rows: Sequence[Row], num_kept: int, temperature: float) -> TargetStore:
+    """The store of these rows under ``folder``; ``teacher`` is what tells this teacher, as it runs, from others."""
+    digest = hashlib.sha256(json.dumps([ALGORITHM_VERSION, teacher, num_kept, temperature]).encode())
+    for row in rows:
+        digest.update(json.dumps(row).encode())
+    return TargetStore(folder / digest.hexdigest()[:32], len(rows))
+
+
+def estimated_bytes(rows: Sequence[Row], num_kept: int) -> int:
+    """What the store of these rows takes on disk."""
+    return sum(map(num_learned, rows)) * (num_kept * BYTES_PER_TOKEN + 4)
+
+
+def fill(
+    store: TargetStore,
+    rows: Sequence[Row],
+    load: Callable[[], Any],
+    num_kept: int,
+    temperature: float,
+    batch_size: int,
+    team: Team,
+    progress: Callable[[int], None],
+) -> None:
+    """Run the teacher over the rows whose targets are missing; it is loaded only if there are any.
+
+    The processes of a team share the missing files.
+    """
+    missing = store.missing()
+    team.meet()  # everybody has looked before anybody writes
+    mine = missing[team.rank :: team.size]
+    teacher = load() if mine else None
+    for shard in mine:
+        chosen = [rows[row] for row in store.rows_of(shard)]
+        store.write(shard, predict(teacher, chosen, num_kept, temperature, batch_size))
+        progress(sum(len(row.ids) for row in chosen))
+    team.meet()
+
+
+@torch.inference_mode()
+def predict(teacher: Any, rows: Sequence[Row], num_kept: int, temperature: float, batch_size: int) -> list[Targets]:
+    """The targets of each row at its learned positions."""
+    found: list[Targets] = []
+    for start in range(0, len(rows), batch_size):
+        chosen = rows[start : start + batch_size]
+        batch = {name: tensor.to(teacher.device) for name, tensor in collate(chosen).items()}
+        learned_BT = learned(batch.pop("labels"))
+        logits_PV = teacher(**batch, use_cache=False).logits[:, :-1][learned_BT]
+        targets = targets_of(logits_PV, num_kept, temperature)
+        counts = learned_BT.sum(1).tolist()
+        found += [Targets(*parts) for parts in zip(*(tensor.split(counts) for tensor in targets), strict=True)]
+    return found

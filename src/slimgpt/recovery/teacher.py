@@ -1,0 +1,118 @@
+"""The dense model that a pruned one learns from: whole or a layer at a time, as it is or quantised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from slimgpt.checkpoint import Checkpoint, last_line, load_tokenizer, open_checkpoint, resolve
+from slimgpt.errors import ConfigError, ModelError
+from slimgpt.loading import load_as
+from slimgpt.weights import SafetensorsWeights
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A dense model, checked and not loaded.
+
+    Attributes:
+        source: what the user named.
+        path: local folder or GGUF file.
+        config: its configuration.
+        identity: tells its predictions from those of other models.
+        checkpoint: the opened model; None where it is quantised, which only transformers can read.
+    """
+
+    source: str
+    path: Path
+    config: Any
+    identity: str
+    checkpoint: Checkpoint | None
+
+
+def open_teacher(name: str, student: Checkpoint, tokenizer: Any) -> Teacher:
+    """Open a teacher and see that its predictions mean what the student's mean.
+
+    Raises:
+        ModelError: it cannot be read, or its tokenizer or vocabulary is not the student's.
+    """
+    path = resolve(name)
+    teacher = _quantised(name, path) if _is_quantised(path) else _plain(name)
+    theirs, ours = teacher.config.vocab_size, student.config.vocab_size
+    cure = "the teacher has to be the model that was pruned, or one with its"
+    if theirs != ours:
+        raise ModelError(
+            f"--teacher {name} predicts {theirs} tokens, but {student.source} predicts {ours}: {cure} vocabulary."
+        )
+    if load_tokenizer(path).get_vocab() != tokenizer.get_vocab():
+        raise ModelError(f"--teacher {name} has another tokenizer than {student.source}: {cure} tokenizer.")
+    return teacher
+
+
+def load(teacher: Teacher, dtype: torch.dtype, device: torch.device, streamed: bool) -> Any:
+    """The teacher in evaluation mode; ``streamed`` leaves its layers on disk until they are due.
+
+    A quantised folder goes where transformers puts it, as its method may not run everywhere.
+
+    Raises:
+        ConfigError: a GGUF file or a quantised model is to be streamed.
+    """
+    if streamed and (teacher.checkpoint is None or teacher.path.is_file()):
+        raise ConfigError(
+            f"--teacher-streamed needs a folder of plain safetensors, and {teacher.source} is quantised or a GGUF "
+            "file: leave it out, or name the original model."
+        )
+    if teacher.path.is_file():
+        return load_as(teacher.path, dtype).to(device).eval()
+    placement: dict[str, Any] = {"device_map": {"": device}}
+    if streamed:
+        assert teacher.checkpoint is not None
+        placement["device_map"] = _layers_on_disk(teacher.checkpoint, device)
+    return AutoModelForCausalLM.from_pretrained(teacher.path, dtype=dtype, use_safetensors=True, **placement).eval()
+
+
+def _plain(name: str) -> Teacher:
+    checkpoint = open_checkpoint(name)
+    return Teacher(name, checkpoint.path, checkpoint.config, checkpoint.fingerprint(), checkpoint)
+
+
+def _is_quantised(path: Path) -> bool:
+    try:
+        return bool(json.loads((path / "config.json").read_text(encoding="utf-8")).get("quantization_config"))
+    except (OSError, ValueError, AttributeError):
+        return False  # a GGUF file, or something that open_checkpoint has words for
+
+
+def _quantised(name: str, path: Path) -> Teacher:
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (ValueError, TypeError, OSError) as error:
+        raise ModelError(f"--teacher {name}: config.json is not valid ({last_line(error)}). Mend it.") from error
+    weights = SafetensorsWeights(path)
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for tensor in sorted(weights.names()):
+        digest.update(f"{tensor} {weights.shape(tensor)}".encode())
+        digest.update(weights.get(tensor).flatten()[:1024].float().numpy().tobytes())
+    return Teacher(name, path, config, digest.hexdigest(), None)
+
+
+def _layers_on_disk(checkpoint: Checkpoint, device: torch.device) -> dict[str, str]:
+    """accelerate's device map: decoder layers on disk, everything else on the device."""
+    inside = f"{checkpoint.family.layers}."
+    tensors = [*checkpoint.other_names(), *(name for name, _ in checkpoint.skeleton.named_buffers())]
+    modules = {name.rpartition(".")[0] for name in tensors if not name.startswith(inside)}
+    modules |= {name for name, module in checkpoint.skeleton.named_modules() if _is_head(checkpoint, module)}
+    layers = {f"{inside}{index}": "disk" for index in range(len(checkpoint.layers))}
+    return {**dict.fromkeys(sorted(modules), str(device)), **layers}
+
+
+def _is_head(checkpoint: Checkpoint, module: Any) -> bool:
+    """The head has no name of its own among the parameters where it is the embedding."""
+    skeleton: Any = checkpoint.skeleton
+    return module is skeleton.get_output_embeddings()

@@ -1,0 +1,200 @@
+"""transformers' Trainer with our two losses, held-out perplexity, and progress for whoever watches.
+
+All else is Trainer's: gradient accumulation, mixed precision, checkpoints, resuming, several processes, early stopping
+and the choice of the best checkpoint. A checkpoint's weights are safetensors; optimiser, schedule and random state are
+files that Trainer reads with ``weights_only=True``, which builds tensors and numbers and runs no code.
+
+Shapes: B rows · T tokens · P learned positions · V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from slimgpt.errors import NumericalError
+from slimgpt.recovery.batches import Rows, make_batch, take_targets
+from slimgpt.recovery.distill import hidden_state_error, kl_divergence
+from slimgpt.recovery.job import Job
+from slimgpt.recovery.packing import learned
+from slimgpt.recovery.targets import TargetStore
+
+LOGS = 100  # losses noted in a run
+
+
+class Observer(Protocol):
+    """Who watches a run: the command line draws a progress bar."""
+
+    def planned(self, job: Job) -> None:
+        """Everything is checked and decided; work starts when this returns."""
+
+    def taught(self, tokens: int) -> None:
+        """The teacher has read so many tokens."""
+
+    def stepped(self, step: int) -> None:
+        """So many optimiser steps are done."""
+
+    def noted(self, loss: float) -> None:
+        """The training loss of late."""
+
+    def measured(self, step: int, perplexity: float) -> None:
+        """Held-out perplexity after so many steps."""
+
+
+class RecoveryTrainer(Trainer):
+    """Learns the data's tokens, or a teacher's predictions where the batches carry them.
+
+    Args:
+        model: what learns, with adapters or whole.
+        job: the run.
+        store: the teacher's targets of all training rows; None learns the data's own tokens.
+        teacher: for hidden states; None leaves them out.
+        observer: who watches.
+        measure_first: measure held-out perplexity before the first step too.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        job: Job,
+        store: TargetStore | None,
+        teacher: Any | None,
+        observer: Observer,
+        measure_first: bool,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=arguments(job, measure_first),
+            data_collator=make_batch,
+            train_dataset=Rows(job.train, store),
+            eval_dataset=Rows(job.held_out),
+            compute_metrics=_perplexity,
+            callbacks=[EarlyStoppingCallback(job.config.patience), _Watcher(observer)],
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole optimiser step
+        self._settings = job.config
+        self._teacher = teacher
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The batch's share of the mean loss over all learned tokens of the optimiser step, of all processes."""
+        labels_BT, targets = inputs.pop("labels"), take_targets(inputs)
+        learned_BT = learned(labels_BT)
+        outputs = model(**inputs, use_cache=False, output_hidden_states=self._teacher is not None)
+        logits_PV = outputs.logits[:, :-1][learned_BT]
+        if targets is None:
+            total = functional.cross_entropy(logits_PV.float(), labels_BT[:, 1:][learned_BT], reduction="sum")
+        else:
+            total = kl_divergence(logits_PV, targets, self._settings.temperature)
+        if self._teacher is not None:
+            with torch.no_grad():
+                theirs = self._teacher(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+            error = hidden_state_error(outputs.hidden_states, theirs, learned_BT)
+            total = total + self._settings.hidden_weight * error
+        loss = total * self.accelerator.num_processes / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each row the summed negative log-likelihood and the number of tokens it is over, B each."""
+        inputs = self._prepare_inputs(inputs)
+        labels_BT = inputs.pop("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits_BTV = model(**inputs, use_cache=False).logits[:, :-1].float()
+        nll_BT = functional.cross_entropy(logits_BTV.transpose(1, 2), labels_BT[:, 1:], reduction="none")
+        nll_B, count_B = nll_BT.sum(1), learned(labels_BT).sum(1)
+        return nll_B.sum() / count_B.sum(), nll_B, count_B
+
+
+def _perplexity(found: EvalPrediction) -> dict[str, float]:
+    """Over all tokens of all rows; by row, because batches differ in their number of tokens."""
+    nll: Any = found.predictions
+    mean = float(nll.sum() / found.label_ids.sum())  # type: ignore[union-attr]
+    return {"perplexity": math.exp(mean) if mean < 700 else math.inf}
+
+
+class _Watcher(TrainerCallback):
+    """Passes on what happens, and stops a run whose loss is no number any more."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._observer.stepped(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise NumericalError(
+                f"the training loss is {loss} at step {state.global_step}: lower --learning-rate, or use "
+                "--precision float32."
+            )
+        self._observer.noted(loss)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._observer.measured(state.global_step, kwargs["metrics"]["eval_perplexity"])
+
+
+def arguments(job: Job, measure_first: bool) -> TrainingArguments:
+    """Our options in Trainer's words."""
+    config = job.config
+    made = TrainingArguments(
+        output_dir=str(checkpoints_folder(job)),
+        per_device_train_batch_size=job.micro_batch_size,
+        per_device_eval_batch_size=job.micro_batch_size,
+        gradient_accumulation_steps=job.accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.peak_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        adam_beta2=0.95,  # a memory of twenty steps: runs are short
+        bf16=job.bfloat16,
+        logging_strategy="steps",
+        logging_steps=max(1, job.num_steps // LOGS),
+        logging_nan_inf_filter=False,  # a loss that is no number is an error, not a zero
+        eval_on_start=measure_first,
+        eval_strategy="steps",
+        eval_steps=job.eval_every,
+        save_strategy="steps",
+        save_steps=job.eval_every,
+        save_total_limit=1,  # and the best one
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_perplexity",
+        greater_is_better=False,
+        use_cpu=job.device.type == "cpu",
+        ddp_backend="gloo" if job.device.type == "cpu" and job.team.size > 1 else None,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=job.device.type == "cuda",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+        seed=config.seed,
+    )
+    if made.n_gpu > 1:  # one process takes one GPU: several are for accelerate launch
+        made._n_gpu = 1
+    return made
+
+
+def checkpoints_folder(job: Job) -> Path:
+    """Where Trainer keeps its checkpoints."""
+    return job.partial / "training"
