@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slimgpt.sites import part_of
@@ -31,8 +31,8 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```"""
 
 
-def model_card(record: Mapping[str, Any]) -> str:
-    """Markdown made from the run's record alone."""
+def model_card(record: Mapping[str, Any], measured: Mapping[str, Any] | None = None) -> str:
+    """Markdown made from the run's record, and from what was measured since, by kind: eval, compare, bench."""
     options, sizes = record["options"], record["parameters"]
     loading = LOAD_UNIFORM if options["layout"] == "uniform" else LOAD_PER_LAYER
     return f"""\
@@ -53,7 +53,7 @@ structured pruning: whole attention heads and FFN channels are gone, and the sur
 | attention units, all layers | {_units(record, "attention", "num_units")} | {_units(record, "attention", "kept")} |
 | FFN channels, all layers | {_units(record, "ffn", "num_units")} | {_units(record, "ffn", "kept")} |
 
-## How to load it
+{_measured(measured or {})}## How to load it
 
 {loading}
 
@@ -72,6 +72,86 @@ quality: run `slimgpt eval`).
 |---|---|---|---|---|
 {_layer_rows(record)}
 """
+
+
+def _measured(measured: Mapping[str, Any]) -> str:
+    """What is known of the model's quality and speed, with how it was measured; nothing where nothing is known."""
+    sections = {"eval": _perplexities, "tasks": _tasks, "compare": _comparison, "bench": _speed}
+    known = {**measured, "tasks": measured.get("eval")}
+    return "".join(
+        f"{text}\n\n" for kind, section in sections.items() if known.get(kind) and (text := section(known[kind]))
+    )
+
+
+def _perplexities(found: Mapping[str, Any]) -> str:
+    rows = {name: entry for name, entry in found["results"].items() if "perplexity,none" in entry}
+    return _table(
+        f"## Perplexity\n\nMeasured {found['date'][:10]}; the name says the text and the window in tokens.",
+        ("text", "perplexity", "bits per byte", "predicted tokens"),
+        [
+            (name, _figure(row, "perplexity", 2), _figure(row, "bits_per_byte", 4), f"{_tokens(found, name):,}")
+            for name, row in rows.items()
+        ],
+    )
+
+
+def _tokens(found: Mapping[str, Any], name: str) -> int:
+    return int(found["configs"][name]["num_tokens"])
+
+
+def _tasks(found: Mapping[str, Any]) -> str:
+    rows = {name: entry for name, entry in found["results"].items() if "acc,none" in entry}
+    samples = found["n-samples"]
+    return _table(
+        "## Tasks\n\nBy lm-evaluation-harness; the row `slimgpt` is the mean of the SlimGPT paper's seven tasks.",
+        ("task", "accuracy", "normalised by length", "rows"),
+        [
+            (name, _figure(row, "acc", 3), _figure(row, "acc_norm", 3), f"{samples[name]['effective']:,}")
+            for name, row in rows.items()
+        ],
+    )
+
+
+def _figure(entry: Mapping[str, Any], metric: str, digits: int) -> str:
+    """A figure with its standard error."""
+    value, error = entry.get(f"{metric},none"), entry.get(f"{metric}_stderr,none")
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f} ± {error:.{digits}f}" if isinstance(error, float) else f"{value:,.{digits}f}"
+
+
+def _comparison(found: Mapping[str, Any]) -> str:
+    rows = [
+        (row["corruption"], f"{row['model_bits_per_byte']:.4f}", f"{row['against_bits_per_byte']:.4f}")
+        for row in found["robustness"]
+    ]
+    tokens = (
+        f"Kullback-Leibler divergence {found['kl_nats_per_token']:.4f} nats a token; the likeliest token is the same "
+        f"for {found['top1_agreement']:.1%} of them. "
+        if found["kl_nats_per_token"] is not None
+        else ""
+    )
+    title = f"## Against {found['against']}\n\n{tokens}Bits per byte, on the text and on the text corrupted:"
+    return _table(title, ("corruption", "this model", found["against"]), rows)
+
+
+def _speed(found: Mapping[str, Any]) -> str:
+    keys = ("prefill_tokens_per_s", "decode_tokens_per_s", "time_to_first_token_ms")
+    return _table(
+        f"## Speed\n\nMeasured {found['date'][:10]} on {found['device']}; medians.",
+        ("model", "parameters", "prefill tokens/s", "decode tokens/s", "first token, ms"),
+        [
+            (row["model"], f"{row['parameters']:,}", *(f"{row[key]['median']:,.1f}" for key in keys))
+            for row in found["models"]
+        ],
+    )
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join([title, "", *("| " + " | ".join(line) + " |" for line in lines)])
 
 
 def _repair(options: Mapping[str, Any]) -> str:

@@ -3,38 +3,116 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from slimgpt.config.checks import Model, at_least
+from slimgpt.config.checks import Model, at_least, check_seed
+from slimgpt.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Measure a model's perplexity on a text."""
+    """Measure a model: perplexity on a text, zero-shot and few-shot tasks, and how it differs from another model."""
 
     model: Model
     """Local folder (dense or pruned), hub id, or .gguf file."""
 
-    text: str
-    """UTF-8 text file."""
+    text: str | None = None
+    """UTF-8 text file to measure perplexity on. Needed unless tasks are asked for."""
 
-    seqlen: int = 2048
-    """Tokens in a window; the literature uses 2048 and 128."""
+    seqlen: tuple[int, ...] = (128, 2048)
+    """Tokens in a window; one figure for each. The literature uses 128 and 2048."""
+
+    stride: int | None = None
+    """Tokens from one window to the next; of a window that overlaps, only new tokens count. Default: no overlap."""
+
+    bos: Literal["none", "text", "window"] = "none"
+    """Where a beginning-of-sequence token goes: nowhere, before the text, or at the start of each window."""
 
     max_tokens: int | None = None
-    """Stop after this many tokens; default: the whole text."""
+    """Stop after this many tokens of the text; default: the whole text."""
+
+    suite: Literal["slimgpt"] | None = None
+    """slimgpt: the seven zero-shot tasks of the SlimGPT paper, and their mean."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness, by name."""
+
+    task_dir: str | None = None
+    """Folder with more task files (.yaml) for lm-evaluation-harness. Their !function lines run code from there."""
+
+    task_data: str | None = None
+    """Folder with the suite's rows as JSONL (boolq.jsonl, ...); without it they come from the hub."""
+
+    limit: int | None = None
+    """Only the first rows of each task."""
+
+    num_fewshot: int | None = None
+    """Examples before each question; default: what each task says (0 in the suite)."""
+
+    against: str | None = None
+    """Another model, usually the dense one, to compare with on the text, layer by layer and under corruption."""
+
+    against_by: Literal["token", "byte"] = "token"
+    """token: all comparisons; the tokenizers must be equal. byte: only those that any two models allow."""
+
+    seed: int = 0
+    """Seed of the text's corruption."""
 
     batch_size: int = 0
-    """Windows in one forward pass; 0 chooses."""
+    """Windows or rows in one forward pass; 0 chooses."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     json: str | None = None
-    """Also write the result to this file."""
+    """Also write the results to this file."""
+
+    compare_json: str | None = None
+    """Also write the comparison with --against to this file."""
+
+    record: bool = False
+    """Keep the results in MODEL/measured beside what is there, and in its model card. MODEL must be made by slimgpt."""
 
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
-        at_least("seqlen", self.seqlen, 2)
+        if not self.seqlen:
+            raise ConfigError("--seqlen needs one number or more: 128 2048 is usual.")
+        for seqlen in self.seqlen:
+            at_least("seqlen", seqlen, 2)
         at_least("batch-size", self.batch_size, 0)
+        check_seed(self.seed)
         if self.max_tokens is not None:
-            at_least("max-tokens", self.max_tokens, self.seqlen)
+            at_least("max-tokens", self.max_tokens, max(self.seqlen))
+        self._check_stride()
+        self._check_tasks()
+        self._check_comparison()
+
+    def _check_stride(self) -> None:
+        if self.stride is None:
+            return
+        at_least("stride", self.stride, 1)
+        if self.stride > min(self.seqlen):
+            raise ConfigError(
+                f"--stride {self.stride} is more than the shortest --seqlen {min(self.seqlen)}, which would skip text: "
+                "give a smaller stride."
+            )
+
+    def _check_tasks(self) -> None:
+        if self.limit is not None:
+            at_least("limit", self.limit, 1)
+        if self.num_fewshot is not None:
+            at_least("num-fewshot", self.num_fewshot, 0)
+        if self.suite or self.tasks:
+            return
+        if self.text is None:
+            raise ConfigError("nothing to measure: give --text FILE, --suite slimgpt or --tasks NAMES.")
+        for name in ("task_dir", "task_data", "limit", "num_fewshot"):
+            if getattr(self, name) is not None:
+                flag = f"--{name.replace('_', '-')} {getattr(self, name)}"
+                raise ConfigError(f"{flag} is for tasks: add --suite slimgpt or --tasks NAMES.")
+
+    def _check_comparison(self) -> None:
+        if self.against is not None and self.text is None:
+            raise ConfigError(f"--against {self.against} compares on a text: add --text FILE.")
+        if self.against is None and self.compare_json is not None:
+            raise ConfigError(f"--compare-json {self.compare_json} is for a comparison: add --against MODEL.")

@@ -1,0 +1,140 @@
+"""Perplexity by the literature's convention: the whole text as one stream of tokens, cut into windows.
+
+By default windows do not overlap, each starts without context, no special tokens are added, and a last partial window
+is left out. So a figure belongs to its window length: 128 and 2048 are usual, and cannot be compared with each other.
+
+Shapes: B windows · T tokens a window · V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from slimgpt.errors import ModelError
+from slimgpt.evaluation.windows import Windows, cut
+from slimgpt.job import check_context
+
+TOKENS_PER_BATCH = 2048  # tokens in one forward pass: their logits over the whole vocabulary are held at once
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A measured perplexity and its conditions.
+
+    Attributes:
+        perplexity: exp of the mean negative log-likelihood per predicted token.
+        nll_per_token: that mean, in nats.
+        standard_error: of the mean, from the spread of the tokens.
+        bits_per_byte: the same in bits per UTF-8 byte of text, comparable between tokenizers.
+        num_tokens: predicted tokens.
+        num_bytes: their bytes.
+        num_windows: windows read.
+        seqlen: tokens in a window.
+        stride: tokens from one window to the next.
+        bos: where a beginning-of-sequence token stood: none, text or window.
+    """
+
+    perplexity: float
+    nll_per_token: float
+    standard_error: float
+    bits_per_byte: float
+    num_tokens: int
+    num_bytes: int
+    num_windows: int
+    seqlen: int
+    stride: int
+    bos: str
+
+    @property
+    def perplexity_error(self) -> float:
+        """Standard error of the perplexity, to first order."""
+        return self.perplexity * self.standard_error
+
+    @property
+    def bits_per_byte_error(self) -> float:
+        """Standard error of the bits per byte."""
+        return self.standard_error * self.num_tokens / (math.log(2) * self.num_bytes)
+
+
+def perplexity(
+    model: Any,
+    tokenizer: Any,
+    text: str,
+    seqlen: int = 2048,
+    max_tokens: int | None = None,
+    batch_size: int = 0,
+    progress: Callable[[int], None] = lambda tokens: None,
+    stride: int | None = None,
+    bos: str = "none",
+) -> Perplexity:
+    """Measure ``model`` on ``text``, every token predicted once; see :func:`~slimgpt.evaluation.windows.cut`.
+
+    Raises:
+        ConfigError: windows longer than the model's context, or ``bos`` of a tokenizer without one.
+        CalibrationError: the text is shorter than one window.
+        ModelError: the tokenizer belongs to another model.
+    """
+    check_context(model.config, seqlen)
+    return measure(model, tokenizer, cut(tokenizer, text, seqlen, stride, bos, max_tokens), batch_size, progress)
+
+
+@torch.inference_mode()
+def measure(
+    model: Any,
+    tokenizer: Any,
+    windows: Windows,
+    batch_size: int = 0,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Perplexity:
+    """Measure ``model`` on windows that were cut by its ``tokenizer``.
+
+    Raises:
+        ModelError: the tokenizer belongs to another model.
+    """
+    check_vocabulary(model, windows.ids_BT)
+    counts_BT = windows.counts_BT()
+    batch_size = batch_size or max(1, TOKENS_PER_BATCH // windows.ids_BT.shape[1])
+    losses = []
+    for ids_BT, count_BT in zip(windows.ids_BT.split(batch_size), counts_BT.split(batch_size), strict=True):
+        losses.append(_token_losses(model, ids_BT.to(model.device))[count_BT[:, 1:]])
+        progress(ids_BT.numel())
+    return _summarise(torch.cat(losses).double(), windows, windows.num_bytes(tokenizer))
+
+
+def check_vocabulary(model: Any, ids_BT: Tensor) -> None:
+    """Raise ModelError if a token has no embedding."""
+    num_known, largest = model.get_input_embeddings().weight.shape[0], int(ids_BT.max())
+    if largest >= num_known:
+        raise ModelError(
+            f"the tokenizer makes token {largest}, but the model has embeddings for {num_known} tokens only: the "
+            "tokenizer belongs to another model."
+        )
+
+
+def _token_losses(model: Any, ids_BT: Tensor) -> Tensor:
+    """Negative log-likelihood of tokens 2 … T of each window, B x (T−1), float32 on the CPU."""
+    logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
+    return functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none").cpu()
+
+
+def _summarise(losses: Tensor, windows: Windows, num_bytes: int) -> Perplexity:
+    mean = losses.mean().item()
+    return Perplexity(
+        perplexity=math.exp(mean),
+        nll_per_token=mean,
+        standard_error=(losses.std() / math.sqrt(len(losses))).item(),
+        bits_per_byte=losses.sum().item() / math.log(2) / num_bytes,
+        num_tokens=len(losses),
+        num_bytes=num_bytes,
+        num_windows=len(windows.ids_BT),
+        seqlen=windows.ids_BT.shape[1],
+        stride=windows.stride,
+        bos=windows.bos,
+    )

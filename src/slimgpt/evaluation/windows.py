@@ -1,0 +1,117 @@
+"""A text as one stream of tokens, cut into windows of which every token is predicted once.
+
+Shapes: B windows · T tokens a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimgpt.errors import CalibrationError, ConfigError
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over a text, and which of their tokens count.
+
+    Attributes:
+        ids_BT: int64 token ids.
+        num_first: the last tokens of the first window that count.
+        num_new: the last tokens of every other window that count: the others were predicted before.
+        stride: tokens from one window to the next.
+        bos: where a beginning-of-sequence token stands: none, text or window.
+    """
+
+    ids_BT: Tensor
+    num_first: int
+    num_new: int
+    stride: int
+    bos: str
+
+    def counts_BT(self) -> Tensor:
+        """True for every token that counts; the first of a window, which nothing predicts, never does."""
+        num_windows, seqlen = self.ids_BT.shape
+        new_B1 = torch.full((num_windows, 1), self.num_new)
+        new_B1[0] = self.num_first
+        return torch.arange(seqlen) >= seqlen - new_B1
+
+    def num_bytes(self, tokenizer: Any) -> int:
+        """UTF-8 bytes of the tokens that count, which are those of whole windows less those of their beginnings.
+
+        So a space that a tokenizer drops in front of a text is dropped in both. A character cut in two by the edge of
+        a window counts as the bytes of U+FFFD, which moves the sum by at most two bytes a window.
+        """
+        beginnings = [ids[~counts].tolist() for ids, counts in zip(self.ids_BT, self.counts_BT(), strict=True)]
+        return _bytes(tokenizer, self.ids_BT.tolist()) - _bytes(tokenizer, beginnings)
+
+
+def _bytes(tokenizer: Any, ids: list[list[int]]) -> int:
+    return sum(len(text.encode()) for text in tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False))
+
+
+def read_text(path: str) -> str:
+    """A UTF-8 text file, as it is.
+
+    Raises:
+        CalibrationError: missing, empty, or not UTF-8.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise CalibrationError(f"text {path!r} does not exist: name a UTF-8 text file.")
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"text {path!r} is not UTF-8 (byte {error.start}): convert it first.") from error
+    if not text.strip():
+        raise CalibrationError(f"text {path!r} is empty: name a text with something in it.")
+    return text
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """The text's tokens, without special ones."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return ids
+
+
+def cut(
+    tokenizer: Any,
+    text: str,
+    seqlen: int,
+    stride: int | None = None,
+    bos: str = "none",
+    max_tokens: int | None = None,
+) -> Windows:
+    """Cut the text into windows of ``seqlen`` tokens, ``stride`` apart; a last partial window is left out.
+
+    With ``bos`` "text" a beginning-of-sequence token goes before the text, with "window" it takes the first place of
+    each window.
+
+    Raises:
+        CalibrationError: the text is shorter than one window.
+        ConfigError: ``bos`` is asked of a tokenizer that has no such token.
+    """
+    first = [] if bos == "none" else [_bos(tokenizer)]
+    ids = token_ids(tokenizer, text)[:max_tokens]
+    if bos == "text":
+        ids = first + ids
+    each = first if bos == "window" else []
+    width = seqlen - len(each)
+    if len(ids) < width:
+        raise CalibrationError(
+            f"the text has {len(ids)} tokens, less than one window of {seqlen}: give more text or a smaller --seqlen."
+        )
+    step = min(stride or seqlen, width)
+    ids_BT = torch.tensor(ids, dtype=torch.int64).unfold(0, width, step)
+    ids_BT = torch.cat([torch.tensor(each, dtype=torch.int64).expand(len(ids_BT), -1), ids_BT], dim=1)
+    return Windows(ids_BT, num_first=seqlen - 1, num_new=min(step, seqlen - 1), stride=stride or seqlen, bos=bos)
+
+
+def _bos(tokenizer: Any) -> int:
+    if tokenizer.bos_token_id is None:
+        raise ConfigError("--bos: this tokenizer has no beginning-of-sequence token. Use --bos none.")
+    return int(tokenizer.bos_token_id)
