@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: it reads this once
+_DATASETS = tempfile.TemporaryDirectory()  # goes with the process
+os.environ["HF_DATASETS_CACHE"] = _DATASETS.name
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

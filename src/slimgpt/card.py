@@ -33,6 +33,8 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 
 def model_card(record: Mapping[str, Any], measured: Mapping[str, Any] | None = None) -> str:
     """Markdown made from the run's record, and from what was measured since, by kind: eval, compare, bench."""
+    if "layers" not in record:
+        return _fine_tuned(record, measured or {})
     options, sizes = record["options"], record["parameters"]
     loading = LOAD_UNIFORM if options["layout"] == "uniform" else LOAD_PER_LAYER
     return f"""\
@@ -63,7 +65,7 @@ Solver `{options["solver"]}`, allocation `{options["allocation"] or _default_all
 {options["samples"]} windows of {options["seqlen"]} tokens of `{options["calibration"]}`, damping {options["damping"]},
 seed {options["seed"]}. `slimgpt.json` holds all options, versions, kept units and timings.
 
-## What it cost, layer by layer
+{_recoveries(record)}## What it cost, layer by layer
 
 Relative squared error of each pruned projection's output on the calibration text (not a measure of the model's
 quality: run `slimgpt eval`).
@@ -72,6 +74,55 @@ quality: run `slimgpt eval`).
 |---|---|---|---|---|
 {_layer_rows(record)}
 """
+
+
+def _fine_tuned(record: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
+    """The card of a model that was not pruned."""
+    return f"""\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [slimgpt]
+---
+
+# {record["source"]}, fine-tuned
+
+Fine-tuned by slimgpt {record["recovery"][-1]["versions"]["slimgpt"]} from `{record["source"]}`. It was not pruned.
+
+{_measured(measured)}## How to load it
+
+{LOAD_UNIFORM}
+
+{_recoveries(record)}"""
+
+
+def _recoveries(record: Mapping[str, Any]) -> str:
+    """What was trained after pruning; nothing where nothing was."""
+    if not record.get("recovery"):
+        return ""
+    rows = "\n".join("| " + " | ".join(_recovery_row(entry)) + " |" for entry in record["recovery"])
+    return f"""\
+## How it was trained
+
+| trained | towards | tokens learned | optimiser steps | held-out perplexity before | after |
+|---|---|---|---|---|---|
+{rows}
+
+"""
+
+
+def _recovery_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    weights = "all weights" if entry["weights"] == "all" else f"LoRA of rank {entry['options']['rank']}"
+    data = f"`{entry['options']['data']}`"
+    held_out = entry["held_out"]
+    return (
+        weights,
+        f"distillation from `{entry['teacher']}` on {data}" if entry["teacher"] else data,
+        f"{entry['learned_tokens']:,}",
+        f"{entry['steps']:,} (kept: {entry['best_step']:,})",
+        f"{held_out['perplexity_before']:.2f}",
+        f"{held_out['perplexity_after']:.2f}",
+    )
 
 
 def _measured(measured: Mapping[str, Any]) -> str:
@@ -101,12 +152,12 @@ def _tokens(found: Mapping[str, Any], name: str) -> int:
 
 def _tasks(found: Mapping[str, Any]) -> str:
     rows = {name: entry for name, entry in found["results"].items() if "acc,none" in entry}
-    samples = found["n-samples"]
+    rows_of = {name: counts["effective"] for name, counts in found["n-samples"].items()}
     return _table(
         "## Tasks\n\nBy lm-evaluation-harness; the row `slimgpt` is the mean of the SlimGPT paper's seven tasks.",
         ("task", "accuracy", "normalised by length", "rows"),
         [
-            (name, _figure(row, "acc", 3), _figure(row, "acc_norm", 3), f"{samples[name]['effective']:,}")
+            (name, _figure(row, "acc", 3), _figure(row, "acc_norm", 3), f"{rows_of.get(name, 0):,}")
             for name, row in rows.items()
         ],
     )

@@ -12,6 +12,7 @@ import torch
 
 from slimgpt.errors import CalibrationError, ConfigError, ModelError
 from slimgpt.evaluation import Perplexity, perplexity, read_text
+from slimgpt.evaluation.windows import cut
 
 SEQLEN = 32
 TEXT = "Hér stendur texti, þýddur, and some plain words, numbers 123, and more of the same. " * 8
@@ -88,6 +89,105 @@ def test_no_special_tokens_are_added(model: Any, tokenizer: Any, monkeypatch: py
     monkeypatch.setattr(model, "forward", lambda **given: (seen.append(given["input_ids"]), forward(**given))[1])
     perplexity(model, tokenizer, TEXT, SEQLEN)
     assert torch.cat(seen).max() < 256
+
+
+# --- overlapping windows, and where a beginning-of-sequence token stands -----------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 7, 31, 32])
+@pytest.mark.parametrize("bos", ["none", "text", "window"])
+def test_every_token_counts_once(tokenizer: Any, stride: int, bos: str) -> None:
+    found = cut(tokenizer, TEXT, SEQLEN, stride, bos)
+    ids = ([256] if bos == "text" else []) + tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    counted = found.ids_BT[found.counts_BT()].tolist()
+    if stride == SEQLEN and bos != "window":  # without context nothing predicts a window's first token
+        assert len(counted) == len(found.ids_BT) * (SEQLEN - 1)
+    else:
+        beginning = ids if bos == "window" else ids[1:]
+        assert counted == beginning[: len(counted)]
+        assert len(beginning) - len(counted) < SEQLEN
+
+
+@torch.inference_mode()
+def test_with_a_stride_equals_a_plain_loop(model: Any, tokenizer: Any) -> None:
+    stride = 5
+    ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"][:100]
+    losses: list[float] = []
+    for start in range(0, len(ids) - SEQLEN + 1, stride):
+        window = torch.tensor([ids[start : start + SEQLEN]])
+        log_probabilities = model(input_ids=window).logits[0, :-1].log_softmax(-1)
+        nll = -log_probabilities.gather(1, window[0, 1:, None]).flatten()
+        losses += nll.tolist() if start == 0 else nll[-stride:].tolist()
+    found = perplexity(model, tokenizer, TEXT, SEQLEN, max_tokens=100, stride=stride)
+    assert found.num_tokens == len(losses)
+    assert found.nll_per_token == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("seqlen", [9, 33])
+def test_is_that_of_lm_evals_rolling_windows(model: Any, tokenizer: Any, seqlen: int) -> None:
+    """The harness puts BOS before the text and gives every later window one token of context."""
+    harness = pytest.importorskip("lm_eval.models.huggingface")
+    instance = pytest.importorskip("lm_eval.api.instance")
+    length = (seqlen - 1) * 6
+    text = TEXT.encode("ascii", "ignore").decode()[:length]
+    lm = harness.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3, max_length=seqlen - 1)
+    request = instance.Instance("loglikelihood_rolling", {}, arguments=(text,), idx=0)
+    total = lm.loglikelihood_rolling([request], disable_tqdm=True)[0]
+    found = perplexity(model, tokenizer, text, seqlen, stride=seqlen - 1, bos="text")
+    assert found.num_tokens == length
+    assert found.perplexity == pytest.approx(math.exp(-total / length), rel=1e-4)
+
+
+def test_bos_stands_where_it_was_asked_for(tokenizer: Any) -> None:
+    plain, text, window = (cut(tokenizer, TEXT, SEQLEN, bos=bos).ids_BT for bos in ("none", "text", "window"))
+    assert not (plain == 256).any()
+    assert (text == 256).nonzero().tolist() == [[0, 0]]
+    assert (window == 256).nonzero().tolist() == [[index, 0] for index in range(len(window))]
+    assert window[:2, 1:].flatten().tolist() == tokenizer(TEXT, add_special_tokens=False)["input_ids"][:62]
+
+
+def test_bos_changes_the_figure(model: Any, tokenizer: Any, measured: Perplexity) -> None:
+    found = perplexity(model, tokenizer, TEXT, SEQLEN, bos="window")
+    assert found.nll_per_token != pytest.approx(measured.nll_per_token, rel=1e-4)
+    assert (found.bos, measured.bos) == ("window", "none")
+
+
+def test_bos_of_a_tokenizer_without_one_is_refused() -> None:
+    tokenizer = tiny_llama.make_tokenizer()
+    tokenizer.bos_token = None
+    with pytest.raises(ConfigError, match=r"--bos: this tokenizer has no beginning-of-sequence token. Use --bos none"):
+        cut(tokenizer, TEXT, SEQLEN, bos="text")
+
+
+@pytest.mark.parametrize("bos", ["none", "window"])
+@pytest.mark.parametrize("stride", [3, None])
+def test_bytes_are_those_of_the_tokens_that_count(tokenizer: Any, stride: int | None, bos: str) -> None:
+    plain = "plain words only, of one byte a character. " * 10
+    found = cut(tokenizer, plain, SEQLEN, stride, bos)
+    assert found.num_bytes(tokenizer) == int(found.counts_BT().sum())
+
+
+def test_errors_are_in_the_units_of_their_figures(measured: Perplexity) -> None:
+    more = math.exp(measured.nll_per_token + 1e-6 * measured.standard_error)
+    assert measured.perplexity_error == pytest.approx((more - measured.perplexity) * 1e6, rel=1e-3)
+    assert measured.bits_per_byte_error / measured.bits_per_byte == pytest.approx(
+        measured.standard_error / measured.nll_per_token, rel=1e-9
+    )
+
+
+@torch.inference_mode()
+def test_bfloat16_logits_are_scored_in_float32(tokenizer: Any) -> None:
+    model = tiny_llama.make_model().to(torch.bfloat16)
+    nll = []
+    for ids in windows(tokenizer):
+        log_probabilities = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+        nll.append(-log_probabilities.gather(1, ids[0, 1:, None]).flatten())
+    exact = torch.cat(nll).mean().item()
+    assert perplexity(model, tokenizer, TEXT, SEQLEN).nll_per_token == pytest.approx(exact, rel=1e-6)
+
+
+def test_twice_is_the_same(model: Any, tokenizer: Any, measured: Perplexity) -> None:
+    assert perplexity(model, tokenizer, TEXT, SEQLEN) == measured
 
 
 def test_progress_counts_all_tokens(model: Any, tokenizer: Any, measured: Perplexity) -> None:

@@ -26,7 +26,8 @@ class EvalConfig:
     """Tokens from one window to the next; of a window that overlaps, only new tokens count. Default: no overlap."""
 
     bos: Literal["none", "text", "window"] = "none"
-    """Where a beginning-of-sequence token goes: nowhere, before the text, or at the start of each window."""
+    """Where a beginning-of-sequence token goes: nowhere, before the text, or at the start of each window.
+    Tasks have what the tokenizer adds by itself."""
 
     max_tokens: int | None = None
     """Stop after this many tokens of the text; default: the whole text."""

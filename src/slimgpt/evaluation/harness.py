@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,15 +34,14 @@ def load(names: Sequence[str], task_dir: str | None = None, task_data: str | Non
     _require()
     loaded: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
     with _quiet():
-        own = _index(task_dir) if task_dir is not None else None
-        everything: Any = None
+        own = _own_tasks(task_dir) if task_dir is not None else None
         for name in dict.fromkeys(names):
-            if own is not None and name in own.all_tasks:
+            if own is not None and name in own.all_subtasks:
                 found = _from(own, name)
             elif task_data is not None and name in suite.METRICS:
                 found = {"tasks": {name: _local(name, Path(task_data).expanduser())}}
             else:
-                everything = everything or _manager(task_dir)
+                everything = _manager(task_dir)
                 _require_known(name, everything)
                 found = _from(everything, name)
             for kind, items in found.items():
@@ -56,9 +56,10 @@ def run(
     limit: int | None = None,
     num_fewshot: int | None = None,
     batch_size: int = 0,
-    bos: bool = False,
 ) -> dict[str, Any]:
-    """Answer the tasks' rows; results in the harness's own schema. Log-probabilities are taken in float32.
+    """Answer the tasks' rows; results in the harness's own schema.
+
+    Log-probabilities are taken in float32. Special tokens are those that the tokenizer adds by itself.
 
     Raises:
         ConfigError: a task would run code that the model writes.
@@ -78,7 +79,6 @@ def run(
             tokenizer=tokenizer,
             batch_size=batch_size or ROWS_PER_BATCH[model.device.type],
             softmax_dtype="float32",
-            add_bos_token=True if bos else None,  # None: as the tokenizer does by itself
         )
         results: dict[str, Any] = evaluate(lm=harness, task_dict=loaded, limit=limit, log_samples=False)
     return results
@@ -93,18 +93,22 @@ def _require() -> None:
         ) from error
 
 
-def _index(task_dir: str) -> Any:
-    """The task files of a folder alone: reading the harness's thousands takes seconds."""
-    if not Path(task_dir).expanduser().is_dir():
-        raise ConfigError(f"--task-dir {task_dir!r} is not a folder: name one with task files (.yaml).")
-    return _manager(task_dir, include_defaults=False)
-
-
-def _manager(task_dir: str | None, include_defaults: bool = True) -> Any:
+def _own_tasks(task_dir: str) -> Any:
+    """The tasks of a folder alone: reading the harness's thousands takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    include = str(Path(task_dir).expanduser()) if task_dir is not None else None
-    return TaskManager(include_path=include, include_defaults=include_defaults)
+    folder = Path(task_dir).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"--task-dir {task_dir!r} is not a folder: name one with task files (.yaml).")
+    return TaskManager(include_path=str(folder), include_defaults=False)
+
+
+@functools.cache
+def _manager(task_dir: str | None) -> Any:
+    """All that the harness knows, and the groups of a folder, which may hold tasks of both."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(Path(task_dir).expanduser()) if task_dir is not None else None)
 
 
 def _require_known(name: str, manager: Any) -> None:

@@ -148,7 +148,6 @@ def _tasks(job: _Job, model: Any, tokenizer: Any, observer: Observer) -> dict[st
         limit=config.limit,
         num_fewshot=config.num_fewshot,
         batch_size=config.batch_size,
-        bos=config.bos != "none",
     )
 
 
