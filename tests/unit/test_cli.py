@@ -101,7 +101,6 @@ def test_a_recipe_may_name_model_and_out(tmp_path: Path, parsed: list[Any]) -> N
         (["prune", "m", "o", "--samples", "1.5"], "--samples"),
         (["prune", "m", "o", "--solver", "best"], "--solver"),
         (["prune", "m"], "OUT"),
-        (["eval", "m"], "--text"),
         (["shrink", "m"], "prune"),
         ([], "prune"),
     ],
@@ -137,7 +136,8 @@ def test_a_mistyped_command_line_ends_with_status_2(
         (["eval", "MODEL", "--text", "none.txt"], "text 'none.txt' does not exist"),
         (["eval", "MODEL", "--text", "BINARY"], "is not UTF-8 (byte 0)"),
         (["eval", "MODEL", "--text", "EMPTY"], "is empty"),
-        (["eval", "MODEL", "--text", "SHORT"], "--seqlen 2048 is beyond the model's context of 64"),
+        (["eval", "MODEL"], "nothing to measure: give --text FILE, --suite slimgpt or --tasks NAMES"),
+        (["eval", "MODEL", "--text", "SHORT"], "--seqlen 128 is beyond the model's context of 64"),
         (["eval", "MODEL", "--text", "TINY", "--seqlen", "64"], "has 6 tokens, less than one window of 64"),
         (["eval", "MODEL", "--text", "SHORT", "--seqlen", "64", "--json", "SHORT"], "exists: choose another name"),
         (
@@ -242,8 +242,9 @@ def test_eval_shows_and_writes(model: Path, tmp_path: Path, capsys: pytest.Captu
     text.write_text("some text to read " * 40)
     assert run("eval", model, "--text", text, "--seqlen", 32, "--max-tokens", 128, "--json", target) == 0
     found = json.loads(target.read_text())
-    assert (found["num_windows"], found["num_tokens"], found["seqlen"]) == (4, 4 * 31, 32)
-    assert f"{found['perplexity']:.3f}" in capsys.readouterr().out
+    how = found["configs"]["t@32"]
+    assert (how["num_windows"], how["num_tokens"], how["seqlen"]) == (4, 4 * 31, 32)
+    assert f"{found['results']['t@32']['perplexity,none']:.3f}" in capsys.readouterr().out
 
 
 def test_generate_prints_the_answer_alone(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

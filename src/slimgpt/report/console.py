@@ -149,7 +149,7 @@ def print_families(families: Mapping[str, Family]) -> None:
 
 
 class EvaluationProgress(EvaluationObserver):
-    """One line that says what an evaluation is doing, with a bar where its length is known."""
+    """One line that says what an evaluation is doing, with a bar where its length is known; on a terminal alone."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -159,9 +159,9 @@ class EvaluationProgress(EvaluationObserver):
             TimeElapsedColumn(),
             console=err,
             transient=True,
+            disable=not err.is_terminal,
         )
-        self._task = self._progress.add_task("checking", total=None)
-        self._progress.start()
+        self._task = self._progress.add_task("", total=None)
 
     def stage(self, name: str, num_tokens: int | None = None) -> None:
         """Name the stage, and start its bar anew."""
