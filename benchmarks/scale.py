@@ -320,7 +320,7 @@ def swept(folder: Path, device: str, layers: int, samples: int) -> float:
 
 
 def plot(sweeps: dict[str, dict[int, float]], unit: str, target: Path) -> None:
-    import matplotlib.pyplot as plt  # the extra `plots`
+    import matplotlib.pyplot as plt  # the extra `report`
 
     figure, axes = plt.subplots(1, len(sweeps), figsize=(9, 3.5), layout="constrained", sharey=False)
     for axis, (name, points) in zip(axes, sweeps.items(), strict=True):

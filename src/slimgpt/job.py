@@ -23,7 +23,7 @@ from slimgpt.team import Team
 from slimgpt.weights import require_finite
 
 NOT_IN_FINGERPRINT = frozenset(
-    {"model", "out", "recipe", "resume", "force", "calibration", "device", "batch_size", "offload_dir"}
+    {"model", "out", "recipe", "resume", "force", "calibration", "device", "batch_size", "offload_dir", "report"}
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
 

@@ -63,7 +63,11 @@ LAYERS = [
     ),
     Layer("evaluation", f"errors config {MODEL_SIDE} {RUN}", "torch transformers lm_eval yaml"),
     Layer("export", f"errors config modeling_slimgpt {KERNELS} {MODEL_SIDE} {RUN}", "torch transformers gguf numpy"),
-    Layer("report", f"errors config evaluation allocation {MODEL_SIDE} {RUN}", "rich"),
+    Layer(
+        "report",
+        f"errors _version config evaluation allocation {MODEL_SIDE} {RUN}",
+        "rich matplotlib jinja2 markupsafe",
+    ),
     Layer("recovery", f"errors config {MODEL_SIDE} {RUN}", "torch transformers peft safetensors"),
     Layer("bench", f"errors config {KERNELS} {MODEL_SIDE} {RUN}", "torch"),
 ]

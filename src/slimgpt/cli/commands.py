@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,14 +15,17 @@ from slimgpt.config import (
     InspectConfig,
     PruneConfig,
     RecoverConfig,
+    ReportConfig,
 )
-from slimgpt.errors import OutputError
+from slimgpt.errors import ConfigError, OutputError
 
 
 def _prune(config: PruneConfig) -> None:
     from slimgpt.driver import prune
     from slimgpt.report.console import ProgressObserver, out, print_record
 
+    if config.report:
+        _require_report_extra()
     observer = ProgressObserver()
     try:
         result = prune(config, observer)
@@ -32,6 +34,8 @@ def _prune(config: PruneConfig) -> None:
     if result.record:  # of several processes one has it
         print_record(result.record)
         out.print(f"Written to {result.path}")
+        if config.report:
+            _report(ReportConfig((str(result.path),), str(result.path / "report.html"), force=True))
 
 
 def _recover(config: RecoverConfig) -> None:
@@ -77,6 +81,7 @@ def _inspect(config: InspectConfig) -> None:
 
 
 def _bench(config: BenchConfig) -> None:
+    from slimgpt import measured
     from slimgpt.bench import bench
     from slimgpt.report.bench_table import bench_progress, print_bench
 
@@ -87,8 +92,7 @@ def _bench(config: BenchConfig) -> None:
     print_bench(result)
     _write_json(config.json, result)
     for folder in folders:
-        (folder / "measured").mkdir(exist_ok=True)
-        _write_json(str(folder / "measured" / "bench.json"), result)
+        measured.keep(folder, "bench", result)
 
 
 def _run_folders(models: tuple[str, ...]) -> list[Path]:
@@ -99,6 +103,25 @@ def _run_folders(models: tuple[str, ...]) -> list[Path]:
     if not folders:
         raise OutputError(f"--record: none of {', '.join(models)} is a folder with {RECORD}. Use --json FILE.")
     return folders
+
+
+def _report(config: ReportConfig) -> None:
+    _require_report_extra()
+    from slimgpt.report.page import report
+
+    written = report(config)
+    print(f"Written to {written.page}")
+    if written.figures:
+        print(f"{len(written.figures)} figures in {config.figures}")
+
+
+def _require_report_extra() -> None:
+    """Raise ConfigError where the libraries of the report are not installed, which is before any work."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"a report needs {' and '.join(missing)}: pip install 'slimgpt[report]'.")
 
 
 def _families(config: FamiliesConfig) -> None:
@@ -156,6 +179,7 @@ COMMANDS: dict[str, Command] = {
     "recover": Command(RecoverConfig, _recover),
     "eval": Command(EvalConfig, _eval),
     "bench": Command(BenchConfig, _bench),
+    "report": Command(ReportConfig, _report),
     "inspect": Command(InspectConfig, _inspect),
     "families": Command(FamiliesConfig, _families),
     "generate": Command(GenerateConfig, _generate),

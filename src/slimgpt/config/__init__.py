@@ -12,6 +12,7 @@ from slimgpt.config.inspect import FamiliesConfig, InspectConfig
 from slimgpt.config.prune import PruneConfig
 from slimgpt.config.recipe import options_from, read_recipe
 from slimgpt.config.recover import RecoverConfig
+from slimgpt.config.report import ReportConfig
 
 __all__ = [
     "BenchConfig",
@@ -22,6 +23,7 @@ __all__ = [
     "InspectConfig",
     "PruneConfig",
     "RecoverConfig",
+    "ReportConfig",
     "options_from",
     "read_recipe",
 ]

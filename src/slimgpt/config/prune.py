@@ -78,6 +78,9 @@ class PruneConfig:
     seed: int = 0
     """Seed of the calibration windows and of the random solver."""
 
+    report: bool = False
+    """At the end make OUT/report.html, a page of what was removed and where."""
+
     resume: bool = False
     """Continue an interrupted run of the same command from its last finished layer."""
 

@@ -1,0 +1,1 @@
+"""Figures of the report: each function takes plain data and gives a Chart."""
