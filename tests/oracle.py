@@ -7,6 +7,8 @@ Shapes: O outputs · I inputs (= N·K) · T tokens · N units · K columns per u
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -122,3 +124,13 @@ def paper(
         order += leaving
         left = [unit for unit in left if unit not in leaving]
     return order, torch.tensor(losses, dtype=torch.float64) / total, weight_OI
+
+
+def coarse_kl(teacher_V: Tensor, student_V: Tensor, kept: list[int], temperature: float) -> float:
+    """τ² KL of two logits at one position over the kept tokens and, as one more outcome, all others together."""
+    p_V = torch.softmax(teacher_V.double() / temperature, 0)
+    q_V = torch.softmax(student_V.double() / temperature, 0)
+    others = [token for token in range(len(p_V)) if token not in kept]
+    outcomes = [[token] for token in kept] + ([others] if others else [])
+    p, q = ([float(of_V[tokens].sum()) for tokens in outcomes] for of_V in (p_V, q_V))
+    return temperature**2 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)

@@ -38,6 +38,7 @@ class Family:
         pruned: for people: what goes at each site.
         spellings: part of a tensor's name in checkpoints -> what it is in the modules, where they differ.
         width_multiple: FFN widths have to be multiples of this, or kernels that the family needs refuse them.
+        packs: transformers keeps examples apart that are packed into one row, by positions that start anew.
         prepare: changes an empty layer into one that can be pruned and has the tensor names of checkpoints.
     """
 
@@ -49,6 +50,7 @@ class Family:
     pruned: Mapping[str, str]
     spellings: Mapping[str, str] = field(default_factory=dict)
     width_multiple: int = 1
+    packs: bool = True
     prepare: Callable[[nn.Module], None] = lambda layer: None
 
 

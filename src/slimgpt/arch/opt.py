@@ -40,4 +40,5 @@ OPT = Family(
     resized=resized,
     stock_config=stock_with_implied_head_dim(OPTConfig),
     pruned={ATTENTION: "heads", FFN: "channels of fc1 and fc2"},
+    packs=False,  # its causal mask does not look at positions
 )

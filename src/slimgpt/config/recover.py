@@ -81,7 +81,7 @@ class RecoverConfig:
     """Tokens in a row; longer texts are cut into several, longer instructions cut off."""
 
     packing: bool = True
-    """Put several short examples into one row, invisible to each other."""
+    """Put several short examples into one row, invisible to each other (not for OPT, whose rows hold one each)."""
 
     temperature: float = 1.0
     """Distillation: softens both models' predictions."""

@@ -106,7 +106,7 @@ def prepare(config: RecoverConfig) -> Job:
     tokenizer = checkpoint.tokenizer()
     teacher = open_teacher(config.teacher, checkpoint, tokenizer) if config.teacher else None
     out = Path(os.path.abspath(Path(config.out).expanduser()))
-    train, held_out = rows.build(config, tokenizer)
+    train, held_out = rows.build(config, tokenizer, packing=config.packing and checkpoint.family.packs)
     _check_tokens(checkpoint, train + held_out)
     num_steps = config.max_steps or math.ceil(len(train) * config.epochs / config.batch_size)
     if config.warmup >= num_steps:

@@ -22,7 +22,7 @@ def adapted_paths(checkpoint: Checkpoint) -> list[str]:
     """
     sites = checkpoint.sites(0)
     found = [site.consumer for site in sites] + [segment.path for site in sites for segment in site.producers]
-    if any(site.block is None for site in sites):
+    if any(site.name != site.part for site in sites):  # several of a kind: experts
         raise ModelError(
             f"{checkpoint.source}: transformers runs the experts of {checkpoint.family.model_type} in fused tensors, "
             "which LoRA adapters do not reach. Use --full."

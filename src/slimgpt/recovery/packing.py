@@ -1,7 +1,8 @@
 """Examples to rows of tokens: several examples in one row, each as if it were alone.
 
 Positions start at 0 with every example, and no attention mask is given: transformers takes such positions for packed
-sequences and lets no token see another example's. Padding is one more example that nobody learns, at the row's end.
+sequences and lets no token see another example's, in all families but those that say so (``Family.packs``), whose rows
+hold one example each. Padding is one more example that nobody learns, at the row's end.
 
 Shapes: B rows · T tokens.
 """

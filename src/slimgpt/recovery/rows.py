@@ -13,7 +13,7 @@ from slimgpt.recovery.packing import Row, pack, tokenise
 MOST_HELD_OUT = 256  # rows: enough to tell checkpoints apart
 
 
-def build(config: RecoverConfig, tokenizer: Any) -> tuple[list[Row], list[Row]]:
+def build(config: RecoverConfig, tokenizer: Any, packing: bool) -> tuple[list[Row], list[Row]]:
     """Rows to train on, in random order, and rows set aside; no example is in both.
 
     With ``--mix`` both hold the second file's rows in its share, as far as it has enough.
@@ -21,9 +21,9 @@ def build(config: RecoverConfig, tokenizer: Any) -> tuple[list[Row], list[Row]]:
     Raises:
         CalibrationError: a file cannot be read, has too few examples, or no response that fits into a row.
     """
-    train, held_out = _of_file(config.data, config, tokenizer)
+    train, held_out = _of_file(config.data, config, tokenizer, packing)
     if config.mix is not None:
-        more, more_held_out = _of_file(config.mix, config, tokenizer)
+        more, more_held_out = _of_file(config.mix, config, tokenizer, packing)
         train = train + _share(more, len(train), config.mix_share)
         held_out = held_out + _share(more_held_out, len(held_out), config.mix_share)
     random.Random(config.seed).shuffle(train)
@@ -37,7 +37,7 @@ def _share(rows: list[Row], beside: int, share: float) -> list[Row]:
     return rows[: round(beside * share / (1 - share))]
 
 
-def _of_file(path: str, config: RecoverConfig, tokenizer: Any) -> tuple[list[Row], list[Row]]:
+def _of_file(path: str, config: RecoverConfig, tokenizer: Any, packing: bool) -> tuple[list[Row], list[Row]]:
     examples = read_examples(path, tokenizer)
     random.Random(config.seed).shuffle(examples)
     if len(examples) < 2:
@@ -45,8 +45,8 @@ def _of_file(path: str, config: RecoverConfig, tokenizer: Any) -> tuple[list[Row
             f"data {path!r} has one example, and one has to be set aside to measure with: give more."
         )
     num_held_out = max(1, round(config.held_out * len(examples)))
-    held_out = _rows(examples[:num_held_out], config, tokenizer)[:MOST_HELD_OUT]
-    train = _rows(examples[num_held_out:], config, tokenizer)
+    held_out = _rows(examples[:num_held_out], config, tokenizer, packing)[:MOST_HELD_OUT]
+    train = _rows(examples[num_held_out:], config, tokenizer, packing)
     if not (train and held_out):
         raise CalibrationError(
             f"data {path!r} has no response that begins within --seqlen {config.seqlen} tokens: raise it, or give more "
@@ -55,6 +55,6 @@ def _of_file(path: str, config: RecoverConfig, tokenizer: Any) -> tuple[list[Row
     return train, held_out
 
 
-def _rows(examples: list[Example], config: RecoverConfig, tokenizer: Any) -> list[Row]:
+def _rows(examples: list[Example], config: RecoverConfig, tokenizer: Any, packing: bool) -> list[Row]:
     rows = tokenise(examples, tokenizer, config.seqlen, all_tokens=config.loss_on == "all")
-    return pack(rows, config.seqlen) if config.packing else rows
+    return pack(rows, config.seqlen) if packing else rows
