@@ -22,16 +22,10 @@ from torch import Tensor, nn
 from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import ATTENTION
 from slimgpt.checkpoint import Checkpoint
+from slimgpt.outer import Call, Stop, embeddings, first_input, forward_replaced, layer_calls
 from slimgpt.sites import Removal, Site, expand
 from slimgpt.stats import InputStats
 from slimgpt.weights import require_finite
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and keyword arguments of a decoder layer, after the residual stream."""
-
-
-class _Stop(Exception):
-    """Raised inside a forward pass once it has shown what it was run for."""
 
 
 def keeps_input(site: Site, device: torch.device) -> bool:
@@ -136,7 +130,7 @@ class ActivationStream:
             def catch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
                 caught.append((site, args[0]))
                 if len(caught) == len(sites):
-                    raise _Stop
+                    raise Stop
 
             return catch
 
@@ -144,7 +138,7 @@ class ActivationStream:
             for site in sites:
                 stack.enter_context(_hooked(layer.get_submodule(site.consumer), catcher(site)))
             stack.enter_context(self._finished_blocks(layer, rows))
-            with suppress(_Stop):
+            with suppress(Stop):
                 self._run(layer, index, rows)
         assert caught, "the layer finished without reaching a consumer"
         return caught
@@ -167,11 +161,11 @@ class ActivationStream:
 
         Masks and rotary embeddings depend on positions alone, so one window's serve them all by broadcasting.
         """
-        with _embeddings(checkpoint, windows_BT.unique(), self._dtype) as body:
-            calls = _calls(body, checkpoint.layers, windows_BT[:1])
+        with embeddings(checkpoint, windows_BT.unique(), self._dtype) as body:
+            calls = layer_calls(body, checkpoint.layers, windows_BT[:1])
             self._hidden_BTD = self._room.empty("residual", (*windows_BT.shape, checkpoint.config.hidden_size))
             for rows in self._batches():
-                self._hidden_BTD[rows] = _first_input(body, checkpoint.layers[0], windows_BT[rows])
+                self._hidden_BTD[rows] = first_input(body, checkpoint.layers[0], windows_BT[rows])
         self._calls = send_to_device(calls, self._device)
 
 
@@ -201,73 +195,6 @@ def materialised(
 
 
 @contextmanager
-def _embeddings(checkpoint: Checkpoint, used_tokens: Tensor, dtype: torch.dtype) -> Iterator[nn.Module]:
-    """The decoder without its layers' weights, embeddings in place (on the CPU: it is a look-up)."""
-    skeleton: Any = checkpoint.skeleton
-    prefix = skeleton.base_model_prefix + "."
-    empty = {name: skeleton.get_parameter(name) for name in checkpoint.other_names() if name.startswith(prefix)}
-    table = skeleton.get_input_embeddings().weight
-    for name, parameter in empty.items():
-        stored = checkpoint.weights.get(name)
-        weight = _with_rows(stored, used_tokens, dtype) if parameter is table else stored.to(dtype)
-        _set(skeleton, name, nn.Parameter(weight, requires_grad=False))
-    try:
-        yield skeleton.base_model
-    finally:
-        for name, parameter in empty.items():
-            _set(skeleton, name, parameter)
-
-
-def _with_rows(stored: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """A table in ``dtype`` with these rows only: memory that is never touched is never taken."""
-    table = torch.empty(stored.shape, dtype=dtype)
-    table[rows] = stored[rows].to(dtype)
-    return table
-
-
-def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, parameter)
-
-
-def _calls(body: nn.Module, layers: nn.ModuleList, window_BT: Tensor) -> list[Call]:
-    """What the body passes to each of its layers beside the residual stream."""
-    calls: list[Call] = []
-
-    def recorder(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        calls.append((args, kwargs))
-        if len(calls) == len(layers):
-            raise _Stop
-        return hidden
-
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(_forward_replaced(layer, recorder))
-        _run_until_stop(body, window_BT)
-    return calls
-
-
-def _first_input(body: nn.Module, first: nn.Module, windows_BT: Tensor) -> Tensor:
-    caught: list[Tensor] = []
-
-    def catch(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        caught.append(hidden)
-        raise _Stop
-
-    with _forward_replaced(first, catch):
-        _run_until_stop(body, windows_BT)
-    return caught[0]
-
-
-def _run_until_stop(body: nn.Module, ids_BT: Tensor) -> None:
-    try:
-        body(input_ids=ids_BT, use_cache=False)
-    except _Stop:
-        return
-    raise AssertionError("the body finished without calling its layers")
-
-
-@contextmanager
 def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
     handle = module.register_forward_pre_hook(hook)
     try:
@@ -276,14 +203,5 @@ def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
         handle.remove()
 
 
-@contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-
-
 def _answering(module: nn.Module, answer: Any) -> Any:
-    return _forward_replaced(module, lambda *args, **kwargs: answer)
+    return forward_replaced(module, lambda *args, **kwargs: answer)

@@ -25,7 +25,7 @@ class Layer:
 
 KERNELS = "linalg stats sites solvers"
 STREAMING = "activations prefetch team memory"
-MODEL_SIDE = "arch schema weights checkpoint stream surgery calibration journal runtime planning " + STREAMING
+MODEL_SIDE = "arch schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
 RUN = "job output record card measured driver loading inspection generation"
 
 LAYERS = [
@@ -50,9 +50,10 @@ LAYERS = [
     Layer("activations prefetch", "errors", "torch"),
     Layer("team", "errors", "torch"),
     Layer("memory", "errors sites arch checkpoint runtime stream", "torch psutil"),
+    Layer("outer", "checkpoint", "torch"),
     Layer(
         "stream",
-        f"errors {KERNELS} checkpoint arch surgery runtime weights activations",
+        f"errors {KERNELS} checkpoint outer arch surgery runtime weights activations",
         "torch transformers accelerate",
     ),
     Layer("planning", "errors sites allocation arch checkpoint config", "torch yaml"),
@@ -77,7 +78,7 @@ MODULE_NAMES = re.compile(
     r"\b([qkvo]_proj|(gate|up|down|gate_up|qkv)_proj|self_attn|self_attention|c_attn|c_proj|c_fc|query_key_value|"
     r"dense_h_to_4h|dense_4h_to_h|fc[12]|mlp)\b"
 )
-PARAMETERS_IN = {"surgery", "stream"}  # stream puts embeddings into the empty skeleton, nothing else
+PARAMETERS_IN = {"surgery", "outer"}  # outer fills the empty skeleton around its layers, nothing else
 PRINTS_IN = {"cli", "report"}
 
 MODULES = {
@@ -123,15 +124,15 @@ def test_only_surgery_makes_parameters(module: str) -> None:
     assert not makes or module in PARAMETERS_IN
 
 
-def test_stream_makes_parameters_of_embeddings_alone() -> None:
+def test_outer_makes_parameters_in_one_place() -> None:
     makers = [
         function.name
-        for function in ast.walk(tree(MODULES["stream"]))
+        for function in ast.walk(tree(MODULES["outer"]))
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.Call) and call_name(node) == "nn.Parameter"
     ]
-    assert set(makers) <= {"_embeddings"}
+    assert makers == ["_filled"]
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
