@@ -12,6 +12,7 @@ import torch
 
 from slimgpt.errors import CalibrationError, ConfigError, ModelError
 from slimgpt.evaluation import Perplexity, perplexity, read_text
+from slimgpt.evaluation.likelihood import token_losses
 from slimgpt.evaluation.windows import cut
 
 SEQLEN = 32
@@ -184,6 +185,14 @@ def test_bfloat16_logits_are_scored_in_float32(tokenizer: Any) -> None:
         nll.append(-log_probabilities.gather(1, ids[0, 1:, None]).flatten())
     exact = torch.cat(nll).mean().item()
     assert perplexity(model, tokenizer, TEXT, SEQLEN).nll_per_token == pytest.approx(exact, rel=1e-6)
+
+
+def test_a_large_vocabulary_loses_no_digits() -> None:
+    """A float32 sum of 50,000 terms one after the other would."""
+    logits_NV = 3 * torch.randn(600, 49152, generator=torch.Generator().manual_seed(0))
+    ids_N = torch.arange(600) * 80
+    exact = torch.nn.functional.cross_entropy(logits_NV.double(), ids_N, reduction="none")
+    torch.testing.assert_close(token_losses(logits_NV, ids_N).double(), exact, rtol=1e-6, atol=0)
 
 
 def test_twice_is_the_same(model: Any, tokenizer: Any, measured: Perplexity) -> None:

@@ -22,6 +22,7 @@ from slimgpt.evaluation.windows import Windows, cut
 from slimgpt.job import check_context
 
 TOKENS_PER_BATCH = 2048  # tokens in one forward pass: their logits over the whole vocabulary are held at once
+ROWS = 512  # tokens whose logits are turned to float32 at once
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,19 @@ def check_vocabulary(model: Any, ids_BT: Tensor) -> None:
 
 def _token_losses(model: Any, ids_BT: Tensor) -> Tensor:
     """Negative log-likelihood of tokens 2 … T of each window, B x (T−1), float32 on the CPU."""
-    logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
-    return functional.cross_entropy(logits_BTV.transpose(1, 2), ids_BT[:, 1:], reduction="none").cpu()
+    logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
+    losses = [token_losses(logits_TV, ids_T[1:]) for logits_TV, ids_T in zip(logits_BTV, ids_BT, strict=True)]
+    return torch.stack(losses).cpu()
+
+
+def token_losses(logits_NV: Tensor, ids_N: Tensor) -> Tensor:
+    """Negative log-likelihood of N tokens, float32.
+
+    The vocabulary is the last dimension: along any other, torch sums one term after the other, and over 50,000 of them
+    float32 loses the fourth digit. A few rows at a time, because all in float32 would take twice the logits' memory.
+    """
+    rows = zip(logits_NV.split(ROWS), ids_N.split(ROWS), strict=True)
+    return torch.cat([functional.cross_entropy(logits.float(), ids, reduction="none") for logits, ids in rows])
 
 
 def _summarise(losses: Tensor, windows: Windows, num_bytes: int) -> Perplexity:
