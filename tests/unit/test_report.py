@@ -193,9 +193,10 @@ def test_colours_become_variables_on_the_page(place: Path, full: Page) -> None:
 def test_the_summary_comes_first(full: Page) -> None:
     assert full.text.index("Smaller by") < full.text.index("What quality costs") < full.text.index("Layer by layer")
     assert "134.5 million → 107.6 million parameters" in full.text
-    assert "1.16 to 1.20 times as fast (quartiles of paired repeats)" in full.text
+    assert "1.18 times the tokens/s while generating (1.16 to 1.20, quartiles of paired repeats)" in full.text
     assert f"perplexity, wiki.test@2048: {math.exp(3.2):,.2f} → {math.exp(3.7):,.2f}" in full.text
-    assert "(−5.0 points)" in full.text
+    assert "mean accuracy, %: 50.0 → 45.0, −5.0 points" in full.text
+    assert "points (95 % intervals overlap)" not in full.text
     assert "pruned-50, trained after pruning" in full.text
 
 
@@ -212,6 +213,7 @@ def test_what_is_missing_is_said_with_its_command(bare: Page, place: Path) -> No
     assert f"slimgpt eval {folder} --text TEXT --suite slimgpt --record" in bare.text
     assert f"slimgpt bench models/SmolLM2-135M-Instruct {folder} --record" in bare.text
     assert f"slimgpt eval {folder} --text TEXT --against models/SmolLM2-135M-Instruct --record" in bare.text
+    assert "mkdir -p dense slimgpt eval models/SmolLM2-135M-Instruct --text TEXT" in bare.text
     assert f"--json dense/eval.json slimgpt report {folder} --dense dense" in bare.text
     assert len(bare.all("svg")) == 4
 
@@ -305,6 +307,7 @@ def test_speeds_measured_apart_say_so(tmp_path: Path) -> None:
     ("harm", "label", "value"),
     [
         (0.2, "Worse by", f"{math.exp(0.2) - 1:.0%}"),
+        (0.03, "Worse by", f"{math.exp(0.03) - 1:.0%}"),
         (-0.1, "Better by", f"{1 - math.exp(-0.1):.0%}"),
         (1.0, "Worse by a factor of", "2.72"),
     ],
@@ -316,6 +319,7 @@ def test_quality_in_words(tmp_path: Path, harm: float, label: str, value: str) -
     run, dense = one_run(folder, dense=str(run_folders.save_dense(tmp_path / "dense")))
     tile = quality_tile(run, subjects([run], dense))
     assert (tile.label, tile.value) == (label, value)
+    assert ("95 % intervals overlap" in tile.details[0]) == (abs(harm) < 2 * 1.96 * 0.02)
 
 
 def test_quality_by_tasks_alone_is_in_points(tmp_path: Path) -> None:

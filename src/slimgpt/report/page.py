@@ -19,6 +19,7 @@ from slimgpt.errors import OutputError
 from slimgpt.report import palette, summary
 from slimgpt.report.charts import layers, quality, recovery, tradeoff
 from slimgpt.report.charts.chart import Chart, Table
+from slimgpt.report.console import mebibytes
 from slimgpt.report.runs import Run, read_runs
 from slimgpt.report.subjects import (
     DENSE_NAME,
@@ -95,7 +96,7 @@ def _charts(runs: Sequence[Run], models: Sequence[Subject]) -> dict[str, Chart]:
     if tasks(models):
         charts.append(quality.accuracies(models))
     if any(model.speed for model in models) and same_conditions(models):
-        charts += [tradeoff.speed(models, stage) for stage in ("prefill", "decode")]
+        charts += [tradeoff.speed(models, "prefill"), tradeoff.speed(models, "decode")]
     if any(run.comparison and run.comparison.cka for run in runs):
         charts.append(layers.similarity(runs))
     if any(run.comparison and run.comparison.robustness for run in runs):
@@ -142,7 +143,7 @@ def _render(config: ReportConfig, runs: Sequence[Run], models: Sequence[Subject]
         settings={run.name: _settings(run) for run in runs},
         samples=_samples(runs),
         divergence=_divergence(runs),
-        mebibytes=summary.mebibytes,
+        mebibytes=mebibytes,
     )
 
 
@@ -165,7 +166,7 @@ def _dense_command(config: ReportConfig, run: Run) -> str:
     folder = shlex.quote(config.dense or "dense")
     again = f"slimgpt report {' '.join(map(shlex.quote, config.runs))} --dense {folder} --out {shlex.quote(config.out)}"
     evaluate = f"slimgpt eval {shlex.quote(run.source)} --text TEXT --suite slimgpt --json {folder}/eval.json"
-    return f"{evaluate}\n{again} --force"
+    return f"mkdir -p {folder}\n{evaluate}\n{again} --force"
 
 
 def _divergence(runs: Sequence[Run]) -> Table:
@@ -199,7 +200,7 @@ def _settings(run: Run) -> dict[str, dict[str, Any]]:
         "Cost": {
             "device": cost.get("device"),
             **seconds,
-            "peak host memory": summary.mebibytes(cost.get("peak_host_bytes") or 0),
+            "peak host memory": mebibytes(cost.get("peak_host_bytes") or 0),
         },
     }
     for number, entry in enumerate(record.get("recovery") or [], start=1):

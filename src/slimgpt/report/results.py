@@ -27,6 +27,7 @@ class TextScore:
 
     perplexity: Interval
     bits_per_byte: Interval
+    num_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ class Quality:
         tokenizer: its hash.
         texts: name of text and window -> score.
         tasks: name -> score, the suite's mean under the suite's name.
-        options: how it was measured.
-        date: when.
+        options: when and how it was measured.
     """
 
     parameters: int
@@ -56,7 +56,6 @@ class Quality:
     texts: Mapping[str, TextScore]
     tasks: Mapping[str, TaskScore]
     options: Mapping[str, Any]
-    date: str
 
 
 @dataclass(frozen=True)
@@ -118,27 +117,31 @@ class Comparison:
 def quality(content: Mapping[str, Any]) -> Quality:
     """Read an ``eval.json``."""
     results = content["results"]
-    rows = content.get("n-samples", {})
+    rows, conditions = content.get("n-samples", {}), content.get("configs", {})
     return Quality(
         parameters=int(content["parameters"]),
         tokenizer=str(content["tokenizer"]),
-        texts={name: _text(entry) for name, entry in results.items() if "perplexity,none" in entry},
+        texts={
+            name: _text(entry, conditions.get(name, {}))
+            for name, entry in results.items()
+            if "perplexity,none" in entry
+        },
         tasks={
             name: score
             for name, entry in results.items()
             if "perplexity,none" not in entry and (score := _task(entry, rows.get(name))) is not None
         },
-        options=dict(content.get("config") or {}),
-        date=str(content.get("date", "")),
+        options={"date": content.get("date"), **(content.get("config") or {})},
     )
 
 
-def _text(entry: Mapping[str, Any]) -> TextScore:
+def _text(entry: Mapping[str, Any], conditions: Mapping[str, Any]) -> TextScore:
     """The interval of a perplexity is that of its logarithm: it is not symmetric."""
     nll = _interval(entry["nll_per_token,none"], entry.get("nll_per_token_stderr,none"))
     return TextScore(
         Interval(float(entry["perplexity,none"]), math.exp(nll.low), math.exp(nll.high)),
         _interval(entry["bits_per_byte,none"], entry.get("bits_per_byte_stderr,none")),
+        int(conditions["num_tokens"]) if "num_tokens" in conditions else None,
     )
 
 
@@ -176,7 +179,7 @@ def speeds(content: Mapping[str, Any]) -> list[Speed]:
             ratios={key: _spread(value) for key, value in entry["ratios_to_first"].items()} if index else None,
             first_parameters=first_parameters,
             device=str(content["device"]),
-            options=dict(content["settings"]),
+            options={"date": content.get("date"), **content["settings"]},
         )
         for index, entry in enumerate(models)
     ]

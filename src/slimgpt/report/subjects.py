@@ -53,10 +53,10 @@ def subjects(runs: Sequence[Run], dense: Dense) -> list[Subject]:
         Subject(run.name, "recovered" if run.recovered else "pruned", style(index), run.after, run.quality, run.speed)
         for index, run in enumerate(runs)
     ]
-    if dense.quality is None and dense.speed is None:
+    known = dense.quality or dense.speed
+    if known is None:
         return found
-    size = (dense.quality or dense.speed).parameters  # type: ignore[union-attr]
-    return [Subject(DENSE_NAME, "dense", DENSE, size, dense.quality, dense.speed), *found]
+    return [Subject(DENSE_NAME, "dense", DENSE, known.parameters, dense.quality, dense.speed), *found]
 
 
 def one_tokenizer(models: Sequence[Subject]) -> bool:

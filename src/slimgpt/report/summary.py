@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slimgpt.report.console import mebibytes
 from slimgpt.report.results import Interval, Speed
 from slimgpt.report.runs import Run
 from slimgpt.report.subjects import DENSE_NAME, Measure, Subject, headline, suite_mean
@@ -38,27 +39,27 @@ def size_tile(run: Run) -> Tile:
 
 
 def speed_tile(run: Run, dense: Speed | None) -> Tile:
-    """Tokens per second while generating; as a ratio of paired repeats where both models took turns."""
+    """Tokens per second while generating: the ratio of paired repeats where both models took turns."""
     own = run.speed
     if own is None or dense is None:
         return Tile("Faster by", None)
-    paired = own.ratios["decode"] if own.ratios is not None and own.first_parameters == run.before else None
-    if paired is None and own.device != dense.device:
+    memory = f"peak memory {mebibytes(dense.peak_bytes)} → {mebibytes(own.peak_bytes)}"
+    if own.ratios is not None and own.first_parameters == run.before:
+        ratio, first_token = own.ratios["decode"], own.ratios["time_to_first_token"]
+        details = (
+            f"{ratio.value:.2f} times the tokens/s while generating ({ratio.low:.2f} to {ratio.high:.2f}, quartiles of "
+            "paired repeats)",
+            f"first token after {first_token.value:.2f} times the time",
+        )
+        return Tile(*_speed_words(ratio), (*details, memory))
+    if own.device != dense.device:
         return Tile("Faster by", None, (f"Measured on {own.device}, but the dense model on {dense.device}.",))
     value = own.decode.value / dense.decode.value
-    ratio = paired or Interval(value, value, value)
-    pairing = (
-        f"{ratio.low:.2f} to {ratio.high:.2f} times as fast (quartiles of paired repeats)"
-        if paired
-        else "not measured in turns with the dense model, so the ratio may be off"
-    )
     details = (
         f"{dense.decode.value:,.1f} → {own.decode.value:,.1f} tokens/s while generating",
-        pairing,
-        f"first token after {dense.first_token_ms.value:,.0f} → {own.first_token_ms.value:,.0f} ms",
-        f"peak memory {mebibytes(dense.peak_bytes)} → {mebibytes(own.peak_bytes)}",
+        "not measured in turns with the dense model, so this may be off",
     )
-    return Tile(*_speed_words(ratio), details)
+    return Tile(*_speed_words(Interval(value, value, value)), (*details, memory))
 
 
 def _speed_words(ratio: Interval) -> tuple[str, str]:
@@ -75,13 +76,18 @@ def quality_tile(run: Run, models: Sequence[Subject]) -> Tile:
     if measure is None or not {run.name, DENSE_NAME} <= measure.values.keys():
         known = [found for found in (measure, mean) if found and run.name in found.values]
         return Tile("Worse by", None, tuple(f"{found.label}: {found.values[run.name].value:,.2f}" for found in known))
-    before, after = (measure.values[name].value for name in (DENSE_NAME, run.name))
-    details = [f"{measure.label}: {before:,.2f} → {after:,.2f}"]
+    before, after = (measure.values[name] for name in (DENSE_NAME, run.name))
+    details = [f"{measure.label}: {before.value:,.2f} → {after.value:,.2f}{_overlap(before, after)}"]
     if mean and mean is not measure and {run.name, DENSE_NAME} <= mean.values.keys():
-        first, second = (mean.values[name].value for name in (DENSE_NAME, run.name))
-        change = f"{second - first:+.1f}".replace("-", "−")
-        details.append(f"{mean.label}: {first:.1f} → {second:.1f} ({change} points)")
-    return Tile(*_quality_words(measure, before, after), tuple(details))
+        first, second = (mean.values[name] for name in (DENSE_NAME, run.name))
+        change = f"{second.value - first.value:+.1f} points".replace("-", "−")
+        details.append(f"{mean.label}: {first.value:.1f} → {second.value:.1f}, {change}{_overlap(first, second)}")
+    return Tile(*_quality_words(measure, before.value, after.value), tuple(details))
+
+
+def _overlap(first: Interval, second: Interval) -> str:
+    """A warning where the figures could be one."""
+    return " (95 % intervals overlap)" if first.low <= second.high and second.low <= first.high else ""
 
 
 def _quality_words(measure: Measure, before: float, after: float) -> tuple[str, str]:
@@ -96,8 +102,3 @@ def _quality_words(measure: Measure, before: float, after: float) -> tuple[str, 
 def millions(count: float) -> str:
     """Parameters for people."""
     return f"{count / 1e9:,.2f} billion" if count >= 1e9 else f"{count / 1e6:,.1f} million"
-
-
-def mebibytes(count: float) -> str:
-    """Bytes for people."""
-    return f"{count / 2**20:,.0f} MiB" if count < 2**33 else f"{count / 2**30:,.1f} GiB"

@@ -18,9 +18,11 @@ from typing import Any
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from slimgpt.report.palette import DENSE, LIGHT, Style, as_variables
+from slimgpt.report.palette import LIGHT, Style, as_variables
 
 WIDTH = 380  # CSS pixels
 POINTS_PER_INCH = 72
@@ -125,6 +127,13 @@ def legend(figure: Figure, labels: int) -> None:
     figure.legend(loc="outside upper left", ncols=min(2, labels), borderaxespad=0.2, columnspacing=1.2)
 
 
+def log_axis(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis, also where it spans less than a decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=8))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
+
+
 def look(chosen: Style, line: bool = True) -> dict[str, Any]:
     """matplotlib's words for a style."""
     face = chosen.colour if chosen.filled else LIGHT["paper"]
@@ -140,6 +149,3 @@ def look(chosen: Style, line: bool = True) -> dict[str, Any]:
 def short(name: str, limit: int = 20) -> str:
     """A name that fits beside an axis; the end of a folder's name tells most."""
     return name if len(name) <= limit else "…" + name[1 - limit :]
-
-
-__all__ = ["DENSE", "Chart", "Table", "canvas", "legend", "look", "settled", "short"]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
-from slimgpt.report.charts.chart import Chart, Table, canvas, legend, look, short
+from slimgpt.report.charts.chart import Chart, Table, canvas, legend, log_axis, look, short
 from slimgpt.report.palette import DENSE, Style, style
-from slimgpt.report.results import Interval
+from slimgpt.report.results import Interval, TaskScore, TextScore
 from slimgpt.report.runs import Run
-from slimgpt.report.subjects import DENSE_NAME, Subject, one_tokenizer, percent, tasks, texts
+from slimgpt.report.subjects import DENSE_NAME, SUITE, Subject, one_tokenizer, percent, tasks, texts
 
 ROW, POINT, MARGIN = 16, 9, 62  # CSS pixels of a row, of each model in it, and of what is around the axes
 CONFIDENCE = "Marks are the measured figures, lines their 95 % confidence intervals."
@@ -43,12 +43,13 @@ def perplexities(models: Sequence[Subject]) -> Chart:
         )
         for model in models
     ]
+    amounts = _amounts({row: {score.num_tokens for score in _scores(models, row)} for row in rows}, "tokens")
     label = "perplexity per token" if comparable else "bits per byte"
     scale = " The axis is logarithmic." if comparable else ""
     return _dots(
         "perplexity",
         f"{label[0].upper()}{label[1:]}",
-        f"Lower is better. {CONFIDENCE}{scale} A name is a text and the tokens of a window.",
+        f"Lower is better. {CONFIDENCE}{scale} A name is a text and the tokens of a window. {amounts}",
         f"{label}, log scale" if comparable else label,
         rows,
         series,
@@ -71,9 +72,30 @@ def accuracies(models: Sequence[Subject]) -> Chart:
         )
         for model in models
     ]
-    rows = ["mean (slimgpt)" if row == "slimgpt" else row for row in rows]
-    reading = f"Higher is better. {CONFIDENCE}"
+    asked = {row: {score.num_rows for score in _answers(models, row)} for row in rows if row != SUITE}
+    amounts = _amounts(asked, "rows")
+    rows = ["mean (slimgpt)" if row == SUITE else row for row in rows]
+    reading = f"Higher is better. {CONFIDENCE} {amounts}"
     return _dots("tasks", "Tasks", reading, "accuracy, %", rows, series, form=".1f")
+
+
+def _scores(models: Sequence[Subject], name: str) -> list[TextScore]:
+    return [model.quality.texts[name] for model in models if model.quality and name in model.quality.texts]
+
+
+def _answers(models: Sequence[Subject], name: str) -> list[TaskScore]:
+    return [model.quality.tasks[name] for model in models if model.quality and name in model.quality.tasks]
+
+
+def _amounts(counts: Mapping[str, set[int | None]], unit: str) -> str:
+    """How much was measured, and a warning where it was not the same for all models."""
+    known = sorted({count for found in counts.values() for count in found if count is not None})
+    if not known:
+        return ""
+    spread = f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
+    unequal = [name for name, found in counts.items() if len(found) > 1]
+    warning = f" Not the same number for all models: {', '.join(unequal)}." if unequal else ""
+    return f"Measured on {spread} {unit} each.{warning}"
 
 
 def robustness(runs: Sequence[Run]) -> Chart:
@@ -126,7 +148,8 @@ def _dots(
         _name_rows(axes, rows)
         axes.set_xlabel(label)
         if log:
-            _log_axis(axes)
+            axes.set_xscale("log")
+            log_axis(axes.xaxis)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6))
         legend(figure, len(series))
@@ -135,19 +158,11 @@ def _dots(
 
 def _name_rows(axes: Axes, rows: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [short(row, 18) for row in rows])
+    axes.set_yticks(range(len(rows)), [short(row, 24) for row in rows])
     axes.set_yticks([row + 0.5 for row in range(len(rows) - 1)], minor=True)
     axes.tick_params(length=0, which="both")
     axes.grid(axis="y", which="minor")
     axes.spines["left"].set_visible(False)
-
-
-def _log_axis(axes: Axes) -> None:
-    """A logarithmic axis with plain numbers on it, also where it spans less than a decade."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=8))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _table(rows: Sequence[str], series: Sequence[Series], form: str) -> Table:

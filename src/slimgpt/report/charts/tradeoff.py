@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
-from slimgpt.report.charts.chart import Chart, Table, canvas, look, short
+from slimgpt.report.charts.chart import Chart, Table, canvas, log_axis, look, short
 from slimgpt.report.palette import LIGHT
 from slimgpt.report.results import Interval
 from slimgpt.report.subjects import Measure, Subject
@@ -53,7 +54,8 @@ def _scatter(name: str, title: str, label: str, points: Sequence[Point], measure
         axes.margins(0.12, 0.14)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         if measure.log:
-            _log_axis(axes)
+            axes.set_yscale("log")
+            log_axis(axes.yaxis)
     rows = [(model.name, f"{cost:,.1f}", f"{worth.value:,.2f}") for model, cost, worth in points]
     reading = (
         f"Left is cheaper, {'down' if lower else 'up'} is better. The dotted line joins the models that no other beats "
@@ -75,13 +77,6 @@ def _name(axes: Axes, name: str, point: tuple[float, float], to_the_left: bool, 
     )
 
 
-def _log_axis(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=8))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
 def pareto_front(points: Sequence[tuple[float, float]], lower: bool) -> list[tuple[float, float]]:
     """Those (cost, worth) that nothing as cheap beats, cheapest first; ``lower`` says which worth is better."""
     front: list[tuple[float, float]] = []
@@ -91,26 +86,24 @@ def pareto_front(points: Sequence[tuple[float, float]], lower: bool) -> list[tup
     return front
 
 
-def speed(models: Sequence[Subject], stage: str) -> Chart:
-    """Tokens per second of ``prefill`` or ``decode``, as bars."""
-    pick: Callable[[Subject], Interval] = lambda model: getattr(model.speed, stage)  # noqa: E731
-    measured = [model for model in models if model.speed]
-    what = {"prefill": "Reading the prompt", "decode": "Generating"}[stage]
+def speed(models: Sequence[Subject], stage: Literal["prefill", "decode"]) -> Chart:
+    """Tokens per second while reading prompts or generating, as bars."""
+    measured = [(model, getattr(model.speed, stage)) for model in models if model.speed]
     with canvas(24 * len(measured) + 52) as (figure, axes):
-        for row, model in enumerate(measured):
-            value = pick(model)
+        for row, (model, value) in enumerate(measured):
             face = model.style.colour if model.style.filled else "none"
             axes.barh([row], [value.value], height=0.55, fc=face, ec=model.style.colour, lw=1)
             whiskers = [[value.value - value.low], [value.high - value.value]]
             axes.errorbar([value.value], [row], xerr=whiskers, color=LIGHT["ink"], lw=1.1, capsize=2.5)
         axes.set_ylim(len(measured) - 0.4, -0.6)
-        axes.set_yticks(range(len(measured)), [short(model.name) for model in measured])
+        axes.set_yticks(range(len(measured)), [short(model.name) for model, _ in measured])
         axes.tick_params(length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel("tokens per second")
-    rows = [(m.name, f"{pick(m).value:,.1f}", f"{pick(m).low:,.1f} – {pick(m).high:,.1f}") for m in measured]
+    rows = [(model.name, f"{value.value:,.1f}", f"{value.low:,.1f} – {value.high:,.1f}") for model, value in measured]
     reading = "Longer is faster. Bars are medians, lines the quartiles of the repeats."
-    return Chart(f"speed-{stage}", what, reading, Table(("model", "tokens/s", "quartiles"), rows), figure)
+    title = {"prefill": "Reading the prompt", "decode": "Generating"}[stage]
+    return Chart(f"speed-{stage}", title, reading, Table(("model", "tokens/s", "quartiles"), rows), figure)
