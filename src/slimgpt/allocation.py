@@ -76,10 +76,14 @@ CURVES: Mapping[str, Callable[[int], Curve]] = {
 }
 
 
-def scaled_curve(ratios: Sequence[float]) -> Curve:
-    """A curve proportional to given ratios: they set the shape, the amount sets the level."""
-    mean = sum(ratios) / len(ratios)
-    return lambda amount: [ratio * amount / mean for ratio in ratios]
+def scaled_curves(*shapes: Sequence[float]) -> list[Curve]:
+    """Curves proportional to given ratios: they set the shape, the amount sets the level, the same for all shapes."""
+    mean = sum(sum(ratios) / len(ratios) for ratios in shapes) / len(shapes)
+
+    def curve(ratios: Sequence[float]) -> Curve:
+        return lambda amount: [ratio * amount / mean for ratio in ratios]
+
+    return [curve(ratios) for ratios in shapes]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from slimgpt.errors import NumericalError
 from slimgpt.job import Job, prepare
 from slimgpt.prefetch import Prefetcher
 from slimgpt.runtime import Clock
-from slimgpt.sites import Removal, Site, by_part
+from slimgpt.search import read_metric, search
+from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.solvers import SOLVERS
 from slimgpt.stats import InputStats
 from slimgpt.stream import ActivationStream, materialised, read_layer
@@ -29,8 +30,11 @@ from slimgpt.weights import require_finite
 class Observer:
     """What a run tells whoever watches it. Does nothing itself; the command line draws a progress bar."""
 
+    def searching(self, job: Job) -> None:
+        """Everything is checked; the search for the best allocation starts when this returns."""
+
     def planned(self, job: Job) -> None:
-        """Everything is checked and decided; work starts when this returns."""
+        """Everything is checked and decided; pruning starts when this returns."""
 
     def stage(self, layer: int, stage: str) -> None:
         """A stage of a layer begins."""
@@ -63,17 +67,28 @@ def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
 
 def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     """Prune all layers and write the output; its record (empty for those who only helped)."""
-    run = _Run(job, observer if job.team.leads else Observer(), clock)
-    run.observer.planned(job)
+    observer = observer if job.team.leads else Observer()
     with output.full_disk_named(job.out, job.plan.bytes_after):
         try:
-            layers = run.all_layers()
+            if job.search_folder is not None:
+                job = _searched(job, observer, clock)
+            observer.planned(job)
+            layers = _Run(job, observer, clock).all_layers()
         except NumericalError:
             if job.team.leads:
                 job.journal.discard()  # the same run would fail again, and what cures it makes it another run
             raise
         job.team.meet()  # nobody has anything in the working folder any more
         return _write(job, layers, clock) if job.team.leads else {}
+
+
+def _searched(job: Job, observer: Observer, clock: Clock) -> Job:
+    """The job with the plan that a search finds."""
+    observer.searching(job)
+    with clock.timed("search", job.device):
+        plan = job.plan.with_layers(search(job, observer.stage, observer.tokens))
+    config = output.pruned_config(job.checkpoint, plan, job.config.layout, job.stored_dtype)
+    return dataclasses.replace(job, plan=plan, output_config=config)
 
 
 def _write(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
@@ -159,11 +174,18 @@ class _Run:
         on disk: it is rounded here.
         """
         num_removed = site.num_units - self.job.plan.kept(index)[site.part]
-        removal = self.solve(weight, stats.hessian_II(), site.num_units, num_removed, self.job.solver_options)
+        removal = self.solve(weight, stats.hessian_II(), site.num_units, num_removed, self._options(index, site))
         require_finite("the repaired weight", removal.weight_OI, self.job.stored_dtype)
         return dataclasses.replace(
             removal, kept_N=removal.kept_N.cpu(), weight_OI=removal.weight_OI.to("cpu", self.job.stored_dtype)
         )
+
+    def _options(self, index: int, site: Site) -> SolverOptions:
+        """Where a search has been, its metric says how much the loss feels an error of the site's outputs."""
+        options, folder = self.job.solver_options, self.job.search_folder
+        if folder is None:
+            return options
+        return dataclasses.replace(options, metric_OO=read_metric(folder, index, site.name))
 
     def _replay(self, layer: nn.Module, index: int, sites: Sequence[Site], done: dict[str, Any]) -> None:
         """Do again what an earlier run decided, to bring the stream to where that run had it."""

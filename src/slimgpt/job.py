@@ -17,13 +17,25 @@ from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.journal import Journal
-from slimgpt.planning import Plan, make_plan
+from slimgpt.planning import SEARCHED, Plan, make_plan
 from slimgpt.sites import SolverOptions
 from slimgpt.team import Team
 from slimgpt.weights import require_finite
 
 NOT_IN_FINGERPRINT = frozenset(
-    {"model", "out", "recipe", "resume", "force", "calibration", "device", "batch_size", "offload_dir", "report"}
+    {
+        "model",
+        "out",
+        "recipe",
+        "resume",
+        "force",
+        "calibration",
+        "device",
+        "batch_size",
+        "offload_dir",
+        "search_cache",
+        "report",
+    }
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
 
@@ -48,6 +60,7 @@ class Job:
         fingerprint: what makes this run this run.
         needs: memory it will take.
         offload_dir: where this process's activations go; None keeps them in memory.
+        search_folder: where the search's curves and metrics are or will be; None where nothing is searched.
         team: the processes that share the work.
         finished: the record of a run that is to be resumed, but had come to its end.
     """
@@ -67,6 +80,7 @@ class Job:
     fingerprint: dict[str, Any]
     needs: memory.Needs
     offload_dir: Path | None
+    search_folder: Path | None
     team: Team
     finished: dict[str, Any] | None
 
@@ -94,9 +108,7 @@ def prepare(config: PruneConfig) -> Job:
     out = Path(os.path.abspath(Path(config.out).expanduser()))
     partial = output.partial_folder(out)
     if team.leads:
-        if config.resume or config.force:
-            output.recover(out)
-        output.check_output(out, checkpoint.path, plan.bytes_after, config.force, config.resume)
+        _check_out(config, out, checkpoint, plan)
     tokenizer = checkpoint.tokenizer()
     windows_BT = team.from_leader(_windows(config, tokenizer) if team.leads else torch.empty(0))
     _check_rest(checkpoint, windows_BT, stored_dtype)
@@ -134,9 +146,23 @@ def prepare(config: PruneConfig) -> Job:
         fingerprint=fingerprint,
         needs=needs,
         offload_dir=offload_dir / f"rank-{team.rank}" if needs.offloaded else None,
+        search_folder=_search_folder(config, partial),
         team=team,
         finished=finished,
     )
+
+
+def _check_out(config: PruneConfig, out: Path, checkpoint: Checkpoint, plan: Plan) -> None:
+    if config.resume or config.force:
+        output.recover(out)
+    output.check_output(out, checkpoint.path, plan.bytes_after, config.force, config.resume)
+
+
+def _search_folder(config: PruneConfig, partial: Path) -> Path | None:
+    """The user's, or one that goes with the working folder."""
+    if config.allocation != SEARCHED or config.ratio == 0:
+        return None
+    return Path(config.search_cache).expanduser() if config.search_cache else partial / "search"
 
 
 def _windows(config: PruneConfig, tokenizer: Any) -> torch.Tensor:

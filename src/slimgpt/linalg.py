@@ -47,10 +47,14 @@ def living_weight(weight_OI: Tensor, hessian_II: Tensor) -> Tensor:
     return to_float64(weight_OI).to(diagonal_I.device).masked_fill_(diagonal_I == 0, 0.0)
 
 
-def gram(weight_OI: Tensor, hessian_II: Tensor) -> Tensor:
-    """G = WᵀW of the living weight: squared norms and angles of the columns, all that scores need of W."""
+def gram(weight_OI: Tensor, hessian_II: Tensor, metric_OO: Tensor | None = None) -> Tensor:
+    """G = WᵀMW of the living weight: squared norms and angles of the columns, all that scores need of W.
+
+    Without a metric M is the identity.
+    """
     alive_OI = living_weight(weight_OI, hessian_II)
-    return alive_OI.T @ alive_OI
+    weighed_OI = alive_OI if metric_OO is None else metric_OO.to(alive_OI) @ alive_OI
+    return alive_OI.T @ weighed_OI
 
 
 def energy(weight_OI: Tensor, hessian_II: Tensor) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,16 @@ from slimgpt.allocation import (
     allocate,
     allocate_uniform,
     removed_params,
-    scaled_curve,
+    scaled_curves,
 )
 from slimgpt.arch.family import ATTENTION, FFN, Family, unit_params
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError
 from slimgpt.sites import Site
+
+SEARCHED = "searched"
+"""The allocation that is measured on the model at hand, not read off a curve."""
 
 TOLERANCE = 0.003
 """How far the result may be from the asked ratio, as a fraction of the model, before the plan warns."""
@@ -55,6 +58,13 @@ class Plan:
         """Removed fraction of all parameters."""
         return 1 - self.params_after / self.params_before
 
+    def with_layers(self, layers: list[LayerPlan]) -> Plan:
+        """The same model cut in another way."""
+        after = self.params_before - removed_params(self.budget, layers)
+        return replace(
+            self, layers=layers, params_after=after, bytes_after=after * self.bytes_after // self.params_after
+        )
+
     def kept(self, index: int) -> dict[str, int]:
         """Units kept by site name."""
         return {ATTENTION: self.layers[index].attention, FFN: self.layers[index].ffn}
@@ -72,7 +82,9 @@ def make_plan(checkpoint: Checkpoint, config: PruneConfig, bytes_per_param: int)
     if config.layout == "uniform":
         layers = allocate_uniform(budget, target, config.round_to)
     else:
-        attention, ffn = curves(config.allocation or "log", len(budget))
+        # What a search will find, nobody knows yet; it will be of this size.
+        name = "log" if config.allocation in (None, SEARCHED) else config.allocation
+        attention, ffn = curves(name, len(budget))
         layers = allocate(budget, target, attention, ffn, config.round_to)
     after = checkpoint.num_params - removed_params(budget, layers)
     return Plan(budget, layers, checkpoint.num_params, after, after * bytes_per_param)
@@ -109,13 +121,17 @@ def curves(allocation: str, num_layers: int) -> tuple[Curve, Curve]:
     path = Path(allocation).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"--allocation {allocation!r} is neither one of {', '.join(CURVES)} nor a file with one ratio per layer."
+            f"--allocation {allocation!r} is neither one of {SEARCHED}, {', '.join(CURVES)} nor a file with one ratio "
+            "per layer."
         )
     content = _read(path)
     named = content if isinstance(content, Mapping) else {ATTENTION: content, FFN: content}
     if set(named) != {ATTENTION, FFN}:
         raise ConfigError(f"{path}: give a list of {num_layers} ratios, or two such lists, 'attention' and 'ffn'.")
-    attention, ffn = (scaled_curve(_ratios(named[name], num_layers, f"{path}: {name}")) for name in (ATTENTION, FFN))
+    shapes = [_ratios(named[name], num_layers, f"{path}: {name}") for name in (ATTENTION, FFN)]
+    if not any(map(any, shapes)):
+        raise ConfigError(f"{path}: all ratios are 0, so there is no shape to scale to --ratio.")
+    attention, ffn = scaled_curves(*shapes)
     return attention, ffn
 
 
@@ -133,6 +149,4 @@ def _ratios(values: Any, num_layers: int, where: str) -> Sequence[float]:
     for index, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise ConfigError(f"{where}: ratio {value!r} of layer {index} is not a number in [0, 1].")
-    if not any(values):
-        raise ConfigError(f"{where}: all ratios are 0, so there is no shape to scale to --ratio.")
     return values

@@ -103,6 +103,8 @@ class SolverOptions:
         grouped_cholesky: paper solver only: score heads by the grouped Cholesky decomposition; False is the
             ablation "−GCD" (plain diagonal of the inverse).
         group_size: paper solver only: channels removed per round; 0 is the dynamic schedule 1024 … 8.
+        metric_OO: obs solver only: M, how much an error of the outputs matters; units go by tr(M E H Eᵀ) in place of
+            tr(E H Eᵀ). (The best repair of the survivors is the same for every M.)
     """
 
     damping: float = 0.01
@@ -110,6 +112,7 @@ class SolverOptions:
     seed: int = 0
     grouped_cholesky: bool = True
     group_size: int = 0
+    metric_OO: Tensor | None = None
 
 
 Solver = Callable[[Tensor, Tensor, int, int, SolverOptions], Removal]

@@ -26,7 +26,7 @@ class Layer:
 KERNELS = "linalg stats sites solvers"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = "arch schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
-RUN = "job output record card measured driver loading inspection generation"
+RUN = "job output record card measured driver search loading inspection generation"
 
 LAYERS = [
     Layer("errors _version"),
@@ -60,7 +60,7 @@ LAYERS = [
     Layer(
         RUN,
         f"errors _version config allocation modeling_slimgpt {KERNELS} {MODEL_SIDE}",
-        "torch transformers safetensors huggingface_hub",
+        "torch transformers safetensors huggingface_hub accelerate numpy yaml",
     ),
     Layer("evaluation", f"errors config {MODEL_SIDE} {RUN}", "torch transformers lm_eval yaml"),
     Layer("export", f"errors config modeling_slimgpt {KERNELS} {MODEL_SIDE} {RUN}", "torch transformers gguf numpy"),

@@ -22,7 +22,7 @@ from slimgpt.allocation import (
     log_curve,
     min_width,
     removed_params,
-    scaled_curve,
+    scaled_curves,
 )
 from slimgpt.errors import ConfigError
 from slimgpt.planning import curves
@@ -105,8 +105,8 @@ def test_down_is_up_reversed() -> None:
     assert CURVES["log-down"](9)(0.3) == CURVES["log"](9)(0.3)[::-1]
 
 
-def test_scaled_curve_keeps_proportions() -> None:
-    assert scaled_curve([0.1, 0.2, 0.3])(0.4) == pytest.approx([0.2, 0.4, 0.6])
+def test_scaled_curves_keeps_proportions() -> None:
+    assert scaled_curves([0.1, 0.2, 0.3])[0](0.4) == pytest.approx([0.2, 0.4, 0.6])
 
 
 # --- plans -----------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_heads_follow_rounded_ratios() -> None:
 
 def test_uneven_heads_and_widths_follow_their_own_curves() -> None:
     budget, total = SHAPES["smollm2-135m"]
-    only_last = scaled_curve([0.0] * 29 + [1.0])
+    only_last = scaled_curves([0.0] * 29 + [1.0])[0]
     plan = allocate(budget, round(0.2 * total), only_last, log_curve(30), 8)
     assert [layer.attention for layer in plan[:-1]] == [3] * 29
     assert plan[-1].attention < 3
@@ -189,9 +189,9 @@ def test_channels_are_given_back_to_the_largest_remainder() -> None:
     """Ideal widths 105, 97, 92 and 106 (sum 400) in steps of 8: rounding down gives 104, 96, 88, 104; one step goes
     back, and it goes to the layer that lost most, the third."""
     budget = [LayerBudget(SiteBudget(4, 1000), SiteBudget(200, 10))] * 4
-    no_heads = scaled_curve([0.001] * 4)
+    no_heads = scaled_curves([0.001] * 4)[0]
     removed = [95, 103, 108, 94]
-    plan = allocate(budget, 10 * sum(removed), lambda s: [0 * r for r in no_heads(s)], scaled_curve(removed), 8)
+    plan = allocate(budget, 10 * sum(removed), lambda s: [0 * r for r in no_heads(s)], scaled_curves(removed)[0], 8)
     assert [layer.ffn for layer in plan] == [104, 96, 96, 104]
     assert [layer.attention for layer in plan] == [4] * 4
 
@@ -248,10 +248,10 @@ def test_a_list_serves_both_sites(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["r.json", "r.yaml", "r.txt"])
-def test_a_mapping_gives_each_site_its_own(tmp_path: Path, name: str) -> None:
-    attention, ffn = curves(written(tmp_path / name, {"attention": [0, 0, 1], "ffn": [0.5, 0.5, 0.5]}), 3)
-    assert attention(0.1) == pytest.approx([0, 0, 0.3])
-    assert ffn(0.1) == pytest.approx([0.1, 0.1, 0.1])
+def test_a_mapping_gives_each_part_its_own_and_scales_both_alike(tmp_path: Path, name: str) -> None:
+    attention, ffn = curves(written(tmp_path / name, {"attention": [0, 0, 0.6], "ffn": [0.6, 0.6, 0.6]}), 3)
+    assert attention(0.1) == pytest.approx([0, 0, 0.15])
+    assert ffn(0.1) == pytest.approx([0.15, 0.15, 0.15])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from slimgpt.config import (
     PruneConfig,
     RecoverConfig,
     ReportConfig,
+    SearchConfig,
 )
 from slimgpt.errors import ConfigError, OutputError
 
@@ -36,6 +37,20 @@ def _prune(config: PruneConfig) -> None:
         out.print(f"Written to {result.path}")
         if config.report:
             _report(ReportConfig((str(result.path),), str(result.path / "report.html"), force=True))
+
+
+def _search(config: SearchConfig) -> None:
+    from slimgpt.journal import write_text
+    from slimgpt.report.allocation import print_allocation
+    from slimgpt.search import allocate, read_curves, to_yaml
+
+    _refuse_existing(config.out, "--out")
+    curves = read_curves(Path(config.cache).expanduser())
+    layers, loss = allocate(curves, round(config.ratio * curves.num_params), config.round_to)
+    print_allocation(curves, layers, loss)
+    if config.out is not None:
+        write_text(Path(config.out), to_yaml(curves, layers))
+        print(f"Written to {config.out}")
 
 
 def _recover(config: RecoverConfig) -> None:
@@ -176,6 +191,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "prune": Command(PruneConfig, _prune),
+    "search": Command(SearchConfig, _search),
     "recover": Command(RecoverConfig, _recover),
     "eval": Command(EvalConfig, _eval),
     "bench": Command(BenchConfig, _bench),

@@ -13,6 +13,7 @@ from slimgpt.config.prune import PruneConfig
 from slimgpt.config.recipe import options_from, read_recipe
 from slimgpt.config.recover import RecoverConfig
 from slimgpt.config.report import ReportConfig
+from slimgpt.config.search import SearchConfig
 
 __all__ = [
     "BenchConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "PruneConfig",
     "RecoverConfig",
     "ReportConfig",
+    "SearchConfig",
     "options_from",
     "read_recipe",
 ]

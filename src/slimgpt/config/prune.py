@@ -42,8 +42,12 @@ class PruneConfig:
     """obs: exact greedy Optimal Brain Surgeon. slimgpt: the paper's. The others are baselines."""
 
     allocation: str | None = None
-    """How ratios vary over layers: log (the paper's, default), linear, uniform, log-down, linear-down, or a YAML/JSON
-    file with one ratio per layer (scaled to meet --ratio), or with two such lists, 'attention' and 'ffn'."""
+    """How ratios vary over layers: log (the paper's, default), searched (measured on the model: a pass forward and back
+    finds where the loss feels it least), linear, uniform, log-down, linear-down, or a YAML/JSON file with one ratio per
+    layer (scaled to meet --ratio), or with two such lists, 'attention' and 'ffn'."""
+
+    search_cache: str | None = None
+    """Folder that keeps what the search measured: other ratios then need no new search (see slimgpt search)."""
 
     layout: Literal["per-layer", "uniform"] = "per-layer"
     """per-layer: every layer has its own sizes (best quality). uniform: one size, loads as a stock class."""
@@ -101,6 +105,8 @@ class PruneConfig:
         at_least("group-size", self.group_size, 0)
         at_least("batch-size", self.batch_size, 0)
         check_seed(self.seed)
+        if self.search_cache is not None and self.allocation != "searched":
+            raise ConfigError("--search-cache goes with --allocation searched: add that, or drop it.")
         if self.layout == "uniform" and self.allocation not in (None, "uniform"):
             raise ConfigError(
                 f"--layout uniform gives all layers one size, which contradicts --allocation {self.allocation}: "

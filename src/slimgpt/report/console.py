@@ -16,10 +16,12 @@ from slimgpt.driver import Observer
 from slimgpt.evaluation import Observer as EvaluationObserver
 from slimgpt.job import Job
 from slimgpt.planning import TOLERANCE
+from slimgpt.search import search_windows
 
 out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
 err = Console(stderr=True)
 
+SEARCH_PASSES = 2  # forward and back
 PASSES = 3  # stages of a layer that carry tokens: both sites' statistics, and the advance
 
 
@@ -43,11 +45,22 @@ class ProgressObserver(Observer):
             console=err,
         )
 
+    def searching(self, job: Job) -> None:
+        """Start a bar for the search."""
+        out.print(_needs(job))
+        self._start(job, search_windows(job).numel(), SEARCH_PASSES)
+
     def planned(self, job: Job) -> None:
         """Print the plan and start the bar."""
+        self.close()
         print_plan(job)
-        self._num_layers = len(job.plan.layers)
-        total = job.windows_BT.numel() * PASSES * self._num_layers
+        self._start(job, job.windows_BT.numel(), PASSES)
+
+    def _start(self, job: Job, num_tokens: int, passes: int) -> None:
+        self._num_layers, self._passes = len(job.plan.layers), passes
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        total = num_tokens * passes * self._num_layers
         self._task = self._progress.add_task("", total=total, layer=f"0/{self._num_layers}", stage="embed", speed="")
         self._progress.start()
 
@@ -58,7 +71,7 @@ class ProgressObserver(Observer):
     def tokens(self, count: int) -> None:
         """Move the bar."""
         speed = self._progress.tasks[0].speed
-        label = f"{speed / PASSES / 1000:,.1f}k token·layers/s" if speed else ""
+        label = f"{speed / self._passes / 1000:,.1f}k token·layers/s" if speed else ""
         self._progress.update(self._task, advance=count, speed=label)
 
     def close(self) -> None:

@@ -41,12 +41,12 @@ def removal_order(
         hessian_II: X Xᵀ, float32 or float64, undamped.
         num_units: N; units are consecutive runs of I / N columns.
         num_steps: how far to go, up to all N.
-        options: only ``damping`` is read.
+        options: only ``damping`` and ``metric_OO`` are read.
 
     Returns:
         ``order``, unit indices, ``num_steps`` long; and ``curve``, float64, ``num_steps + 1`` long: the
-        damped loss tr(E H̃ Eᵀ) after 0, 1, 2, … removals relative to ‖W X‖². It bounds the true relative
-        error from above.
+        damped loss tr(M E H̃ Eᵀ) after 0, 1, 2, … removals relative to tr(M W H Wᵀ), which is ‖W X‖² without
+        a metric. It bounds the true relative error from above.
 
     Raises:
         NumericalError: the damped Hessian is singular.
@@ -54,7 +54,8 @@ def removal_order(
     if num_steps == 0:
         return torch.empty(0, dtype=torch.long), torch.zeros(1, dtype=torch.float64)
     inverse_II = inverse_(damped(hessian_II, options.damping), options.damping)
-    gram_II = gram(weight_OI, hessian_II)  # after the inverse, which takes a second matrix for a while on a GPU
+    # After the inverse, which takes a second matrix for a while on a GPU.
+    gram_II = gram(weight_OI, hessian_II, options.metric_OO)
     total = gram_energy(gram_II, hessian_II)
     order, cost = eliminate_(inverse_II, gram_II, len(gram_II) // num_units, num_steps)
     return order, nested_curve(cost, total)

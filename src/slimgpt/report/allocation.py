@@ -1,0 +1,31 @@
+"""Prints the allocation that a search's curves give at one ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from slimgpt.allocation import LayerPlan
+from slimgpt.arch.family import ATTENTION, FFN
+from slimgpt.report.console import out
+from slimgpt.search import removed_params
+from slimgpt.search.cache import LossCurves
+
+
+def print_allocation(curves: LossCurves, layers: Sequence[LayerPlan], loss: float) -> None:
+    """What each layer keeps by a search's curves, and what it is predicted to cost."""
+    table = Table(title=f"Allocation for {curves.model}", title_justify="left")
+    for column in ("layer", "attention units", "FFN width", "attention loss", "FFN loss"):
+        table.add_column(column, justify="right")
+    for index, (layer, keep) in enumerate(zip(curves.layers, layers, strict=True)):
+        parts = [(layer[part], getattr(keep, part)) for part in (ATTENTION, FFN)]
+        kept = (f"{curve.num_units} → {count}" for curve, count in parts)
+        losses = (f"{curve.loss[curve.num_units - count]:.4f}" for curve, count in parts)
+        table.add_row(str(index), *kept, *losses)
+    out.print(table)
+    gone = removed_params(curves, layers)
+    out.print(
+        f"{curves.num_params:,} → {curves.num_params - gone:,} parameters: {gone / curves.num_params:.2%} removed. "
+        f"Sites one by one would cost {loss:.3f} nats a token together; together they cost more."
+    )

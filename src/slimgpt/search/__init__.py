@@ -1,0 +1,147 @@
+"""Where to cut: one pass forward and back through the dense model, and a dynamic programme over what it tells.
+
+windows --Sweep--> Moments --loss_curve--> LossCurves --allocate--> kept units of every layer
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimgpt import calibration
+from slimgpt.activations import ActivationRoom
+from slimgpt.allocation import LayerPlan
+from slimgpt.arch.family import ATTENTION
+from slimgpt.errors import ConfigError, NumericalError
+from slimgpt.job import Job, versions
+from slimgpt.search.allocate import allocate, removed_params, to_yaml
+from slimgpt.search.cache import (
+    CURVES,
+    LossCurve,
+    LossCurves,
+    read_curves,
+    read_metric,
+    write_curves,
+    write_metrics,
+)
+from slimgpt.search.curves import loss_curve, metric_OO
+from slimgpt.search.sweep import Moments, Sweep
+from slimgpt.sites import by_part
+
+__all__ = ["allocate", "read_curves", "read_metric", "removed_params", "search", "search_windows", "to_yaml"]
+
+SHARE = 2
+"""One calibration window in so many is searched on: gradients cost three times what the pruning itself does."""
+
+
+def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:
+    """The units that every layer keeps, from the job's search folder, which is filled first where it is empty.
+
+    ``stage(layer, name)`` and ``tokens(count)`` are told how it goes.
+
+    Raises:
+        ConfigError: the folder holds the search of another model or of other calibration text.
+        NumericalError: a Hessian is singular.
+    """
+    folder, team = job.search_folder, job.team
+    assert folder is not None
+    wanted = _fingerprint(job)
+    if not team.from_leader(_is_filled(folder, wanted) if team.leads else None):
+        _fill(job, folder, wanted, stage, tokens)
+    curves = team.from_leader(read_curves(folder) if team.leads else None)
+    assert curves is not None
+    target = round(job.config.ratio * job.checkpoint.num_params)
+    return allocate(curves, target, job.config.round_to)[0]
+
+
+def search_windows(job: Job) -> Tensor:
+    """The calibration windows that are searched on."""
+    return job.windows_BT[: max(job.team.size, math.ceil(len(job.windows_BT) / SHARE))]
+
+
+def _fingerprint(job: Job) -> dict[str, Any]:
+    """All that the curves depend on."""
+    return {
+        "model": job.checkpoint.fingerprint(),
+        "calibration": calibration.fingerprint(search_windows(job)),
+        "damping": job.config.damping,
+        "seed": job.config.seed,
+        "dtype": str(job.compute_dtype).removeprefix("torch."),
+        "device": job.device.type,
+        **versions(),
+    }
+
+
+def _is_filled(folder: Path, wanted: dict[str, Any]) -> bool:
+    """A finished search is there, and it is this one.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if not (folder / CURVES).is_file():
+        return False
+    found = read_curves(folder).fingerprint
+    for key in sorted({*found, *wanted}):
+        if found.get(key) != wanted.get(key):
+            raise ConfigError(
+                f"--search-cache {folder} holds another search: {key} was {found.get(key)!r} and is now "
+                f"{wanted.get(key)!r}. Name another folder, or remove it."
+            )
+    return True
+
+
+def _fill(
+    job: Job,
+    folder: Path,
+    wanted: dict[str, Any],
+    stage: Callable[[int, str], None],
+    tokens: Callable[[int], None],
+) -> None:
+    """Sweep, and write what every layer tells as soon as it has told it."""
+    if job.team.leads:
+        folder.mkdir(parents=True, exist_ok=True)
+    windows_BT = search_windows(job)
+    room_dir = job.offload_dir / "search" if job.offload_dir is not None else None
+    # float16 cannot hold small gradients
+    dtype = torch.bfloat16 if job.compute_dtype == torch.float16 else job.compute_dtype
+    sweep = Sweep(
+        job.checkpoint,
+        job.team.share_of(windows_BT),
+        job.device,
+        dtype,
+        job.batch_size,
+        ActivationRoom(dtype, room_dir),
+        job.config.seed + job.team.rank,
+        lambda index, direction: stage(index, f"search, {direction}"),
+        tokens,
+    )
+    curves: list[dict[str, LossCurve]] = []
+    for index, moments in sweep.layers():
+        for site_moments in moments.values():
+            job.team.sum_([*site_moments.inputs.buffers(), *site_moments.gradients.buffers()])
+        if job.team.leads:
+            stage(index, "search, curves")
+            write_metrics(folder, index, {name: metric_OO(found) for name, found in moments.items()})
+            curves.append(_layer_curves(job, index, moments, windows_BT.numel()))
+    if job.team.leads:
+        checkpoint = job.checkpoint
+        write_curves(folder, LossCurves(checkpoint.source, checkpoint.num_params, wanted, tuple(curves[::-1])))
+
+
+def _layer_curves(job: Job, index: int, moments: Mapping[str, Moments], num_tokens: int) -> dict[str, LossCurve]:
+    budget = job.plan.budget[index]
+    curves = {}
+    for sites in by_part(job.checkpoint.sites(index)):
+        part = sites[0].part
+        have = budget.attention if part == ATTENTION else budget.ffn
+        try:
+            loss = loss_curve([moments[site.name] for site in sites], have.num_units, num_tokens, job.config.damping)
+        except NumericalError as error:
+            raise NumericalError(f"search, layer {index}, {part}: {error}") from error
+        curves[part] = LossCurve(have.num_units, have.unit_params, loss)
+    return curves

@@ -1,0 +1,107 @@
+"""The folder that a search leaves behind: loss curves and output metrics of every site, good for any ratio.
+
+``curves.json`` for people and tools, and one safetensors file a layer with the metrics, which the solver scores units
+with. The curves are written last: a folder without them is not finished.
+
+Shapes: O consumer outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from slimgpt.errors import ConfigError
+from slimgpt.journal import write_json, write_tensors
+
+CURVES = "curves.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """What one part of a layer could lose.
+
+    Attributes:
+        num_units: N, units at hand.
+        unit_params: parameters of one unit.
+        loss: nats a token after 0, 1, … N removals.
+    """
+
+    num_units: int
+    unit_params: int
+    loss: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LossCurves:
+    """Loss curves of a whole model.
+
+    Attributes:
+        model: what the user named.
+        num_params: parameters of the dense model.
+        fingerprint: what the curves depend on.
+        layers: by layer, the curve of each part, ``"attention"`` and ``"ffn"``.
+    """
+
+    model: str
+    num_params: int
+    fingerprint: dict[str, Any]
+    layers: tuple[dict[str, LossCurve], ...]
+
+
+def write_curves(folder: Path, curves: LossCurves) -> None:
+    """Finish a cache."""
+    write_json(folder / CURVES, {"schema": SCHEMA, "kind": "search", **asdict(curves)})
+
+
+def read_curves(folder: Path) -> LossCurves:
+    """The curves of a finished search.
+
+    Raises:
+        ConfigError: there are none, they are damaged, or a later version of slimgpt has made them.
+    """
+    path = folder / CURVES
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} holds no search: it has no {CURVES}. slimgpt prune MODEL OUT --allocation searched "
+            "--search-cache FOLDER makes one."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema = int(content["schema"])
+        if schema <= SCHEMA:
+            return _curves(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged ({error!r}): remove {folder} and search again.") from error
+    raise ConfigError(f"{path} was made by a newer slimgpt (schema {schema}): pip install --upgrade slimgpt.")
+
+
+def _curves(content: Mapping[str, Any]) -> LossCurves:
+    layers = tuple(
+        {part: LossCurve(c["num_units"], c["unit_params"], tuple(c["loss"])) for part, c in layer.items()}
+        for layer in content["layers"]
+    )
+    return LossCurves(content["model"], content["num_params"], content["fingerprint"], layers)
+
+
+def write_metrics(folder: Path, index: int, metrics: Mapping[str, Tensor]) -> None:
+    """Keep the metrics of a layer's sites, by the sites' names."""
+    write_tensors(_metrics(folder, index), {name: metric.cpu().contiguous() for name, metric in metrics.items()})
+
+
+def read_metric(folder: Path, index: int, site: str) -> Tensor:
+    """The metric of one site, O x O float32."""
+    with safe_open(_metrics(folder, index), framework="pt") as file:
+        metric: Tensor = file.get_tensor(site)
+        return metric
+
+
+def _metrics(folder: Path, index: int) -> Path:
+    return folder / f"metrics-{index:05d}.safetensors"
