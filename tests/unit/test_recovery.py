@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,73 +15,20 @@ import tiny
 import tiny_llama
 import torch
 from peft import PeftModel
+from recovery_shop import Shop, Watching, loaded, logits, options, sentences
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from slimgpt import cli, load_model, perplexity, prune
+from slimgpt import load_model, perplexity
 from slimgpt.config import RecoverConfig
-from slimgpt.errors import ConfigError, ModelError, NumericalError, OutputError, SlimGPTError
+from slimgpt.errors import ModelError, NumericalError, SlimGPTError
 from slimgpt.recovery import recover
 from slimgpt.recovery.lora import adapted_paths
-
-WORDS = ["few", "words", "of", "some", "small", "language", "that", "come", "back", "again", "and", "so", "on"]
-SETTINGS: dict[str, Any] = {
-    "seqlen": 32,
-    "batch_size": 8,
-    "warmup": 1,
-    "max_steps": 8,
-    "eval_every": 2,
-    "learning_rate": 3e-3,
-    "precision": "float32",
-    "device": "cpu",
-}
-
-
-def sentences(seed: int, count: int) -> list[str]:
-    chance = random.Random(seed)
-    return [" ".join(chance.choices(WORDS, k=10)) for _ in range(count)]
-
-
-class Shop:
-    """Models and data that the tests share."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.text = folder / "text.jsonl"
-        self.text.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(0, 200)))
-        self.instructions = folder / "instructions.jsonl"
-        rows = [{"instruction": text[:5], "output": text} for text in sentences(1, 60)]
-        self.instructions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self.dense = self._dense()
-        self.pruned = folder / "pruned"
-        options = {"ratio": 0.5, "solver": "random", "calibration": str(self.text), "samples": 4}
-        prune(tiny_llama.prune_config(self.dense, self.pruned, **options))
-
-    def _dense(self) -> Path:
-        """A model that knows the sentences, as a teacher must."""
-        untaught = tiny_llama.save_model(self.folder / "untaught")
-        options = {**SETTINGS, "max_steps": 100, "eval_every": 50, "learning_rate": 1e-2}
-        config = RecoverConfig(str(untaught), str(self.folder / "dense"), str(self.text), full=True, **options)
-        return recover(config).path
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return Shop(tmp_path_factory.mktemp("shop"))
-
-
-def options(shop: Shop, out: Path, **changes: Any) -> RecoverConfig:
-    given = {"model": str(shop.pruned), "data": str(shop.text), **SETTINGS, **changes}
-    return RecoverConfig(out=str(out), **given)
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        return model.eval()(input_ids=tiny_llama.tokens(2, 20, seed=5)).logits
-
-
-def loaded(path: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(path)
 
 
 def held_out_perplexity(model: Path, seed: int = 99) -> float:
@@ -263,24 +207,6 @@ def test_experts_are_trained_whole(shop: Shop, tmp_path: Path) -> None:
 # --- which checkpoint wins ----------------------------------------------------------------------------
 
 
-class Watching:
-    """Notes held-out perplexities."""
-
-    def __init__(self) -> None:
-        self.perplexities: dict[int, float] = {}
-
-    def planned(self, job: Any) -> None: ...
-
-    def taught(self, tokens: int) -> None: ...
-
-    def stepped(self, step: int) -> None: ...
-
-    def noted(self, loss: float) -> None: ...
-
-    def measured(self, step: int, perplexity: float) -> None:
-        self.perplexities[step] = perplexity
-
-
 @pytest.mark.parametrize("full", [False, True])
 def test_the_best_checkpoint_wins_and_training_stops_early(shop: Shop, tmp_path: Path, full: bool) -> None:
     """Few sentences and a high rate: learned by heart soon, to the harm of all others."""
@@ -324,104 +250,6 @@ def test_a_run_that_only_harms_is_not_written(shop: Shop, tmp_path: Path) -> Non
     assert recover(options(shop, tmp_path / "out")).path.exists()
 
 
-# --- equal runs, and resuming -------------------------------------------------------------------------
-
-
-def test_the_same_command_gives_the_same_bytes_and_accumulation_only_rounds(shop: Shop, tmp_path: Path) -> None:
-    same = [recover(options(shop, tmp_path / name, dropout=0.1)) for name in ("a", "b")]
-    assert len({(result.path / "model.safetensors").read_bytes() for result in same}) == 1
-    smaller = recover(options(shop, tmp_path / "c", dropout=0.0, micro_batch_size=2))
-    larger = recover(options(shop, tmp_path / "d", dropout=0.0, micro_batch_size=8))
-    torch.testing.assert_close(logits(loaded(smaller.path)), logits(loaded(larger.path)), rtol=1e-3, atol=1e-3)
-
-
-def test_recomputed_activations_change_nothing(shop: Shop, tmp_path: Path) -> None:
-    given = {"teacher": str(shop.dense), "full": True}
-    plain = recover(options(shop, tmp_path / "a", **given))
-    recomputed = recover(options(shop, tmp_path / "b", gradient_checkpointing=True, **given))
-    torch.testing.assert_close(logits(loaded(plain.path)), logits(loaded(recomputed.path)), rtol=1e-4, atol=1e-4)
-
-
-KILLED = """
-import os, signal, sys
-from slimgpt.recovery import run
-from slimgpt.cli import main
-class Killing(run.Unwatched):
-    def stepped(self, step):
-        if step == {step}:
-            os.kill(os.getpid(), signal.SIGKILL)
-run.Unwatched = Killing
-from slimgpt.config import RecoverConfig
-run.recover(RecoverConfig(**{options!r}))
-"""
-
-
-def kill_at(step: int, config: RecoverConfig) -> None:
-    from dataclasses import asdict
-
-    program = KILLED.format(step=step, options=asdict(config))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-
-
-@pytest.mark.parametrize("given", [{"dropout": 0.2}, {"full": True}], ids=["lora", "full"])
-def test_killed_and_resumed_it_ends_with_the_same_weights(shop: Shop, tmp_path: Path, given: dict[str, Any]) -> None:
-    given = {**given, "teacher": str(shop.dense), "max_steps": 10}
-    whole = recover(options(shop, tmp_path / "whole", **given))
-    config = options(shop, tmp_path / "out", **given)
-    kill_at(7, config)
-    assert not (tmp_path / "out").exists()
-    partial = tmp_path / "out.partial"
-    cut_short = partial / "training" / "checkpoint-8"
-    shutil.copytree(partial / "training" / "checkpoint-6", cut_short)
-    (cut_short / "trainer_state.json").unlink()  # as if the kill had come while it was written
-    with pytest.raises(OutputError, match="continue it with --resume, or drop it with --force"):
-        recover(config)
-    other = options(shop, tmp_path / "out", **{**given, "resume": True, "learning_rate": 1e-5})
-    with pytest.raises(OutputError, match="learning_rate was"):
-        recover(other)
-    teacher_files = {path: path.stat().st_mtime_ns for path in (partial / "teacher").rglob("*.safetensors")}
-    watching = Watching()
-    resumed = recover(options(shop, tmp_path / "out", **given, resume=True), watching)
-    assert min(watching.perplexities) == 8  # not from the start
-    assert teacher_files
-    histories = [result.record["recovery"][-1]["history"] for result in (whole, resumed)]
-    for undisturbed, gone_on in zip(*histories, strict=True):
-        assert gone_on == pytest.approx(undisturbed, rel=1e-6)
-    before, after = (load_file(result.path / "model.safetensors") for result in (whole, resumed))
-    for name in before:
-        torch.testing.assert_close(after[name], before[name], rtol=1e-6, atol=1e-7, msg=name)
-    assert not partial.exists()
-    again = recover(options(shop, tmp_path / "out", **given, resume=True))
-    assert again.record == json.loads((tmp_path / "out" / "slimgpt.json").read_text())
-
-
-class Bomb:
-    """Runs code where it is unpickled without care."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.mark),)
-
-
-@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_resuming_runs_no_code_from_a_checkpoint(shop: Shop, tmp_path: Path, file: str) -> None:
-    import pickle
-
-    config = options(shop, tmp_path / "out")
-    kill_at(5, config)
-    place = tmp_path / "out.partial" / "training" / "checkpoint-4" / file
-    assert place.is_file()
-    torch.save({"state": Bomb(tmp_path / "mark")}, place)
-    with pytest.raises(pickle.UnpicklingError):
-        recover(options(shop, tmp_path / "out", resume=True))
-    assert not (tmp_path / "mark").exists()
-    torch.load(place, weights_only=False)  # negative control
-    assert (tmp_path / "mark").exists()
-
-
 # --- teachers ----------------------------------------------------------------------------------------
 
 
@@ -441,102 +269,3 @@ def test_a_teachers_predictions_may_be_kept_for_other_runs(shop: Shop, tmp_path:
     assert files == {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     recover(options(shop, tmp_path / "c", temperature=2.0, **given))
     assert len(list(cache.rglob("*.safetensors"))) == 2 * len(files)
-
-
-# --- bad input ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def places(shop: Shop, tmp_path: Path) -> Iterator[dict[str, Path]]:
-    found = {"MODEL": shop.pruned, "DATA": shop.text, "OUT": tmp_path / "out"}
-    found["BIGGER"] = tiny_llama.save_model(tmp_path / "bigger", vocab_size=270)
-    found["OTHER"] = tiny_llama.save_model(tmp_path / "other")
-    settings = json.loads((found["OTHER"] / "tokenizer.json").read_text())
-    vocabulary = settings["model"]["vocab"]
-    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
-    (found["OTHER"] / "tokenizer.json").write_text(json.dumps(settings))
-    found["BAD"] = tmp_path / "bad.jsonl"
-    found["BAD"].write_text('{"text": "fine"}\n{"prompt": "no"}\n')
-    found["TAKEN"] = tmp_path / "taken"
-    found["TAKEN"].mkdir()
-    yield found
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["./none", "OUT", "--data", "DATA"], "model './none' does not exist"),
-        (["MODEL", "TAKEN", "--data", "DATA"], "exists: choose another folder, or replace it with --force"),
-        (["MODEL", "TAKEN", "--data", "DATA", "--resume"], "exists: choose another folder"),
-        (["MODEL", "MODEL", "--data", "DATA"], "is the model's own folder or inside it"),
-        (["MODEL", "OUT", "--data", "none.jsonl"], "data 'none.jsonl' does not exist"),
-        (["MODEL", "OUT", "--data", "BAD"], "bad.jsonl, line 2, has prompt: it needs instruction and output"),
-        (["MODEL", "OUT", "--data", "DATA", "--mix", "BAD"], "bad.jsonl, line 2, has prompt"),
-        (["MODEL", "OUT", "--data", "DATA", "--teacher", "BIGGER"], "predicts 270 tokens, but"),
-        (["MODEL", "OUT", "--data", "DATA", "--teacher", "OTHER"], "has another tokenizer than"),
-        (["MODEL", "OUT", "--data", "DATA", "--teacher", "./none"], "model './none' does not exist"),
-        (["MODEL", "OUT", "--data", "DATA", "--seqlen", "65"], "--seqlen 65 is beyond the model's context of 64"),
-        (["MODEL", "OUT", "--data", "DATA", "--warmup", "99"], "--warmup 99 is all of the 8 optimiser steps"),
-        (["MODEL", "OUT", "--data", "DATA", "--micro-batch-size", "3"], "does not divide the 8 rows of a process"),
-        (["MODEL", "OUT", "--data", "DATA", "--rank", "0"], "--rank 0 must be 1 or more"),
-        (["MODEL", "OUT", "--data", "DATA", "--learning-rate", "0"], "--learning-rate 0.0 must be above 0"),
-        (["MODEL", "OUT", "--data", "DATA", "--dropout", "1"], "--dropout 1.0 is outside [0, 1)"),
-        (["MODEL", "OUT", "--data", "DATA", "--held-out", "0"], "leaves nothing to choose the best checkpoint by"),
-        (["MODEL", "OUT", "--data", "DATA", "--hidden-weight", "1"], "need --teacher DENSE"),
-        (["MODEL", "OUT", "--data", "DATA", "--full", "--keep-adapter"], "so there is no adapter"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing(
-    arguments: list[str], message: str, places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    defaults = {"--seqlen": "32", "--batch-size": "8", "--max-steps": "8", "--warmup": "1", "--device": "cpu"}
-    flags = [part for flag, value in defaults.items() if flag not in arguments for part in (flag, value)]
-    before = sorted(tmp_path.rglob("*"))
-    assert cli.main(["recover", *(str(places.get(word, word)) for word in arguments), *flags]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("slimgpt: error: ")
-    assert captured.err.count("\n") == 1
-    assert message in captured.err
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_loss_that_is_no_number_stops_the_run(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from slimgpt.recovery import trainer
-
-    monkeypatch.setattr(trainer, "kl_divergence", lambda logits_PV, *rest: logits_PV.sum() * float("nan"))
-    with pytest.raises(NumericalError, match=r"training loss is nan at step 1: lower --learning-rate"):
-        recover(options(shop, tmp_path / "out", teacher=str(shop.dense)))
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_command_shows_what_came_of_it(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    command = ["recover", str(shop.pruned), str(tmp_path / "out"), "--data", str(shop.text), *flags]
-    assert cli.main([*command, "--teacher", str(shop.dense)]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "8 optimiser steps of 8 rows" in shown
-    assert "(kept)" in shown
-    assert "Held-out perplexity" in shown
-    assert cli.main([*command, "--resume"]) == 2
-
-
-@pytest.mark.parametrize("recipe", ["recover-lora.yaml", "recover-distill.yaml"])
-def test_recipes_hold_options(recipe: str) -> None:
-    from slimgpt.config import read_recipe
-
-    path = Path(__file__).parents[2] / "recipes" / recipe
-    given = read_recipe(str(path), RecoverConfig)
-    RecoverConfig("m", "o", **{"data": "d", "teacher": "t", **given}).check()
-    if recipe == "recover-lora.yaml":
-        paper = {"rank": 8, "alpha": 16.0, "dropout": 0.05, "learning_rate": 1e-4, "warmup": 10, "batch_size": 64}
-        assert paper.items() <= given.items()
-        assert (given["seqlen"], given["epochs"]) == (256, 1.0)
-
-
-def test_numbers_of_options_are_checked() -> None:
-    with pytest.raises(ConfigError, match="--epochs nan must be above 0"):
-        RecoverConfig("m", "o", "d", epochs=float("nan")).check()
-    with pytest.raises(ConfigError, match="--weight-decay -1 must be 0 or more"):
-        RecoverConfig("m", "o", "d", weight_decay=-1).check()
-    assert RecoverConfig("m", "o", "d").peak_rate == 1e-4
-    assert RecoverConfig("m", "o", "d", full=True).peak_rate > 1e-4

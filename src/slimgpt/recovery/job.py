@@ -100,6 +100,11 @@ def prepare(config: RecoverConfig) -> Job:
     device = runtime.pick_device(config.device)
     team = Team.join(device)
     checkpoint = open_checkpoint(config.model)
+    if checkpoint.path.is_file():
+        raise ModelError(
+            f"model {config.model!r} is a GGUF file, whose weights transformers does not train: make a folder of it "
+            f"first, by slimgpt prune {config.model} FOLDER --ratio 0 --layout uniform."
+        )
     check_context(checkpoint.config, config.seqlen)
     if not config.full:
         lora.adapted_paths(checkpoint)

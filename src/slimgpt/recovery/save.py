@@ -33,6 +33,8 @@ def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
         model.save_pretrained(job.partial / ADAPTER)
         model = lora.merged(load_as(job.checkpoint.path, job.checkpoint.dtype), job.partial / ADAPTER)
     model.to(job.checkpoint.dtype).save_pretrained(folder, max_shard_size=LARGEST_FILE)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)  # safetensors makes it readable by its owner alone
     job.tokenizer.save_pretrained(folder)
     _copy_the_rest(job.checkpoint.path, folder)
     if job.config.keep_adapter:
@@ -48,7 +50,7 @@ def _copy_the_rest(source: Path, folder: Path) -> None:
     """Configuration, tokenizer, modelling file and whatever else was beside the weights, byte for byte; measurements
     are of the old weights and stay behind, as folders do.
     """
-    for file in source.iterdir() if source.is_dir() else ():
+    for file in source.iterdir():
         if file.is_file() and not file.name.endswith(WEIGHTS):
             shutil.copyfile(file, folder / file.name)
 

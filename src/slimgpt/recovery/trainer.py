@@ -188,6 +188,8 @@ def arguments(job: Job, measure_first: bool) -> TrainingArguments:
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",
+        log_level="error",
+        log_level_replica="error",
         seed=config.seed,
     )
     if made.n_gpu > 1:  # one process takes one GPU: several are for accelerate launch

@@ -56,7 +56,9 @@ class RecoveryProgress:
         self._note()
 
     def measured(self, step: int, perplexity: float) -> None:
-        """Show the held-out perplexity."""
+        """Show the held-out perplexity; the teacher is done by then, others' share and what was kept included."""
+        for task in self._progress.tasks[:-1]:
+            self._progress.update(task.id, completed=task.total)
         self._perplexity = f"perplexity {perplexity:.2f}"
         self._note()
 
