@@ -199,7 +199,7 @@ def test_the_command_prints_and_keeps_the_result(
             ["DENSE", "--prompt-tokens", "40", "--new-tokens", "25"],
             "--prompt-tokens 40 and --new-tokens 25 are together beyond the context of",
         ),
-        (["DENSE", "./none"], "model './none' does not exist"),
+        (["./none", "DENSE"], "model './none' does not exist"),
         (["DENSE", "--device", "tpu"], "--device 'tpu' is not one of auto, cpu, cuda, cuda:N, mps"),
         (["DENSE", "--json", "no/x.json"], "there is no folder no. Make it first"),
         (["DENSE", "--record"], "is a folder with slimgpt.json. Use --json FILE"),

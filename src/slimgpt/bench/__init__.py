@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 
 
 def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Measure all models; ``progress`` is called after every repeat.
+    """Measure all models; ``progress`` is called after every load and every repeat.
 
     Returns:
         plain data, as in ``bench.json``.
@@ -48,7 +48,7 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
     with contextlib.ExitStack() as stack:
         lanes = [stack.enter_context(_Lane(model)) for model in config.models]
         work = Load(config.batch_size, config.prompt_tokens, config.new_tokens, config.seed)
-        facts = [lane.ask(worker.load, lane.model, str(device), work) for lane in lanes]
+        facts = [_loaded(lane, str(device), work, progress) for lane in lanes]
         repeats = _in_turns(lanes, config, progress)
         measured = [
             {
@@ -128,6 +128,12 @@ class _Lane:
                 f"{self.model} does not fit into the device's memory with the others: measure the models one by one, "
                 "or give a smaller --batch-size or --prompt-tokens."
             ) from error
+
+
+def _loaded(lane: _Lane, device: str, work: Load, progress: Callable[[], None]) -> dict[str, Any]:
+    facts = lane.ask(worker.load, lane.model, device, work)
+    progress()
+    return facts
 
 
 def _in_turns(lanes: Sequence[_Lane], config: BenchConfig, progress: Callable[[], None]) -> list[list[Repeat]]:

@@ -102,7 +102,7 @@ def _bench(config: BenchConfig) -> None:
 
     _refuse_existing(config.json)
     folders = _run_folders(config.models) if config.record else []
-    with bench_progress(total=len(config.models) * (config.warmup + config.repeats)) as progress:
+    with bench_progress(total=len(config.models) * (1 + config.warmup + config.repeats)) as progress:
         result = bench(config, progress)
     print_bench(result)
     _write_json(config.json, result)

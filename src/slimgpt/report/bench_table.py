@@ -14,11 +14,22 @@ from slimgpt.report.console import err, mebibytes, out
 
 @contextmanager
 def bench_progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar over all repeats of all models; what it gives is to be called after each."""
+    """A bar over all repeats of all models; what it gives is to be called after each.
+
+    It stands from the first call on: before that there may be an error, which is to be one line.
+    """
     bar = Progress(SpinnerColumn(), TextColumn("measuring"), BarColumn(), TimeRemainingColumn(), console=err)
-    with bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+    task = bar.add_task("", total=total)
+
+    def advance() -> None:
+        bar.start()
+        bar.advance(task)
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def print_bench(result: Mapping[str, Any]) -> None:
