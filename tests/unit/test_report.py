@@ -367,6 +367,14 @@ def test_a_task_without_standard_error_or_accuracy_is_read() -> None:
     assert "odd" not in found.tasks
 
 
+def test_an_interval_of_a_share_ends_at_0_and_1() -> None:
+    content = run_folders.eval_json()
+    content["results"]["boolq"].update({"acc,none": 0.99, "acc_stderr,none": 0.1})
+    content["results"]["piqa"].update({"acc,none": 0.01, "acc_stderr,none": 0.1})
+    tasks = quality(content).tasks
+    assert (tasks["boolq"].score.high, tasks["piqa"].score.low) == (1.0, 0.0)
+
+
 def test_a_run_finds_itself_in_its_bench_file_wherever_it_lies(tmp_path: Path) -> None:
     folder = run_folders.save_runs(tmp_path, (0.2,))[0]
     run, dense = one_run(shutil.move(folder, tmp_path / "elsewhere"))
@@ -378,6 +386,7 @@ def test_names_are_as_long_as_it_takes() -> None:
     names = short_names([Path("a/x/out"), Path("b/x/out"), Path("c")])
     assert [name.rsplit("/", 2)[-3:] for name in names][:2] == [["a", "x", "out"], ["b", "x", "out"]]
     assert short_names([Path("a/one"), Path("a/two")]) == ["one", "two"]
+    assert short_names([Path("a/dense").absolute()]) == ["a/dense"]
 
 
 def test_the_pareto_front_is_what_nothing_beats() -> None:

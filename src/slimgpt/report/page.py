@@ -20,9 +20,8 @@ from slimgpt.report import palette, summary
 from slimgpt.report.charts import layers, quality, recovery, tradeoff
 from slimgpt.report.charts.chart import Chart, Table
 from slimgpt.report.console import mebibytes
-from slimgpt.report.runs import Run, read_runs
+from slimgpt.report.runs import DENSE_NAME, Run, read_runs
 from slimgpt.report.subjects import (
-    DENSE_NAME,
     Measure,
     Subject,
     headline,

@@ -152,7 +152,8 @@ def _task(entry: Mapping[str, Any], rows: Mapping[str, Any] | None) -> TaskScore
             name, _, filtered = key.partition(",")
             if name == metric:
                 interval = _interval(value, entry.get(f"{name}_stderr,{filtered}"))
-                return TaskScore(metric, interval, int(rows["effective"]) if rows else None)
+                share = Interval(interval.value, max(0.0, interval.low), min(1.0, interval.high))
+                return TaskScore(metric, share, int(rows["effective"]) if rows else None)
     return None
 
 

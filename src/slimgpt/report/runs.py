@@ -22,6 +22,7 @@ from slimgpt.report.results import Comparison, Quality, Speed, comparison, quali
 from slimgpt.schema import RECORD, SCHEMA
 
 MEASURED_SCHEMA = 1
+DENSE_NAME = "dense"  # what the model before pruning is called
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def read_runs(config: ReportConfig) -> tuple[list[Run], Dense]:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Names of the folders, with as many parents as it takes to tell them apart.
+    """Names of the folders, with as many parents as it takes to tell them apart, and from the dense model.
 
     Raises:
         ConfigError: two are the same folder.
@@ -116,7 +117,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
         if places.count(place) > 1:
             raise ConfigError(f"the run {Path(*place)} is named twice: name each folder once.")
     depth = 1
-    while len({place[-depth:] for place in places}) < len(places):
+    while len({(DENSE_NAME,), *(place[-depth:] for place in places)}) <= len(places):
         depth += 1
     return ["/".join(place[-depth:]) for place in places]
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from slimgpt.report.palette import DENSE, Style, style
 from slimgpt.report.results import Interval, Quality, Speed
-from slimgpt.report.runs import Dense, Run
+from slimgpt.report.runs import DENSE_NAME, Dense, Run
 
 SUITE = "slimgpt"  # the name of the tasks' mean in eval.json
-DENSE_NAME = "dense"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from slimgpt.report.console import mebibytes
 from slimgpt.report.results import Interval, Speed
-from slimgpt.report.runs import Run
-from slimgpt.report.subjects import DENSE_NAME, Measure, Subject, headline, suite_mean
+from slimgpt.report.runs import DENSE_NAME, Run
+from slimgpt.report.subjects import Measure, Subject, headline, suite_mean
 
 SAMENESS = 0.005  # a change that is shown as 0 %
 

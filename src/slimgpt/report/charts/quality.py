@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from slimgpt.report.charts.chart import Chart, Table, canvas, legend, log_axis, look, short
 from slimgpt.report.palette import DENSE, Style, style
 from slimgpt.report.results import Interval, TaskScore, TextScore
-from slimgpt.report.runs import Run
-from slimgpt.report.subjects import DENSE_NAME, SUITE, Subject, one_tokenizer, percent, tasks, texts
+from slimgpt.report.runs import DENSE_NAME, Run
+from slimgpt.report.subjects import SUITE, Subject, one_tokenizer, percent, tasks, texts
 
 ROW, POINT, MARGIN = 16, 9, 62  # CSS pixels of a row, of each model in it, and of what is around the axes
 CONFIDENCE = "Marks are the measured figures, lines their 95 % confidence intervals."
