@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from slimgpt.runtime import Clock
 from slimgpt.search import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.solvers import SOLVERS
-from slimgpt.stats import InputStats
+from slimgpt.solvers.correction import correct
+from slimgpt.stats import GapStats, InputStats
 from slimgpt.stream import ActivationStream, materialised, read_layer
 from slimgpt.weights import require_finite
 
@@ -109,33 +110,41 @@ class _Run:
         self.observer = observer
         self.clock = clock
         self.solve = SOLVERS[job.config.solver]
+        self.dense: ActivationStream | None = None
 
     def all_layers(self) -> list[dict[str, Any]]:
         """Prune every layer in order; the journal's records."""
         job, num_layers = self.job, len(self.job.checkpoint.layers)
-        with self.clock.timed("embed"):
-            self.stream = ActivationStream(
-                job.checkpoint,
-                job.team.share_of(job.windows_BT),
-                job.device,
-                job.compute_dtype,
-                job.batch_size,
-                ActivationRoom(job.checkpoint.dtype, job.offload_dir, pinned=job.device.type == "cuda"),
-                self.observer.tokens,
-            )
         states = Prefetcher(lambda index: read_layer(job.checkpoint, index, job.stored_dtype), num_layers)
-        with closing(states), closing(self.stream):
+        with closing(states), ExitStack() as streams:
+            with self.clock.timed("embed"):
+                self.stream = streams.enter_context(closing(self._open_stream()))
+                if job.config.correct_errors:
+                    self.dense = streams.enter_context(closing(self._open_stream()))
             return [self._layer(index, states.get(index)) for index in range(num_layers)]
+
+    def _open_stream(self) -> ActivationStream:
+        job = self.job
+        return ActivationStream(
+            job.checkpoint,
+            job.team.share_of(job.windows_BT),
+            job.device,
+            job.compute_dtype,
+            job.batch_size,
+            ActivationRoom(job.checkpoint.dtype, job.offload_dir, pinned=job.device.type == "cuda"),
+            self.observer.tokens,
+        )
 
     def _layer(self, index: int, state: dict[str, Tensor]) -> dict[str, Any]:
         job = self.job
         parts = by_part(job.checkpoint.sites(index))
         done = job.team.from_leader(job.journal.record(index) if job.team.leads else None)
         with materialised(job.checkpoint.layers[index], state, job.device, job.compute_dtype) as layer:
+            targets = self._dense_outputs(layer, index)
             if done is None:
                 removals: dict[str, Removal] = {}
                 for part in parts:
-                    removals |= self._prune(layer, index, part)
+                    removals |= self._prune(layer, index, part, targets)
                 done = self._record(layer, index, removals)
             else:
                 for part in parts:
@@ -143,6 +152,13 @@ class _Run:
             with self._stage(index, "advance"):
                 self.stream.advance(layer, index)
         return done
+
+    def _dense_outputs(self, layer: nn.Module, index: int) -> dict[str, Tensor]:
+        """What the dense model's layer puts out at its sites, where earlier errors are to be corrected."""
+        if self.dense is None:
+            return {}
+        with self._stage(index, "dense path"):
+            return self.dense.advance_dense(layer, index, self.job.checkpoint.sites(index))
 
     def _record(self, layer: nn.Module, index: int, removals: dict[str, Removal]) -> dict[str, Any]:
         """Bring a pruned layer to disk (the leader does; the others get on)."""
@@ -152,12 +168,19 @@ class _Run:
                 self.job.journal.write(index, record.layer_weights(self.job, layer, index), whole)
         return whole
 
-    def _prune(self, layer: nn.Module, index: int, sites: Sequence[Site]) -> dict[str, Removal]:
+    def _prune(
+        self, layer: nn.Module, index: int, sites: Sequence[Site], targets: Mapping[str, Tensor]
+    ) -> dict[str, Removal]:
         """Observe what enters the consumers of one part of the layer, choose and repair, cut."""
         weights = {site.name: weight_OI(layer.get_submodule(site.consumer)) for site in sites}
-        stats = {name: InputStats(weight.shape[1], weight.device) for name, weight in weights.items()}
+        stats: dict[str, InputStats | GapStats] = {
+            name: GapStats(weight.shape[0], weight.shape[1], weight.device)
+            if name in targets
+            else InputStats(weight.shape[1], weight.device)
+            for name, weight in weights.items()
+        }
         with self._stage(index, f"{sites[0].part} statistics"):
-            self.stream.observe(layer, index, sites, stats)
+            self.stream.observe(layer, index, sites, stats, targets)
             for site in sites:
                 self.job.team.sum_(stats[site.name].buffers())
         removals: dict[str, Removal] = {}
@@ -169,12 +192,16 @@ class _Run:
                 removals[site.name] = self._cut(layer, site, solved)
         return removals
 
-    def _solve(self, weight: Tensor, stats: InputStats, index: int, site: Site) -> Removal:
+    def _solve(self, weight: Tensor, stats: InputStats | GapStats, index: int, site: Site) -> Removal:
         """Choose and repair. What comes later, in this run or in one that resumes it, must see the weight that will be
         on disk: it is rounded here.
         """
         num_removed = site.num_units - self.job.plan.kept(index)[site.part]
-        removal = self.solve(weight, stats.hessian_II(), site.num_units, num_removed, self._options(index, site))
+        options = self._options(index, site)
+        inputs = stats.pooled() if isinstance(stats, GapStats) else stats
+        removal = self.solve(weight, inputs.hessian_II(), site.num_units, num_removed, options)
+        if isinstance(stats, GapStats):
+            removal = correct(removal, weight, stats, options.damping)
         require_finite("the repaired weight", removal.weight_OI, self.job.stored_dtype)
         return dataclasses.replace(
             removal, kept_N=removal.kept_N.cpu(), weight_OI=removal.weight_OI.to("cpu", self.job.stored_dtype)

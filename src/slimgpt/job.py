@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -38,6 +39,9 @@ NOT_IN_FINGERPRINT = frozenset(
     }
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
+
+SEARCH_SHARE = 2
+"""One calibration window in so many is searched on: a pass forward and back costs as much as pruning on two."""
 
 
 @dataclass(frozen=True)
@@ -115,16 +119,7 @@ def prepare(config: PruneConfig) -> Job:
     batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
     compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
     offload_dir = Path(config.offload_dir).expanduser() if config.offload_dir else partial
-    needs = memory.estimate(
-        checkpoint,
-        len(team.share_of(windows_BT)),
-        config.seqlen,
-        batch_size,
-        device,
-        compute_dtype,
-        offload=config.offload_dir is not None,
-        sharers=team.size_here,
-    )
+    needs = _needs(config, checkpoint, windows_BT, team, batch_size, device)
     memory.check(needs, device, offload_dir, team.size_here)
     numbers = {"batch_size": batch_size, "processes": team.size}
     fingerprint = _fingerprint(config, checkpoint, windows_BT, device, numbers)
@@ -158,9 +153,42 @@ def _check_out(config: PruneConfig, out: Path, checkpoint: Checkpoint, plan: Pla
     output.check_output(out, checkpoint.path, plan.bytes_after, config.force, config.resume)
 
 
+def _needs(
+    config: PruneConfig,
+    checkpoint: Checkpoint,
+    windows_BT: torch.Tensor,
+    team: Team,
+    batch_size: int,
+    device: torch.device,
+) -> memory.Needs:
+    searched = search_windows(windows_BT, team.size) if searches(config) else windows_BT[:0]
+    return memory.estimate(
+        checkpoint,
+        len(team.share_of(windows_BT)),
+        config.seqlen,
+        batch_size,
+        device,
+        runtime.compute_dtype(checkpoint.dtype, device),
+        offload=config.offload_dir is not None,
+        sharers=team.size_here,
+        searched_windows=math.ceil(len(searched) / team.size),
+        corrects=config.correct_errors,
+    )
+
+
+def searches(config: PruneConfig) -> bool:
+    """A search says what every layer keeps."""
+    return config.allocation == SEARCHED and config.ratio > 0
+
+
+def search_windows(windows_BT: torch.Tensor, processes: int) -> torch.Tensor:
+    """The calibration windows that are searched on: at least one for each process."""
+    return windows_BT[: max(processes, math.ceil(len(windows_BT) / SEARCH_SHARE))]
+
+
 def _search_folder(config: PruneConfig, partial: Path) -> Path | None:
     """The user's, or one that goes with the working folder."""
-    if config.allocation != SEARCHED or config.ratio == 0:
+    if not searches(config):
         return None
     return Path(config.search_cache).expanduser() if config.search_cache else partial / "search"
 

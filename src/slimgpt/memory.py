@@ -18,6 +18,8 @@ from slimgpt.stream import keeps_input
 
 SOLVER_MATRICES = 3  # float64 I x I at a time: the inverse, the gram, and one product in flight
 BATCH_COPIES = 6  # tensors of the width of the widest activation that live at once in a layer's forward pass
+SEARCH_COPIES = 24  # the same for a forward and a backward pass of a search
+LOGIT_COPIES = 5  # float32 tensors of a window's logits that live at once where its gradient is taken
 ROOM_LEFT = 0.5  # share of free memory that activations may take before they go to disk
 
 
@@ -59,25 +61,33 @@ def estimate(
     compute_dtype: torch.dtype,
     offload: bool,
     sharers: int = 1,
+    searched_windows: int = 0,
+    corrects: bool = False,
 ) -> Needs:
     """Bound what a run over ``num_windows`` x ``seqlen`` tokens needs; decides on offloading unless it is asked for.
 
-    ``sharers`` processes of the same run share this machine.
+    ``sharers`` processes of the same run share this machine. A search goes over ``searched_windows`` first, and keeps
+    what enters every layer; a run that ``corrects`` errors carries the dense model's activations as well.
     """
+    hidden = checkpoint.config.hidden_size
     layer_params = max(sum(p.numel() for p in layer.parameters()) for layer in checkpoint.layers)
     layers = [checkpoint.sites(index) for index in range(len(checkpoint.layers))]
     kept = max(sum(site.num_inputs for site in sites if keeps_input(site, device)) for sites in layers)
     widest = max(site.num_inputs for sites in layers for site in sites)
     statistics = max(sum(site.num_inputs**2 for site in part) for sites in layers for part in by_part(sites))
     stored, computed = checkpoint.dtype.itemsize, compute_dtype.itemsize
-    activations = num_windows * seqlen * (checkpoint.config.hidden_size + kept) * stored
+    per_token = hidden + kept + (hidden + 2 * hidden if corrects else 0)
+    searched = searched_windows * seqlen * hidden * (len(layers) + 1) * computed
+    activations = max(num_windows * seqlen * per_token * stored, searched)
     embeddings = sum(checkpoint.skeleton.get_parameter(name).numel() for name in checkpoint.other_names())
     free = psutil.virtual_memory().available / sharers
+    batch = batch_size * seqlen * max(widest, hidden) * computed
+    logits = seqlen * checkpoint.config.vocab_size * 4 * LOGIT_COPIES + embeddings * computed
     return Needs(
         device=layer_params * computed
-        + 4 * statistics
+        + 4 * statistics * (2 if corrects else 1)
         + 8 * SOLVER_MATRICES * widest**2
-        + batch_size * seqlen * max(widest, checkpoint.config.hidden_size) * computed * BATCH_COPIES,
+        + max(batch * (SEARCH_COPIES if searched_windows else BATCH_COPIES), logits if searched_windows else 0),
         activations=activations,
         weights=max(embeddings * computed, 2 * layer_params * stored),
         offloaded=offload or activations > ROOM_LEFT * free,

@@ -42,6 +42,10 @@ class InputStats:
                 _accumulate_(self._sum_II[start:stop, start:], x_TI[:, start:stop].T, x_TI[:, start:])
         self._count += x_TI.shape[0]
 
+    def like(self) -> InputStats:
+        """An empty accumulator of the same size on the same device."""
+        return InputStats(len(self._sum_II), self._sum_II.device)
+
     @property
     def num_tokens(self) -> int:
         """Tokens seen so far."""
@@ -84,6 +88,49 @@ class InputStats:
                 f"not finite over {self.num_tokens} calibration tokens. Likely causes: activations that "
                 "overflow in float16, or damaged weights. Try --dtype bfloat16 or float32."
             )
+
+
+HELD_OUT = 8
+"""One calibration window in so many is held out where something is chosen by what it does to unseen text."""
+
+
+class GapStats:
+    """What separates the dense path from the pruned one at the outputs of a layer, and how far its inputs explain it.
+
+    The *gap* of a token is what the layer put out in the dense model less what it puts out in the pruned one, before it
+    is pruned itself. Two accumulators of the same kind: one for fitting, one for windows that are held out.
+
+    Args:
+        num_outputs: O, the outputs of the layer.
+        num_inputs: I, its inputs.
+        device: where the sums live; batches come from there.
+    """
+
+    def __init__(self, num_outputs: int, num_inputs: int, device: torch.device | str = "cpu") -> None:
+        self.inputs = [InputStats(num_inputs, device) for _ in range(2)]
+        self._cross_OI = [torch.zeros(num_outputs, num_inputs, device=device) for _ in range(2)]
+
+    def update(self, x_BTI: Tensor, gap_BTO: Tensor, first: int) -> None:
+        """Add a batch of windows, the first of which is calibration window number ``first``."""
+        held_B = torch.arange(first, first + len(x_BTI), device=x_BTI.device) % HELD_OUT == HELD_OUT - 1
+        for half, chosen_B in enumerate((~held_B, held_B)):
+            x_TI, gap_TO = x_BTI[chosen_B].flatten(0, -2), gap_BTO[chosen_B].flatten(0, -2)
+            self.inputs[half].update(x_TI)
+            with _exact_float32():
+                self._cross_OI[half].addmm_(gap_TO.T.float(), x_TI.float())
+
+    def pooled(self) -> InputStats:
+        """The inputs of all windows, in a third accumulator."""
+        fit, held = self.inputs
+        return fit.like().merge_(fit).merge_(held)
+
+    def buffers(self) -> list[Tensor]:
+        """The raw sums, as of :class:`InputStats`."""
+        return [buffer for stats in self.inputs for buffer in stats.buffers()] + self._cross_OI
+
+    def cross_OI(self, half: int) -> Tensor:
+        """Σ gap xᵀ over the windows for fitting (0) or those held out (1), O x I float32."""
+        return self._cross_OI[half]
 
 
 def _exact_as_it_is(x_TI: Tensor) -> bool:

@@ -24,7 +24,7 @@ from slimgpt.arch.family import ATTENTION
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.outer import Call, Stop, embeddings, first_input, forward_replaced, layer_calls
 from slimgpt.sites import Removal, Site, expand
-from slimgpt.stats import InputStats
+from slimgpt.stats import GapStats, InputStats
 from slimgpt.weights import require_finite
 
 
@@ -69,17 +69,28 @@ class ActivationStream:
 
     @torch.inference_mode()
     def observe(
-        self, layer: nn.Module, index: int, sites: Sequence[Site], stats: Mapping[str, InputStats] | None = None
+        self,
+        layer: nn.Module,
+        index: int,
+        sites: Sequence[Site],
+        stats: Mapping[str, InputStats | GapStats] | None = None,
+        targets: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Run ``layer`` up to the consumers of ``sites``, keep what would enter them, and add it to ``stats``.
 
         ``stats``, by the names of the sites, is None when the layer is only replayed from the journal. Several sites
-        are experts: each sees the tokens that are routed to it, if any.
+        are experts: each sees the tokens that are routed to it, if any. ``targets`` are the dense path's outputs, which
+        :class:`GapStats` are compared with.
         """
         for rows in self._batches():
             for site, x in self._inputs_of(sites, layer, index, rows):
-                if stats is not None:
-                    stats[site.name].update(x.flatten(0, -2))
+                gathered = stats[site.name] if stats is not None else None
+                if isinstance(gathered, GapStats):
+                    assert targets is not None
+                    target = targets[site.name][rows].to(x.device, x.dtype)
+                    gathered.update(x, target - layer.get_submodule(site.consumer)(x), rows.start)
+                elif gathered is not None:
+                    gathered.update(x.flatten(0, -2))
                 if keeps_input(site, self._device):
                     self._keep(site.name, rows, x)
             self._progress(self._hidden_BTD[rows].shape[:2].numel())
@@ -105,6 +116,32 @@ class ActivationStream:
             self._progress(output.shape[0] * output.shape[1])
         self._inputs.clear()
         self._pruned.clear()
+
+    @torch.inference_mode()
+    def advance_dense(self, layer: nn.Module, index: int, sites: Sequence[Site]) -> dict[str, Tensor]:
+        """Carry the residual stream through a layer that is not pruned: the outputs of the sites' consumers on the way.
+
+        Experts have none: what is routed to them in the dense model is not what is routed to them in the pruned one.
+        """
+        targets: dict[str, Tensor] = {}
+        for rows in self._batches():
+            with ExitStack() as stack:
+                for site in sites:
+                    if site.block is not None:
+                        keep = self._keeper(site.name, rows, targets)
+                        stack.enter_context(_watched(layer.get_submodule(site.consumer), keep))
+                output = self._run(layer, index, rows)
+            self._hidden_BTD[rows].copy_(output, non_blocking=True)
+            self._progress(output.shape[0] * output.shape[1])
+        return targets
+
+    def _keeper(self, name: str, rows: slice, targets: dict[str, Tensor]) -> Callable[..., None]:
+        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+            if name not in targets:
+                targets[name] = self._room.empty(name, (*self._hidden_BTD.shape[:-1], output.shape[-1]))
+            targets[name][rows].copy_(output, non_blocking=True)
+
+        return keep
 
     def close(self) -> None:
         """Give the activations' space back."""
@@ -197,6 +234,15 @@ def materialised(
 @contextmanager
 def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
     handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _watched(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
     try:
         yield
     finally:

@@ -14,9 +14,8 @@ from slimgpt.arch.family import ATTENTION, FFN, Family
 from slimgpt.card import layer_row
 from slimgpt.driver import Observer
 from slimgpt.evaluation import Observer as EvaluationObserver
-from slimgpt.job import Job
+from slimgpt.job import Job, search_windows
 from slimgpt.planning import TOLERANCE
-from slimgpt.search import search_windows
 
 out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
 err = Console(stderr=True)
@@ -48,7 +47,7 @@ class ProgressObserver(Observer):
     def searching(self, job: Job) -> None:
         """Start a bar for the search."""
         out.print(_needs(job))
-        self._start(job, search_windows(job).numel(), SEARCH_PASSES)
+        self._start(job, search_windows(job.windows_BT, job.team.size).numel(), SEARCH_PASSES)
 
     def planned(self, job: Job) -> None:
         """Print the plan and start the bar."""

@@ -5,20 +5,18 @@ windows --Sweep--> Moments --loss_curve--> LossCurves --allocate--> kept units o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from slimgpt import calibration
 from slimgpt.activations import ActivationRoom
 from slimgpt.allocation import LayerPlan
 from slimgpt.arch.family import ATTENTION
 from slimgpt.errors import ConfigError, NumericalError
-from slimgpt.job import Job, versions
+from slimgpt.job import Job, search_windows, versions
 from slimgpt.search.allocate import allocate, removed_params, to_yaml
 from slimgpt.search.cache import (
     CURVES,
@@ -33,10 +31,7 @@ from slimgpt.search.curves import loss_curve, metric_OO
 from slimgpt.search.sweep import Moments, Sweep
 from slimgpt.sites import by_part
 
-__all__ = ["allocate", "read_curves", "read_metric", "removed_params", "search", "search_windows", "to_yaml"]
-
-SHARE = 2
-"""One calibration window in so many is searched on: gradients cost three times what the pruning itself does."""
+__all__ = ["allocate", "read_curves", "read_metric", "removed_params", "search", "to_yaml"]
 
 
 def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:
@@ -59,16 +54,11 @@ def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], 
     return allocate(curves, target, job.config.round_to)[0]
 
 
-def search_windows(job: Job) -> Tensor:
-    """The calibration windows that are searched on."""
-    return job.windows_BT[: max(job.team.size, math.ceil(len(job.windows_BT) / SHARE))]
-
-
 def _fingerprint(job: Job) -> dict[str, Any]:
     """All that the curves depend on."""
     return {
         "model": job.checkpoint.fingerprint(),
-        "calibration": calibration.fingerprint(search_windows(job)),
+        "calibration": calibration.fingerprint(search_windows(job.windows_BT, job.team.size)),
         "damping": job.config.damping,
         "seed": job.config.seed,
         "dtype": str(job.compute_dtype).removeprefix("torch."),
@@ -105,7 +95,7 @@ def _fill(
     """Sweep, and write what every layer tells as soon as it has told it."""
     if job.team.leads:
         folder.mkdir(parents=True, exist_ok=True)
-    windows_BT = search_windows(job)
+    windows_BT = search_windows(job.windows_BT, job.team.size)
     room_dir = job.offload_dir / "search" if job.offload_dir is not None else None
     # float16 cannot hold small gradients
     dtype = torch.bfloat16 if job.compute_dtype == torch.float16 else job.compute_dtype
