@@ -63,7 +63,7 @@ def test_similarity_is_of_the_layers_outputs() -> None:
     states = [
         m.model.model(input_ids=windows.ids_BT, output_hidden_states=True).hidden_states[1] for m in (ours, theirs)
     ]
-    x_ND, y_ND = (state.flatten(0, 1).double() for state in states)
+    x_ND, y_ND = (state[:, 1:].flatten(0, 1).double() for state in states)
     x_ND, y_ND = x_ND - x_ND.mean(0), y_ND - y_ND.mean(0)
     expected = (y_ND.T @ x_ND).norm() ** 2 / ((x_ND.T @ x_ND).norm() * (y_ND.T @ y_ND).norm())
     found = compare.compare_tokens(ours, theirs, windows).figures()["cka"]

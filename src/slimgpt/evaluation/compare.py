@@ -111,11 +111,15 @@ def _forward(model: Model, ids_BT: Tensor) -> _Forward:
 
 @contextmanager
 def _outputs_of(model: Model) -> Iterator[list[Tensor]]:
-    """What each decoder layer puts out, in order, one row a token; the hooks go whatever happens."""
+    """What each decoder layer puts out, in order, one row a token; the hooks go whatever happens.
+
+    Without the first token of each window: attention rests there, its features dwarf the others'
+    (https://arxiv.org/abs/2402.17762), and a similarity over all tokens would be that of this one.
+    """
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, given: Any, put_out: Any) -> None:
-        outputs.append((put_out[0] if isinstance(put_out, tuple) else put_out).flatten(0, 1))
+        outputs.append((put_out[0] if isinstance(put_out, tuple) else put_out)[:, 1:].flatten(0, 1))
 
     handles = [model.model.get_submodule(name).register_forward_hook(keep) for name in model.layers]
     try:
