@@ -48,6 +48,8 @@ class Options:
     """Optimiser steps of the LoRA cells, and of the distillation that is compared with them."""
     batch_size: int = 16
     """Rows of 256 tokens in a step of those (the paper's 64 would leave 15 steps of a thousand instructions)."""
+    long_steps: int = 240
+    """Optimiser steps of the recipe's own distillation (8 rows each)."""
     max_tokens: int | None = None
     limit: int | None = None
     """Rows of each task."""
@@ -88,7 +90,13 @@ def cells(options: Options) -> list[Cell]:
         Cell("pruned, LoRA on instructions", "pruned", lora, options.instructions, equal),
         Cell("dense, LoRA on instructions", "dense", lora, options.instructions, equal),
         Cell("pruned, distilled, equal steps", "pruned", distill, options.calibration, (*teacher, *equal)),
-        Cell("pruned, distilled", "pruned", distill, options.calibration, teacher),
+        Cell(
+            "pruned, distilled",
+            "pruned",
+            distill,
+            options.calibration,
+            (*teacher, "--max-steps", str(options.long_steps)),
+        ),
     ]
 
 

@@ -99,7 +99,7 @@ class RecoverConfig:
     """Distillation: leave the teacher's layers on disk and bring them in one after the other."""
 
     held_out: float = 0.05
-    """Share of the examples set aside to choose the best checkpoint (256 rows at most)."""
+    """Share of the examples set aside to choose the best checkpoint (64 rows of a file at most)."""
 
     eval_every: int = 0
     """Optimiser steps between measurements (and checkpoints) on the held-out examples; 0 makes ten a run."""
