@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.solvers import SOLVERS
 from slimgpt.solvers.correction import correct
 from slimgpt.stats import GapStats, InputStats
-from slimgpt.stream import ActivationStream, materialised, read_layer
+from slimgpt.stream import ActivationStream, Targets, materialised, read_layer
 from slimgpt.weights import require_finite
 
 
@@ -140,7 +140,7 @@ class _Run:
         parts = by_part(job.checkpoint.sites(index))
         done = job.team.from_leader(job.journal.record(index) if job.team.leads else None)
         with materialised(job.checkpoint.layers[index], state, job.device, job.compute_dtype) as layer:
-            targets = self._dense_outputs(layer, index)
+            targets = self._targets(layer, index)
             if done is None:
                 removals: dict[str, Removal] = {}
                 for part in parts:
@@ -153,10 +153,10 @@ class _Run:
                 self.stream.advance(layer, index)
         return done
 
-    def _dense_outputs(self, layer: nn.Module, index: int) -> dict[str, Tensor]:
-        """What the dense model's layer puts out at its sites, where earlier errors are to be corrected."""
+    def _targets(self, layer: nn.Module, index: int) -> Targets | None:
+        """What the dense model has behind the layer's blocks, where earlier errors are to be corrected."""
         if self.dense is None:
-            return {}
+            return None
         with self._stage(index, "dense path"):
             return self.dense.advance_dense(layer, index, self.job.checkpoint.sites(index))
 
@@ -169,16 +169,11 @@ class _Run:
         return whole
 
     def _prune(
-        self, layer: nn.Module, index: int, sites: Sequence[Site], targets: Mapping[str, Tensor]
+        self, layer: nn.Module, index: int, sites: Sequence[Site], targets: Targets | None
     ) -> dict[str, Removal]:
         """Observe what enters the consumers of one part of the layer, choose and repair, cut."""
         weights = {site.name: weight_OI(layer.get_submodule(site.consumer)) for site in sites}
-        stats: dict[str, InputStats | GapStats] = {
-            name: GapStats(weight.shape[0], weight.shape[1], weight.device)
-            if name in targets
-            else InputStats(weight.shape[1], weight.device)
-            for name, weight in weights.items()
-        }
+        stats = {name: _accumulator(name, weight, targets) for name, weight in weights.items()}
         with self._stage(index, f"{sites[0].part} statistics"):
             self.stream.observe(layer, index, sites, stats, targets)
             for site in sites:
@@ -232,6 +227,14 @@ class _Run:
     def _stage(self, index: int, name: str) -> AbstractContextManager[None]:
         self.observer.stage(index, name)
         return self.clock.timed(name, self.job.device)
+
+
+def _accumulator(name: str, weight_OI: Tensor, targets: Targets | None) -> InputStats | GapStats:
+    """What gathers the statistics of a site."""
+    num_outputs, num_inputs = weight_OI.shape
+    if targets is not None and name in targets.of_site:
+        return GapStats(num_outputs, num_inputs, weight_OI.device)
+    return InputStats(num_inputs, weight_OI.device)
 
 
 @contextmanager

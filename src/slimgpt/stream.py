@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,10 +28,26 @@ from slimgpt.sites import Removal, Site, expand
 from slimgpt.stats import GapStats, InputStats
 from slimgpt.weights import require_finite
 
+ROUNDING = 0.02  # share of a layer's change of the residual stream that bfloat16 sums may be off by
+
 
 def keeps_input(site: Site, device: torch.device) -> bool:
     """The input of a site's consumer is kept, to answer for its block once the site is pruned."""
     return site.block is not None and (device.type == "cpu" or site.part == ATTENTION)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the dense model has behind each site's block, for the pruned one to come near to.
+
+    Attributes:
+        of_site: B x T x O by the site's name: the residual stream, or the consumer's output alone.
+        with_residual: it is the residual stream. So it is wherever blocks only add to it; where norms or experts stand
+            between a consumer and the stream, an error made earlier cannot be made up for by adding to the output.
+    """
+
+    of_site: dict[str, Tensor]
+    with_residual: bool
 
 
 class ActivationStream:
@@ -74,26 +91,34 @@ class ActivationStream:
         index: int,
         sites: Sequence[Site],
         stats: Mapping[str, InputStats | GapStats] | None = None,
-        targets: Mapping[str, Tensor] | None = None,
+        targets: Targets | None = None,
     ) -> None:
         """Run ``layer`` up to the consumers of ``sites``, keep what would enter them, and add it to ``stats``.
 
         ``stats``, by the names of the sites, is None when the layer is only replayed from the journal. Several sites
-        are experts: each sees the tokens that are routed to it, if any. ``targets`` are the dense path's outputs, which
-        :class:`GapStats` are compared with.
+        are experts: each sees the tokens that are routed to it, if any. :class:`GapStats` learn
+        how far the pruned path is from its ``targets``.
         """
         for rows in self._batches():
             for site, x in self._inputs_of(sites, layer, index, rows):
                 gathered = stats[site.name] if stats is not None else None
                 if isinstance(gathered, GapStats):
                     assert targets is not None
-                    target = targets[site.name][rows].to(x.device, x.dtype)
-                    gathered.update(x, target - layer.get_submodule(site.consumer)(x), rows.start)
+                    gathered.update(x, self._gap(layer, site, x, rows, targets), rows.start)
                 elif gathered is not None:
                     gathered.update(x.flatten(0, -2))
                 if keeps_input(site, self._device):
                     self._keep(site.name, rows, x)
             self._progress(self._hidden_BTD[rows].shape[:2].numel())
+
+    def _gap(self, layer: nn.Module, site: Site, x_BTI: Tensor, rows: slice, targets: Targets) -> Tensor:
+        """What is missing behind a site's block before the site is pruned, in float32."""
+        here_BTO = layer.get_submodule(site.consumer)(x_BTI).float()
+        if targets.with_residual:
+            here_BTO += self._hidden_BTD[rows].to(here_BTO)
+            for _, output in self._outputs_of_pruned(layer, rows):
+                here_BTO += output.float()
+        return targets.of_site[site.name][rows].to(here_BTO) - here_BTO
 
     def _keep(self, name: str, rows: slice, x_BTI: Tensor) -> None:
         if name not in self._inputs:
@@ -118,30 +143,46 @@ class ActivationStream:
         self._pruned.clear()
 
     @torch.inference_mode()
-    def advance_dense(self, layer: nn.Module, index: int, sites: Sequence[Site]) -> dict[str, Tensor]:
-        """Carry the residual stream through a layer that is not pruned: the outputs of the sites' consumers on the way.
+    def advance_dense(self, layer: nn.Module, index: int, sites: Sequence[Site]) -> Targets:
+        """Carry the residual stream through a layer that is not pruned, and note what it has behind each block.
 
-        Experts have none: what is routed to them in the dense model is not what is routed to them in the pruned one.
+        Experts have no target: what is routed to them in the dense model is not what is routed to them in the other.
         """
-        targets: dict[str, Tensor] = {}
+        of_site: dict[str, Tensor] = {}
+        additive = True
+        blocks = [site for site in sites if site.block is not None]
         for rows in self._batches():
-            with ExitStack() as stack:
-                for site in sites:
-                    if site.block is not None:
-                        keep = self._keeper(site.name, rows, targets)
-                        stack.enter_context(_watched(layer.get_submodule(site.consumer), keep))
-                output = self._run(layer, index, rows)
-            self._hidden_BTD[rows].copy_(output, non_blocking=True)
-            self._progress(output.shape[0] * output.shape[1])
-        return targets
+            before_BTD = self._hidden_BTD[rows].to(self._device, self._dtype)
+            after_BTD, outputs = self._run_watched(layer, index, rows, blocks)
+            if rows.start == 0:
+                additive = len(blocks) == len(sites) and _adds_up(before_BTD, outputs, after_BTD)
+            stream_BTD = before_BTD
+            for site, output in zip(blocks, outputs, strict=True):
+                stream_BTD = stream_BTD + output
+                self._note(of_site, site.name, rows, stream_BTD if additive else output)
+            self._hidden_BTD[rows].copy_(after_BTD, non_blocking=True)
+            self._progress(after_BTD.shape[0] * after_BTD.shape[1])
+        return Targets(of_site, additive)
 
-    def _keeper(self, name: str, rows: slice, targets: dict[str, Tensor]) -> Callable[..., None]:
-        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-            if name not in targets:
-                targets[name] = self._room.empty(name, (*self._hidden_BTD.shape[:-1], output.shape[-1]))
-            targets[name][rows].copy_(output, non_blocking=True)
+    def _run_watched(
+        self, layer: nn.Module, index: int, rows: slice, sites: Sequence[Site]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The layer's output and those of the sites' consumers."""
+        outputs: dict[str, Tensor] = {}
 
-        return keep
+        def watch(name: str) -> Callable[..., None]:
+            return lambda module, args, output: outputs.update({name: output})
+
+        with ExitStack() as stack:
+            for site in sites:
+                stack.callback(layer.get_submodule(site.consumer).register_forward_hook(watch(site.name)).remove)
+            after_BTD = self._run(layer, index, rows)
+        return after_BTD, [outputs[site.name] for site in sites]
+
+    def _note(self, of_site: dict[str, Tensor], name: str, rows: slice, value_BTO: Tensor) -> None:
+        if name not in of_site:
+            of_site[name] = self._room.empty(name, (*self._hidden_BTD.shape[:-1], value_BTO.shape[-1]))
+        of_site[name][rows].copy_(value_BTO, non_blocking=True)
 
     def close(self) -> None:
         """Give the activations' space back."""
@@ -180,13 +221,17 @@ class ActivationStream:
         assert caught, "the layer finished without reaching a consumer"
         return caught
 
+    def _outputs_of_pruned(self, layer: nn.Module, rows: slice) -> Iterator[tuple[Site, Tensor]]:
+        """What the blocks pruned so far put out: their consumers on the kept inputs."""
+        for site, columns_I in self._pruned.values():
+            x_BTI = self._inputs[site.name][rows].to(self._device, self._dtype, non_blocking=True)
+            yield site, layer.get_submodule(site.consumer)(x_BTI.index_select(-1, columns_I))
+
     @contextmanager
     def _finished_blocks(self, layer: nn.Module, rows: slice) -> Iterator[None]:
         """Inside, every block pruned so far answers with its consumer on the kept input instead of running."""
         with ExitStack() as stack:
-            for site, columns_I in self._pruned.values():
-                x_BTI = self._inputs[site.name][rows].to(self._device, self._dtype, non_blocking=True)
-                output = layer.get_submodule(site.consumer)(x_BTI.index_select(-1, columns_I))
+            for site, output in self._outputs_of_pruned(layer, rows):
                 answer = (output, None) if site.returns_tuple else output
                 assert site.block is not None
                 stack.enter_context(_answering(layer.get_submodule(site.block), answer))
@@ -240,13 +285,11 @@ def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
         handle.remove()
 
 
-@contextmanager
-def _watched(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _adds_up(before_BTD: Tensor, outputs: Sequence[Tensor], after_BTD: Tensor) -> bool:
+    """The layer adds its consumers' outputs to the residual stream, and does nothing else to it."""
+    change_BTD = after_BTD.float() - before_BTD.float()
+    left_BTD = change_BTD - torch.stack([output.float() for output in outputs]).sum(0)
+    return bool(left_BTD.norm() <= ROUNDING * change_BTD.norm())
 
 
 def _answering(module: nn.Module, answer: Any) -> Any:

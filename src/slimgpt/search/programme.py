@@ -52,12 +52,14 @@ def _programme(offers: Sequence[Offer], quantum: int, num_quanta: int) -> list[i
     """Least loss for every number of quanta, site after site; then the choices are read backwards."""
     best = np.full(num_quanta + 1, np.inf)
     best[0] = 0.0
-    sizes = [[min(round(offer.params(k) / quantum), num_quanta) for k in range(len(offer.removed))] for offer in offers]
+    sizes = [[round(offer.params(level) / quantum) for level in range(len(offer.removed))] for offer in offers]
     choices: list[NDArray[np.int32]] = []
     for offer, size in zip(offers, sizes, strict=True):
         before, best = best, np.full(num_quanta + 1, np.inf)
         choice = np.zeros(num_quanta + 1, dtype=np.int32)
         for level, (quanta, loss) in enumerate(zip(size, offer.loss, strict=True)):
+            if quanta > num_quanta:
+                break
             candidate = before[: num_quanta + 1 - quanta] + loss
             better = candidate < best[quanta:]
             best[quanta:][better] = candidate[better]

@@ -1,0 +1,280 @@
+"""The search: true gradients, curves that mean what they say, a budget solved exactly, a cache that is kept."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_llama
+import torch
+import yaml
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from slimgpt import cli
+from slimgpt.activations import ActivationRoom
+from slimgpt.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.driver import prune
+from slimgpt.errors import ConfigError
+from slimgpt.linalg import damped
+from slimgpt.search import allocate, read_curves
+from slimgpt.search.cache import CURVES, LossCurve, LossCurves
+from slimgpt.search.curves import loss_curve, metric_OO
+from slimgpt.search.programme import Offer, solve
+from slimgpt.search.sweep import Moments, Sweep
+
+CPU = torch.device("cpu")
+NUM_WINDOWS, SEQLEN = 6, 16
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama.save_model(tmp_path_factory.mktemp("search") / "model")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: Path) -> Checkpoint:
+    return open_checkpoint(str(model))
+
+
+def sweep(checkpoint: Checkpoint, batch_size: int, seed: int = 0) -> dict[int, dict[str, Moments]]:
+    windows_BT = tiny_llama.tokens(NUM_WINDOWS, SEQLEN)
+    room = ActivationRoom(torch.float32)
+    return dict(Sweep(checkpoint, windows_BT, CPU, torch.float32, batch_size, room, seed).layers())
+
+
+@pytest.fixture(scope="module")
+def swept(checkpoint: Checkpoint) -> dict[int, dict[str, Moments]]:
+    return sweep(checkpoint, batch_size=4)
+
+
+# --- the sweep -------------------------------------------------------------------------------------
+
+
+def plain_moments(model: Path, seed: int) -> dict[tuple[int, str], tuple[Tensor, Tensor]]:
+    """The whole model at once, autograd as everybody uses it."""
+    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    windows_BT = tiny_llama.tokens(NUM_WINDOWS, SEQLEN)
+    generator = torch.Generator().manual_seed(seed)
+    kept: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
+
+    def keep(key: tuple[int, str]) -> Any:
+        def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+            output.retain_grad()
+            kept.setdefault(key, []).append((args[0], output))
+
+        return hook
+
+    for index, layer in enumerate(whole.model.layers):
+        layer.self_attn.o_proj.register_forward_hook(keep((index, "attention")))
+        layer.mlp.down_proj.register_forward_hook(keep((index, "ffn")))
+    for window_T in windows_BT:
+        logits_TV = whole(input_ids=window_T[None]).logits[0]
+        drawn_T = torch.multinomial(logits_TV.detach().softmax(-1), 1, generator=generator)[:, 0]
+        torch.nn.functional.cross_entropy(logits_TV, drawn_T, reduction="sum").backward()
+    result = {}
+    for key, seen in kept.items():
+        x_TI = torch.cat([x[0] for x, _ in seen]).detach()
+        gradient_TO = torch.cat([output.grad[0] for _, output in seen])  # type: ignore[index]
+        result[key] = (x_TI.T @ x_TI, gradient_TO.T @ gradient_TO)
+    return result
+
+
+def test_layer_by_layer_gives_the_moments_of_the_whole_model(model: Path, swept: dict[int, dict[str, Moments]]) -> None:
+    for (index, name), (hessian_II, gradients_OO) in plain_moments(model, seed=0).items():
+        moments = swept[index][name]
+        torch.testing.assert_close(moments.inputs.hessian_II(), hessian_II, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(moments.gradients.hessian_II(), gradients_OO, rtol=1e-3, atol=1e-6)
+
+
+def test_batch_size_changes_nothing_beyond_rounding(
+    checkpoint: Checkpoint, swept: dict[int, dict[str, Moments]]
+) -> None:
+    for index, moments in sweep(checkpoint, batch_size=1).items():
+        for name, found in moments.items():
+            expected = swept[index][name].gradients.hessian_II()
+            torch.testing.assert_close(found.gradients.hessian_II(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_skeleton_is_empty_again(checkpoint: Checkpoint, swept: object) -> None:
+    assert all(parameter.is_meta for parameter in checkpoint.skeleton.parameters())
+
+
+def test_another_seed_draws_other_tokens(checkpoint: Checkpoint, swept: dict[int, dict[str, Moments]]) -> None:
+    other = sweep(checkpoint, batch_size=4, seed=1)
+    assert not torch.equal(other[0]["ffn"].gradients.hessian_II(), swept[0]["ffn"].gradients.hessian_II())
+
+
+# --- the curves ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "width"), [("attention", 16), ("ffn", 1)])
+def test_a_curve_is_the_weighed_loss_of_the_best_repair(
+    swept: dict[int, dict[str, Moments]], name: str, width: int
+) -> None:
+    """The first removal, by trying all units with normal equations; the last, by having nothing left."""
+    moments, damping = swept[1][name], 0.01
+    curve = loss_curve([moments], moments.weight_OI.shape[1] // width, NUM_WINDOWS * SEQLEN, damping)
+    damped_II = damped(moments.inputs.hessian_II(), damping)
+    weight_OI, metric = moments.weight_OI.double(), metric_OO(moments).double()
+
+    def nats(kept: list[int]) -> float:
+        lost_OI = weight_OI.clone()
+        if kept:
+            best = torch.linalg.solve(damped_II[kept][:, kept], damped_II[kept] @ weight_OI.T).T
+            lost_OI[:, kept] -= best
+        return float((metric @ lost_OI @ damped_II * lost_OI).sum()) / (2 * NUM_WINDOWS * SEQLEN)
+
+    columns = range(weight_OI.shape[1])
+    units = [set(range(start, start + width)) for start in range(0, len(columns), width)]
+    cheapest = min(nats([c for c in columns if c not in unit]) for unit in units)
+    assert curve[0] == 0.0
+    assert curve[1] == pytest.approx(cheapest, rel=1e-6)
+    assert curve[-1] == pytest.approx(nats([]), rel=1e-6)
+    assert all(before <= after for before, after in itertools.pairwise(curve))
+
+
+def test_experts_of_a_layer_add_up(swept: dict[int, dict[str, Moments]]) -> None:
+    one = swept[0]["ffn"]
+    single, double = (loss_curve([one] * n, one.weight_OI.shape[1], 100, 0.01) for n in (1, 2))
+    assert double == pytest.approx([2 * loss for loss in single])
+
+
+# --- the budget ------------------------------------------------------------------------------------
+
+
+def random_offers(seed: int) -> list[Offer]:
+    generator = torch.Generator().manual_seed(seed)
+    offers = []
+    for fine in (False, True, False, True):
+        removed = (0, 1, 2) if not fine else (0, 2, 4, 6, 8)
+        steps = torch.rand(len(removed) - 1, generator=generator).cumsum(0).tolist()
+        offers.append(Offer(removed, (0.0, *steps), 7 if not fine else 1, fine))
+    return offers
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("target", [0, 6, 14, 20, 31, 44])
+def test_no_other_choice_of_the_same_size_costs_less(seed: int, target: int) -> None:
+    offers = random_offers(seed)
+
+    def size(levels: tuple[int, ...]) -> int:
+        return sum(offer.params(level) for offer, level in zip(offers, levels, strict=True))
+
+    def loss(levels: tuple[int, ...]) -> float:
+        return sum(offer.loss[level] for offer, level in zip(offers, levels, strict=True))
+
+    found = tuple(solve(offers, target))
+    everything = list(itertools.product(*(range(len(offer.removed)) for offer in offers)))
+    assert abs(size(found) - target) == min(abs(size(levels) - target) for levels in everything)
+    assert loss(found) == pytest.approx(min(loss(levels) for levels in everything if size(levels) == size(found)))
+
+
+def curves_of(num_layers: int, ffn_units: int = 200) -> LossCurves:
+    def layer(scale: float) -> dict[str, LossCurve]:
+        return {
+            "attention": LossCurve(4, 5000, tuple(scale * k**2 for k in range(5))),
+            "ffn": LossCurve(ffn_units, 300, tuple(scale * (k / 50) ** 2 for k in range(ffn_units + 1))),
+        }
+
+    return LossCurves("m", 10**6, {}, tuple(layer(1.0 + index) for index in range(num_layers)))
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.2, 0.3])
+def test_the_size_is_met_and_cheap_layers_give_more(ratio: float) -> None:
+    curves = curves_of(6)
+    layers, loss = allocate(curves, round(ratio * curves.num_params), round_to=8)
+    removed = sum((4 - keep.attention) * 5000 + (200 - keep.ffn) * 300 for keep in layers)
+    assert removed == pytest.approx(ratio * curves.num_params, abs=8 * 300)
+    assert all(keep.ffn % 8 == 0 and 32 <= keep.ffn <= 200 and keep.attention >= 1 for keep in layers)
+    assert (layers[0].attention, layers[0].ffn) < (layers[-1].attention, layers[-1].ffn)
+    assert loss > 0
+
+
+def test_more_than_there_is_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"900,000 parameters to remove, but at most .* can go.*Lower --ratio"):
+        allocate(curves_of(2), 900_000, round_to=8)
+
+
+# --- the commands ----------------------------------------------------------------------------------
+
+
+def run(*arguments: object) -> int:
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_a_search_is_reused_and_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    options = {"allocation": "searched", "search_cache": str(cache)}
+    first = prune(tiny_llama.prune_config(model, tmp_path / "first", **options))
+    again = prune(tiny_llama.prune_config(model, tmp_path / "again", **options))
+    alone = prune(tiny_llama.prune_config(model, tmp_path / "alone", allocation="searched"))
+    weights = [(result.path / tiny_llama.WEIGHTS).read_bytes() for result in (first, again, alone)]
+    assert weights[0] == weights[1] == weights[2]
+    assert first.record["parameters"]["removed_ratio"] == pytest.approx(0.2, abs=0.01)
+    assert not (tmp_path / "alone.partial").exists()
+
+
+def test_another_ratio_needs_no_model(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache, file = tmp_path / "cache", tmp_path / "allocation.yaml"
+    prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="searched", search_cache=str(cache)))
+    assert run("search", cache, "--ratio", 0.3, "--round-to", 1, "--out", file) == 0
+    assert "parameters: 29.9" in " ".join(capsys.readouterr().out.split())  # whole units of a tiny model
+    searched, _ = allocate(read_curves(cache), round(0.3 * read_curves(cache).num_params), 1)
+    config = tiny_llama.prune_config(model, tmp_path / "by-file", allocation=str(file), ratio=0.3)
+    layers = prune(config).record["layers"]
+    assert [len(layer["sites"]["attention"]["kept"]) for layer in layers] == [keep.attention for keep in searched]
+    found = [len(layer["sites"]["ffn"]["kept"]) for layer in layers]
+    assert found == pytest.approx([keep.ffn for keep in searched], abs=1)
+    assert set(yaml.safe_load(file.read_text())) == {"attention", "ffn"}
+
+
+def test_units_are_scored_by_what_the_loss_feels(model: Path, tmp_path: Path) -> None:
+    """The same sizes by file, without the search's metric, keep other channels."""
+    cache, file = tmp_path / "cache", tmp_path / "allocation.yaml"
+    searched = prune(tiny_llama.prune_config(model, tmp_path / "a", allocation="searched", search_cache=str(cache)))
+    run("search", cache, "--ratio", 0.2, "--round-to", 1, "--out", file)
+    by_file = prune(tiny_llama.prune_config(model, tmp_path / "b", allocation=str(file)))
+    kept = [[layer["sites"]["ffn"]["kept"] for layer in result.record["layers"]] for result in (searched, by_file)]
+    assert kept[0] != kept[1]
+
+
+def test_the_search_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="searched", search_cache=str(cache)))
+    other = tiny_llama.save_model(tmp_path / "other", seed=1)
+    with pytest.raises(ConfigError, match=r"--search-cache .* holds another search: model was .*Name another folder"):
+        prune(tiny_llama.prune_config(other, tmp_path / "out2", allocation="searched", search_cache=str(cache)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, f"holds no search: it has no {CURVES}"),
+        ("{", "is damaged"),
+        ('{"schema": 1}', "is damaged"),
+        ('{"schema": 99}', "was made by a newer slimgpt"),
+    ],
+)
+def test_a_folder_that_is_no_cache_is_refused(
+    tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / CURVES).write_text(content)
+    assert run("search", tmp_path) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_cache_without_a_search_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--search-cache goes with --allocation searched"):
+        prune(tiny_llama.prune_config(model, tmp_path / "out", search_cache=str(tmp_path / "cache")))
+
+
+def test_the_record_says_how_it_was_allocated(model: Path, tmp_path: Path) -> None:
+    result = prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="searched"))
+    record = json.loads((result.path / "slimgpt.json").read_text())
+    assert record["options"]["allocation"] == "searched"
+    assert record["cost"]["seconds"]["search"] > 0
