@@ -192,6 +192,16 @@ def test_llama_has_the_papers_seven_projections(shop: Shop) -> None:
     assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_embeddings_and_head_stay_unless_asked_otherwise(shop: Shop, tmp_path: Path, embeddings: bool) -> None:
+    dense = tiny_llama.save_model(tmp_path / "m", tie_word_embeddings=False)
+    given = {"model": str(dense), "full": True, "train_embeddings": embeddings, "max_steps": 4}
+    result = recover(options(shop, tmp_path / "out", **given))
+    before, after = (loaded(path).state_dict() for path in (dense, result.path))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == (set() if embeddings else {"model.embed_tokens.weight", "lm_head.weight"})
+
+
 def test_experts_are_trained_whole(shop: Shop, tmp_path: Path) -> None:
     dense = tiny.save_model(tmp_path / "m", "mixtral")
     with pytest.raises(ModelError, match=r"which LoRA adapters do not reach\. Use --full"):

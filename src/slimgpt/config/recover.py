@@ -45,7 +45,10 @@ class RecoverConfig:
     """Instructions and messages: learn the responses alone, or every token. Plain text is learned whole."""
 
     full: bool = False
-    """Train all weights rather than LoRA adapters."""
+    """Train all weights, but for embeddings and head, rather than LoRA adapters."""
+
+    train_embeddings: bool = False
+    """With --full: train embeddings and head too, which pruning has left as they were (slower, and no better)."""
 
     rank: int = 8
     """LoRA: rank of the adapters, on every projection that pruning touched."""
@@ -157,6 +160,8 @@ class RecoverConfig:
         """Options that mean nothing without another one."""
         if self.teacher is None and (self.hidden_weight or self.teacher_cache or self.teacher_streamed):
             raise ConfigError("--hidden-weight, --teacher-cache and --teacher-streamed need --teacher DENSE.")
+        if self.train_embeddings and not self.full:
+            raise ConfigError("--train-embeddings is for --full: adapters sit on the projections alone.")
         if self.full and self.keep_adapter:
             raise ConfigError("--keep-adapter: --full trains all weights, so there is no adapter. Drop one of the two.")
 

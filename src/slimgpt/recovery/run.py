@@ -110,6 +110,8 @@ def _trainer(job: Job, store: targets.TargetStore | None, observer: Observer) ->
     transformers.set_seed(job.config.seed)  # of the adapters
     if job.config.full:
         model = load_as(job.checkpoint.path, torch.float32)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+            module.requires_grad_(job.config.train_embeddings)
     else:
         model = lora.with_adapters(load_as(job.checkpoint.path, _compute_dtype(job)), job.checkpoint, job.config)
     if job.config.gradient_checkpointing:
