@@ -48,7 +48,7 @@ class RecoverConfig:
     """Train all weights, but for embeddings and head, rather than LoRA adapters."""
 
     train_embeddings: bool = False
-    """With --full: train embeddings and head too, which pruning has left as they were (slower, and no better)."""
+    """With --full: train embeddings and head too, which pruning has left as they were (slower)."""
 
     rank: int = 8
     """LoRA: rank of the adapters, on every projection that pruning touched."""
