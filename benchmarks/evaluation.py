@@ -46,6 +46,9 @@ class Options:
     out: Path = Path("benchmarks/results/evaluation.jsonl")
     ratios: tuple[float, ...] = (0.2, 0.25, 0.33, 0.5)
     solver: str = "obs"
+    allocation: str = "log"
+    search_cache: str | None = None
+    """Folder of the search, for ``--allocation searched``: one serves all ratios."""
     seed: int = 0
     samples: int = 64
     seqlen: int = 512
@@ -75,7 +78,7 @@ def main(options: Options) -> None:
 
 def cells(options: Options) -> Iterator[dict[str, Any]]:
     """A cell is one model; whatever changes its figures is part of its name, so that no table mixes conditions."""
-    fixed = ("solver", "seed", "samples", "seqlen", "max_tokens", "limit")
+    fixed = ("solver", "allocation", "seed", "samples", "seqlen", "max_tokens", "limit")
     conditions = {key: value for key, value in asdict(options).items() if key in fixed}
     for ratio in (0.0, *options.ratios):
         yield {"ratio": ratio, "windows": list(options.windows), **conditions}
@@ -112,6 +115,8 @@ def pruned(options: Options, ratio: float, out: str) -> str:
         out,
         ratio=ratio,
         solver=options.solver,  # type: ignore[arg-type]
+        allocation=options.allocation,
+        search_cache=options.search_cache,
         seed=options.seed,
         calibration=options.calibration,
         samples=options.samples,
@@ -130,8 +135,8 @@ def table(options: Options, done: list[dict[str, Any]]) -> str:
         [
             "# Perplexity and tasks, dense and pruned",
             "",
-            f"`{options.solver}`, {options.samples} x {options.seqlen} tokens of C4, log allocation, no fine-tuning, "
-            f"seed {options.seed}, {rows[0]['dtype']}. {options.note}",
+            f"`{options.solver}`, {options.samples} x {options.seqlen} tokens of C4, {options.allocation} allocation, no "
+            f"fine-tuning, seed {options.seed}, {rows[0]['dtype']}. {options.note}",
             "",
             f"## {Path(options.text).name}, {text}",
             "",
