@@ -30,7 +30,7 @@ def self_windows(
     seed: int,
     note: Callable[[str], None],
 ) -> Tensor:
-    """Windows that the model writes on ``device``, int64, ``num_windows`` x ``seqlen``; from the cache if they are there.
+    """Windows that the model writes on ``device``, int64, ``num_windows`` x ``seqlen``; from the cache if there.
 
     Raises:
         ConfigError: the model does not fit into memory as a whole.
@@ -75,6 +75,6 @@ def _check_memory(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devi
         free = min(free, torch.cuda.mem_get_info(device)[0])
     if needed > free:
         raise ConfigError(
-            f"--calibration self loads the model as a whole, about {needed / 2**30:,.1f} GiB with what it remembers, and "
-            f"{free / 2**30:,.1f} GiB are free: give text of your own, or 'c4' or 'builtin', which stream it."
+            f"--calibration self loads the model as a whole, about {needed / 2**30:,.1f} GiB with what it remembers, "
+            f"and {free / 2**30:,.1f} GiB are free: give text of your own, or 'c4' or 'builtin', which stream it."
         )

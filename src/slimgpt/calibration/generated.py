@@ -1,8 +1,8 @@
 """Calibration text that the model writes itself, for users without data.
 
-Every window starts with a token drawn uniformly from the vocabulary, so that windows are about many things, and goes on
-with what the model says, sampled at temperature 1: text in proportion to what the model believes is text. A random first
-token is how LLM-QAT (https://arxiv.org/abs/2305.17888) starts its training data.
+Every window starts with a token drawn uniformly from the vocabulary, so that windows are about many things, and goes
+on with what the model says, sampled at temperature 1: text in proportion to what the model believes is text. A random
+first token is how LLM-QAT (https://arxiv.org/abs/2305.17888) starts its training data.
 
 Shapes: B windows · T tokens of a window · V vocabulary.
 """

@@ -19,7 +19,7 @@ from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError
 from slimgpt.goal import NS_PER_MS
-from slimgpt.latency.measure import NEW_TOKENS, conditions, measure, shape
+from slimgpt.latency.measuring import NEW_TOKENS, conditions, measure, shape
 from slimgpt.latency.table import WORKLOADS, LatencyTable, check_model, read_table, write_table
 
 __all__ = ["LatencyTable", "predicted", "read_table", "table_for"]

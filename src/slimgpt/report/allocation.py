@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from slimgpt.arch.family import ATTENTION, FFN
-from slimgpt.report.console import latency_line, out
+from slimgpt.report.console import out
+from slimgpt.report.latency import latency_line
 from slimgpt.search import Answer, removed_params
 
 

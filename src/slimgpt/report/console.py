@@ -17,6 +17,7 @@ from slimgpt.evaluation import Observer as EvaluationObserver
 from slimgpt.job import Job, search_windows
 from slimgpt.latency import predicted
 from slimgpt.planning import TOLERANCE, dense_layers
+from slimgpt.report.latency import latency_line
 
 out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
 err = Console(stderr=True)
@@ -111,19 +112,6 @@ def print_plan(job: Job) -> None:
     out.print(_needs(job))
     if config.asked_ratio is not None and abs(plan.ratio - config.asked_ratio) > TOLERANCE:
         out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
-
-
-def latency_line(found: Mapping[str, Any]) -> str:
-    """What a plan's times are predicted to be."""
-    decode, prefill = (found[f"{name}_ms"] for name in ("decode", "prefill"))
-    return (
-        f"Predicted: a token {_faster(decode)}, a prompt of {found['prompt_tokens']} tokens {_faster(prefill)}; by a "
-        f"table measured on {found['device']} in {found['dtype']}."
-    )
-
-
-def _faster(ms: Mapping[str, float]) -> str:
-    return f"{ms['before']:,.4g} → {ms['after']:,.4g} ms ({ms['after'] / ms['before']:.2f}x)"
 
 
 def _needs(job: Job) -> str:

@@ -33,6 +33,7 @@ LEAST_ROUNDS, MOST_ROUNDS = 5, 25
 ENOUGH_S = 60.0  # no more rounds are begun after so many seconds
 NEW_TOKENS = 5  # four of them are timed
 GRID_STEPS = 8
+WIDTH_MULTIPLE = 8
 LAYER_BYTES = 1 << 30  # layers beyond this are extrapolated
 SPREAD = 0.02  # of the random weights
 
@@ -114,10 +115,11 @@ class _Stacks:
         return [(sizes, self.depth) for sizes in (*attention, *ffn)]
 
     def grid(self, part: str) -> list[int]:
-        """Widths to time, ascending to the widest."""
+        """Widths to time, ascending to the widest; of FFNs those that kernels like."""
         most = getattr(self.widest, part)
-        least = 1 if part == "attention" else min(MIN_WIDTH, most)
-        return sorted({least, *(max(least, round(most * step / GRID_STEPS)) for step in range(1, GRID_STEPS + 1))})
+        least, multiple = (1, 1) if part == "attention" else (min(MIN_WIDTH, most), WIDTH_MULTIPLE)
+        steps = (multiple * round(most * step / GRID_STEPS / multiple) for step in range(1, GRID_STEPS))
+        return sorted({least, *(width for width in steps if least < width < most), most})
 
     def stack(self, point: tuple[LayerPlan, int]) -> Measured:
         """A model of these sizes, ready to be timed."""
