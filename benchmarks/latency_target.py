@@ -104,7 +104,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "Time of the pruned model as a fraction of the dense model's, batch size 1: predicted from the table of layer",
         "costs, and measured afterwards by `slimgpt bench` (median and quartiles of paired repeats).",
         "",
-        "| model | where | target | parameters removed | a token: predicted | measured | a prompt: predicted | measured |",
+        "| model | where | target | parameters removed | token, predicted | measured | prompt, predicted | measured |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

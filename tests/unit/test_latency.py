@@ -112,7 +112,7 @@ def test_families_can_be_measured(tmp_path: Path, name: str) -> None:
     table = measure(checkpoint, CPU, torch.float32, prompt_tokens=8)
     layers = dense_layers(layer_budgets(checkpoint))
     for times in table.times.values():
-        assert times.of_model(layers) >= times.of_model([LayerPlan(1, 32)] * len(layers)) > 0
+        assert times.of_model(layers) > 0
         assert times.attention.units[-1] == layers[0].attention
         assert times.ffn.units[-1] == layers[0].ffn
 
