@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_llama
@@ -12,6 +11,7 @@ import torch
 from slimgpt import selftext
 from slimgpt.calibration import generated_windows
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.config import PruneConfig
 from slimgpt.driver import Observer, prune
 from slimgpt.errors import CalibrationError, ConfigError
 from slimgpt.selftext import self_windows
@@ -124,10 +124,12 @@ def test_a_run_needs_no_text(checkpoint: Checkpoint, tmp_path: Path, monkeypatch
         def preparing(self, what: str) -> None:
             self.notes += (what,)
 
-    config: Any = tiny_llama.prune_config(Path(checkpoint.source), tmp_path / "a", calibration="self", samples=4)
+    def config(out: str) -> PruneConfig:
+        options = {"calibration": "self", "samples": 4, "allocation": "searched"}
+        return tiny_llama.prune_config(Path(checkpoint.source), tmp_path / out, **options)
+
     watcher = Watcher()
-    first = prune(config, watcher)
-    again = prune(tiny_llama.prune_config(Path(checkpoint.source), tmp_path / "b", calibration="self", samples=4))
+    first, again = prune(config("a"), watcher), prune(config("b"))
     assert watcher.notes == ("The model writes 4 windows of 32 tokens of calibration text; this is kept.",)
     assert first.record["fingerprint"]["calibration"] == again.record["fingerprint"]["calibration"]
     assert (first.path / tiny_llama.WEIGHTS).read_bytes() == (again.path / tiny_llama.WEIGHTS).read_bytes()

@@ -18,7 +18,7 @@ from torch import Tensor
 from slimgpt.errors import CalibrationError
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a search takes gradients behind these windows
 def generated_windows(
     model: Any, first_tokens: Sequence[int], num_windows: int, seqlen: int, batch_size: int, seed: int
 ) -> Tensor:
