@@ -47,12 +47,13 @@ def measure(
     """
     dtype = runtime.compute_dtype(stored_dtype, device)
     stacks = _Stacks(checkpoint, device, dtype, Load(1, prompt_tokens, NEW_TOKENS, seed=0))
+    seconds, num_rounds = _in_turns([stacks.stack(point) for point in stacks.points()])
     measured = {
         **conditions(device, dtype, prompt_tokens),
         "layers": stacks.depth,
+        "rounds": num_rounds,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    seconds = _in_turns([stacks.stack(point) for point in stacks.points()])
     times = {name: _times(stacks, seconds[name]) for name in WORKLOADS}
     return LatencyTable(shape(checkpoint), measured, times)
 
@@ -150,8 +151,10 @@ def _plan_of(checkpoint: Checkpoint, sizes: LayerPlan) -> Plan:
     return Plan(budget, Goal("", 0), [sizes] * len(budget), 0, 0, 0)
 
 
-def _in_turns(models: Sequence[Measured]) -> dict[str, list[float]]:
-    """Seconds of each workload, model by model: the median ratio to the first model, times its median."""
+def _in_turns(models: Sequence[Measured]) -> tuple[dict[str, list[float]], int]:
+    """Seconds of each workload, model by model: the median ratio to the first model, times its median. And the rounds
+    that this is of.
+    """
     rounds: list[list[Repeat]] = []
     begin = time.perf_counter()
     while len(rounds) <= LEAST_ROUNDS or (len(rounds) <= MOST_ROUNDS and time.perf_counter() - begin < ENOUGH_S):
@@ -162,7 +165,7 @@ def _in_turns(models: Sequence[Measured]) -> dict[str, list[float]]:
         "decode": [[repeat.decode_s / steps for repeat in turn] for turn in rounds],
         "prefill": [[repeat.prefill_s for repeat in turn] for turn in rounds],
     }
-    return {name: _medians(found) for name, found in seconds.items()}
+    return {name: _medians(found) for name, found in seconds.items()}, len(rounds)
 
 
 def _medians(rounds: Sequence[Sequence[float]]) -> list[float]:
