@@ -30,6 +30,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "exact solver, searched": {"allocation": "searched"},
     "exact solver, log curve, errors corrected": {"allocation": "log", "correct_errors": True},
     "exact solver, searched, errors corrected": {"allocation": "searched", "correct_errors": True},
+    "exact solver, log curve, the model's own text": {"allocation": "log", "calibration": "self"},
 }
 
 
@@ -43,6 +44,7 @@ class Options:
     """Text of the calibration's kind that is not in it."""
     text: str
     """Text of another kind."""
+    methods: tuple[str, ...] = tuple(METHODS)
     out: Path = Path("benchmarks/results/ablation.jsonl")
     ratios: tuple[float, ...] = (0.25, 0.5)
     seeds: tuple[int, ...] = (0, 1)
@@ -70,7 +72,7 @@ def cells(options: Options) -> Iterator[dict[str, Any]]:
     yield {"method": "dense", "ratio": 0.0, "seed": 0}
     for seed in options.seeds:
         for ratio in options.ratios:
-            for method in METHODS:
+            for method in options.methods:
                 yield {"method": method, "ratio": ratio, "seed": seed}
 
 
@@ -83,10 +85,9 @@ def measure(options: Options, cell: dict[str, Any], texts: dict[str, str]) -> di
             f"{folder}/pruned",
             ratio=cell["ratio"],
             seed=cell["seed"],
-            calibration=options.calibration,
             samples=options.samples,
             seqlen=options.seqlen,
-            **METHODS[cell["method"]],
+            **{"calibration": options.calibration, **METHODS[cell["method"]]},
         )
         record = prune(config).record
         seconds = record["cost"]["seconds"]
@@ -120,7 +121,7 @@ def table(options: Options, rows: list[dict[str, Any]]) -> str:
         "| method | " + " | ".join(f"{ratio:.0%}" for ratio in sorted(options.ratios)) + " |",
         "|---|" + "---|" * len(options.ratios),
     ]
-    for method in METHODS:
+    for method in options.methods:
         lines.append(f"| {method} | " + " | ".join(entry(rows, method, r) for r in sorted(options.ratios)) + " |")
     return "\n".join(lines) + "\n"
 

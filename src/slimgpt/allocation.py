@@ -134,8 +134,8 @@ def allocate(
     Raises:
         ConfigError: the target is more than whole units and minimal widths allow.
     """
-    floors = [LayerPlan(1, min_width(layer.ffn.num_units, round_to)) for layer in budget]
-    limit = removed_params(budget, floors)
+    narrowest = floors(budget, round_to)
+    limit = removed_params(budget, narrowest)
     if target > limit:
         raise ConfigError(
             f"{target:,} parameters to remove, but at most {limit:,} can go: embeddings, norms, one head group and "
@@ -143,9 +143,9 @@ def allocate(
         )
     if target <= 0:
         return [LayerPlan(layer.attention.num_units, layer.ffn.num_units) for layer in budget]
-    amount = _amount_for(target, lambda s: _continuous(budget, floors, attention_curve(s), ffn_curve(s)))
-    heads = _whole_heads(budget, floors, attention_curve(amount), target)
-    widths = _widths(budget, floors, target - _removed_heads(budget, heads), ffn_curve, round_to)
+    amount = _amount_for(target, lambda s: _continuous(budget, narrowest, attention_curve(s), ffn_curve(s)))
+    heads = _whole_heads(budget, narrowest, attention_curve(amount), target)
+    widths = _widths(budget, narrowest, target - _removed_heads(budget, heads), ffn_curve, round_to)
     return [LayerPlan(h, w) for h, w in zip(heads, widths, strict=True)]
 
 
@@ -171,6 +171,11 @@ def allocate_uniform(budget: Sequence[LayerBudget], target: int, round_to: int =
     floor = min_width(budget[0].ffn.num_units, round_to)
     rounded = max(floor, round_to * round(width / round_to))
     return [LayerPlan(heads, min(rounded, budget[0].ffn.num_units))] * len(budget)
+
+
+def floors(budget: Sequence[LayerBudget], round_to: int) -> list[LayerPlan]:
+    """The narrowest layers that a plan may leave."""
+    return [LayerPlan(1, min_width(layer.ffn.num_units, round_to)) for layer in budget]
 
 
 def min_width(width: int, round_to: int) -> int:

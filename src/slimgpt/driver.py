@@ -31,6 +31,9 @@ from slimgpt.weights import require_finite
 class Observer:
     """What a run tells whoever watches it. Does nothing itself; the command line draws a progress bar."""
 
+    def preparing(self, what: str) -> None:
+        """Something that takes a while is done before the plan is known."""
+
     def searching(self, job: Job) -> None:
         """Everything is checked; the search for the best allocation starts when this returns."""
 
@@ -58,10 +61,10 @@ def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
     Raises:
         SlimGPTError: something the user can mend; raised before any work wherever that is possible.
     """
-    clock = Clock()
+    clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
-        job = prepare(config)
-    whole = job.finished or _carry_out(job, observer or Observer(), clock)
+        job = prepare(config, observer.preparing)
+    whole = job.finished or _carry_out(job, observer, clock)
     job.team.leave()
     return PruneResult(job.out, whole)
 

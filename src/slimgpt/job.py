@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import torch
 import transformers
 
-from slimgpt import calibration, memory, output, runtime
+from slimgpt import calibration, latency, memory, output, runtime
 from slimgpt._version import __version__
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.journal import Journal
 from slimgpt.planning import SEARCHED, Plan, make_plan
+from slimgpt.selftext import SELF, self_windows
 from slimgpt.sites import SolverOptions
 from slimgpt.team import Team
 from slimgpt.weights import require_finite
@@ -35,6 +37,7 @@ NOT_IN_FINGERPRINT = frozenset(
         "batch_size",
         "offload_dir",
         "search_cache",
+        "latency_table",
         "report",
     }
 )
@@ -52,6 +55,7 @@ class Job:
         config: the options.
         checkpoint: the dense model, opened.
         plan: what every layer keeps.
+        latency: what layers cost by width, where a time is the target.
         output_config: the smaller model's configuration.
         tokenizer: the model's.
         windows_BT: int64 calibration windows.
@@ -72,6 +76,7 @@ class Job:
     config: PruneConfig
     checkpoint: Checkpoint
     plan: Plan
+    latency: latency.LatencyTable | None
     output_config: Any
     tokenizer: Any
     windows_BT: torch.Tensor
@@ -95,8 +100,10 @@ class Job:
         return SolverOptions(config.damping, config.repair, config.seed, config.grouped_cholesky, config.group_size)
 
 
-def prepare(config: PruneConfig) -> Job:
+def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None) -> Job:
     """Check the options, open the model, plan, read the calibration text, and open the journal.
+
+    ``note(text)`` is told what takes a while.
 
     Raises:
         SlimGPTError: the first thing that is wrong.
@@ -107,14 +114,20 @@ def prepare(config: PruneConfig) -> Job:
     checkpoint = open_checkpoint(config.model)
     check_context(checkpoint.config, config.seqlen)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    plan = make_plan(checkpoint, config, stored_dtype.itemsize)
-    output_config = output.pruned_config(checkpoint, plan, config.layout, stored_dtype)
     out = Path(os.path.abspath(Path(config.out).expanduser()))
     partial = output.partial_folder(out)
+    table = team.from_leader(
+        _latency_table(config, checkpoint, device, stored_dtype, out, note) if team.leads else None
+    )
+    times = table.times[config.latency_of] if table is not None else None
+    plan = make_plan(checkpoint, config, stored_dtype.itemsize, times)
+    output_config = output.pruned_config(checkpoint, plan, config.layout, stored_dtype)
     if team.leads:
-        _check_out(config, out, checkpoint, plan)
+        _check_out(config, out, checkpoint, plan.bytes_after)
     tokenizer = checkpoint.tokenizer()
-    windows_BT = team.from_leader(_windows(config, tokenizer) if team.leads else torch.empty(0))
+    windows_BT = team.from_leader(
+        _windows(config, checkpoint, tokenizer, device, note) if team.leads else torch.empty(0)
+    )
     _check_rest(checkpoint, windows_BT, stored_dtype)
     batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
     compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
@@ -122,13 +135,14 @@ def prepare(config: PruneConfig) -> Job:
     needs = _needs(config, checkpoint, windows_BT, team, batch_size, device)
     memory.check(needs, device, offload_dir, team.size_here)
     numbers = {"batch_size": batch_size, "processes": team.size}
-    fingerprint = _fingerprint(config, checkpoint, windows_BT, device, numbers)
+    fingerprint = _fingerprint(config, checkpoint, windows_BT, table, device, numbers)
     journal = Journal(partial, fingerprint)
     finished = team.from_leader(_begin(config, out, checkpoint, plan, journal) if team.leads else None)
     return Job(
         config=config,
         checkpoint=checkpoint,
         plan=plan,
+        latency=table,
         output_config=output_config,
         tokenizer=tokenizer,
         windows_BT=windows_BT,
@@ -147,10 +161,25 @@ def prepare(config: PruneConfig) -> Job:
     )
 
 
-def _check_out(config: PruneConfig, out: Path, checkpoint: Checkpoint, plan: Plan) -> None:
+def _latency_table(
+    config: PruneConfig,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    stored_dtype: torch.dtype,
+    out: Path,
+    note: Callable[[str], None],
+) -> latency.LatencyTable | None:
+    """What layers cost by width, where that is asked. Measuring takes a while: what can be refused is refused first."""
+    if config.target_latency is None:
+        return None
+    _check_out(config, out, checkpoint, bytes_after=0)
+    return latency.table_for(config, checkpoint, device, stored_dtype, note)
+
+
+def _check_out(config: PruneConfig, out: Path, checkpoint: Checkpoint, bytes_after: int) -> None:
     if config.resume or config.force:
         output.recover(out)
-    output.check_output(out, checkpoint.path, plan.bytes_after, config.force, config.resume)
+    output.check_output(out, checkpoint.path, bytes_after, config.force, config.resume)
 
 
 def _needs(
@@ -178,7 +207,7 @@ def _needs(
 
 def searches(config: PruneConfig) -> bool:
     """A search says what every layer keeps."""
-    return config.allocation == SEARCHED and config.ratio > 0
+    return config.allocation == SEARCHED and config.asked_ratio != 0
 
 
 def search_windows(windows_BT: torch.Tensor, processes: int) -> torch.Tensor:
@@ -193,7 +222,11 @@ def _search_folder(config: PruneConfig, partial: Path) -> Path | None:
     return Path(config.search_cache).expanduser() if config.search_cache else partial / "search"
 
 
-def _windows(config: PruneConfig, tokenizer: Any) -> torch.Tensor:
+def _windows(
+    config: PruneConfig, checkpoint: Checkpoint, tokenizer: Any, device: torch.device, note: Callable[[str], None]
+) -> torch.Tensor:
+    if config.calibration == SELF:
+        return self_windows(checkpoint, tokenizer, device, config.samples, config.seqlen, config.seed, note)
     return calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
 
 
@@ -246,6 +279,7 @@ def _fingerprint(
     config: PruneConfig,
     checkpoint: Checkpoint,
     windows_BT: torch.Tensor,
+    table: latency.LatencyTable | None,
     device: torch.device,
     numbers: dict[str, int],
 ) -> dict[str, Any]:
@@ -253,6 +287,8 @@ def _fingerprint(
     options = {key: value for key, value in asdict(config).items() if key not in NOT_IN_FINGERPRINT}
     return {
         **options,
+        "ratio": config.asked_ratio,
+        "latency_table": table.fingerprint() if table is not None else None,
         "model": checkpoint.fingerprint(),
         "calibration": calibration.fingerprint(windows_BT),
         "device": device.type,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from slimgpt.allocation import (
     SiteBudget,
     allocate,
     allocate_uniform,
+    floors,
     removed_params,
     scaled_curves,
 )
@@ -26,13 +27,17 @@ from slimgpt.arch.family import ATTENTION, FFN, Family, unit_params
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError
+from slimgpt.goal import Goal, ModelTimes, goal_of, least_cut
 from slimgpt.sites import Site
 
 SEARCHED = "searched"
 """The allocation that is measured on the model at hand, not read off a curve."""
 
 TOLERANCE = 0.003
-"""How far the result may be from the asked ratio, as a fraction of the model, before the plan warns."""
+"""How far the result may be from the asked size, as a fraction of the model, before the plan warns."""
+
+HEADER_BYTES = 120
+"""What a safetensors file, and the index of several, say of a tensor beside its name, twice written."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Plan:
 
     Attributes:
         budget: what each layer has.
+        goal: what they have to come to.
         layers: units that each layer keeps.
         params_before: parameters of the model, tied ones once.
         params_after: the same when the plan is carried out.
@@ -48,6 +54,7 @@ class Plan:
     """
 
     budget: list[LayerBudget]
+    goal: Goal
     layers: list[LayerPlan]
     params_before: int
     params_after: int
@@ -70,24 +77,50 @@ class Plan:
         return {ATTENTION: self.layers[index].attention, FFN: self.layers[index].ffn}
 
 
-def make_plan(checkpoint: Checkpoint, config: PruneConfig, bytes_per_param: int) -> Plan:
-    """Decide how many units each site keeps.
+def make_plan(
+    checkpoint: Checkpoint, config: PruneConfig, bytes_per_param: int, times: ModelTimes | None = None
+) -> Plan:
+    """Decide how many units each site keeps. A latency target needs the model's ``times``.
 
     Raises:
-        ConfigError: the ratio cannot be attained, the layout does not fit, or the allocation file is wrong.
+        ConfigError: the ratio or target cannot be attained, the layout does not fit, or the allocation file is wrong.
     """
     _check_round_to(config.round_to, checkpoint.family)
-    budget = [_budget(checkpoint, index) for index in range(len(checkpoint.layers))]
-    target = round(config.ratio * checkpoint.num_params)
-    if config.layout == "uniform":
-        layers = allocate_uniform(budget, target, config.round_to)
-    else:
-        # What a search will find, nobody knows yet; it will be of this size.
-        name = "log" if config.allocation in (None, SEARCHED) else config.allocation
-        attention, ffn = curves(name, len(budget))
-        layers = allocate(budget, target, attention, ffn, config.round_to)
+    budget = layer_budgets(checkpoint)
+    goal = goal_of(
+        config, checkpoint.num_params, bytes_per_param, _header_bytes(checkpoint), times, dense_layers(budget)
+    )
+    narrowest = floors(budget, config.round_to)
+    goal.check_attainable(goal.removed(budget, narrowest))
+    cut = _cut(budget, config)
+    most = removed_params(budget, narrowest)
+    layers = least_cut(goal, budget, most, cut) if goal.at_least else cut(goal.removes)
     after = checkpoint.num_params - removed_params(budget, layers)
-    return Plan(budget, layers, checkpoint.num_params, after, after * bytes_per_param)
+    return Plan(budget, goal, layers, checkpoint.num_params, after, after * bytes_per_param)
+
+
+def _cut(budget: Sequence[LayerBudget], config: PruneConfig) -> Callable[[int], list[LayerPlan]]:
+    """The plan that removes so many parameters, by the layout and the allocation asked for."""
+    if config.layout == "uniform":
+        return lambda params: allocate_uniform(budget, params, config.round_to)
+    # What a search will find, nobody knows yet; it will be of this size.
+    name = "log" if config.allocation in (None, SEARCHED) else config.allocation
+    attention, ffn = curves(name, len(budget))
+    return lambda params: allocate(budget, params, attention, ffn, config.round_to)
+
+
+def layer_budgets(checkpoint: Checkpoint) -> list[LayerBudget]:
+    """What each layer has."""
+    return [_budget(checkpoint, index) for index in range(len(checkpoint.layers))]
+
+
+def dense_layers(budget: Sequence[LayerBudget]) -> list[LayerPlan]:
+    """The plan that keeps everything."""
+    return [LayerPlan(layer.attention.num_units, layer.ffn.num_units) for layer in budget]
+
+
+def _header_bytes(checkpoint: Checkpoint) -> int:
+    return sum(2 * len(name) + HEADER_BYTES for name in checkpoint.weights.names())
 
 
 def _check_round_to(round_to: int, family: Family) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimgpt import journal, measured, runtime
+from slimgpt import journal, latency, measured, runtime
 from slimgpt.arch.family import output_dim
 from slimgpt.job import Job, versions
+from slimgpt.planning import dense_layers
 from slimgpt.runtime import Clock
 from slimgpt.schema import RECORD, SCHEMA
 from slimgpt.sites import Removal, Site
@@ -66,6 +67,7 @@ def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any
             "removed_ratio": plan.ratio,
             "bytes_after": plan.bytes_after,
         },
+        **_latency(job),
         "layers": [
             {"layer": index, "config": sizes, "sites": entry["sites"]}
             for index, (entry, sizes) in enumerate(zip(layers, _sizes(job), strict=True))
@@ -77,6 +79,13 @@ def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any
             "device": runtime.device_name(job.device),
         },
     }
+
+
+def _latency(job: Job) -> dict[str, Any]:
+    """The predicted times, where a time was the target."""
+    if job.latency is None:
+        return {}
+    return {"predicted_latency": latency.predicted(job.latency, dense_layers(job.plan.budget), job.plan.layers)}
 
 
 def _sizes(job: Job) -> list[dict[str, int]]:

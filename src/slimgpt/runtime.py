@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -76,6 +77,11 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def cache_folder(kind: str) -> Path:
+    """Where things of one kind are kept between runs: below ``$SLIMGPT_CACHE``, or ``~/.cache/slimgpt``."""
+    return Path(os.environ.get("SLIMGPT_CACHE") or "~/.cache/slimgpt").expanduser() / kind
 
 
 class Clock:

@@ -25,17 +25,20 @@ class Layer:
 
 KERNELS = "linalg stats sites solvers"
 STREAMING = "activations prefetch team memory"
-MODEL_SIDE = "arch schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
-RUN = "job output record card measured driver search loading inspection generation"
+MODEL_SIDE = (
+    "arch schema weights checkpoint outer stream surgery calibration journal runtime planning goal " + STREAMING
+)
+RUN = "job output record card measured driver search loading inspection generation latency timing selftext"
 
 LAYERS = [
     Layer("errors _version"),
     Layer("allocation", "errors"),
     Layer("config", "errors", "tyro.conf yaml"),
+    Layer("goal", "errors allocation config"),
     Layer(KERNELS, "errors", "torch"),
     Layer("modeling_slimgpt", "", "torch transformers huggingface_hub"),
     Layer("arch", "errors sites modeling_slimgpt", "torch transformers huggingface_hub"),
-    Layer("calibration", "errors", "torch transformers safetensors datasets pyarrow zstandard"),
+    Layer("calibration", "errors runtime", "torch transformers safetensors datasets pyarrow zstandard"),
     Layer("runtime", "errors", "torch"),
     Layer("journal", "errors", "torch safetensors"),
     Layer("schema", "errors"),
@@ -56,11 +59,11 @@ LAYERS = [
         f"errors {KERNELS} checkpoint outer arch surgery runtime weights activations",
         "torch transformers accelerate",
     ),
-    Layer("planning", "errors sites allocation arch checkpoint config", "torch yaml"),
+    Layer("planning", "errors sites allocation arch checkpoint config goal", "torch yaml"),
     Layer(
         RUN,
         f"errors _version config allocation modeling_slimgpt {KERNELS} {MODEL_SIDE}",
-        "torch transformers safetensors huggingface_hub accelerate numpy yaml",
+        "torch transformers safetensors huggingface_hub accelerate numpy yaml psutil",
     ),
     Layer("evaluation", f"errors config {MODEL_SIDE} {RUN}", "torch transformers lm_eval yaml"),
     Layer("export", f"errors config modeling_slimgpt {KERNELS} {MODEL_SIDE} {RUN}", "torch transformers gguf numpy"),

@@ -17,9 +17,9 @@ import slimgpt.bench
 from slimgpt import cli, prune
 from slimgpt.bench import bench, worker
 from slimgpt.bench.spread import ratios, spread
-from slimgpt.bench.worker import Load, Measured, Repeat
 from slimgpt.config import BenchConfig
 from slimgpt.errors import ModelError
+from slimgpt.timing import Load, Measured, Repeat
 
 SHORT = {"prompt_tokens": 8, "new_tokens": 4, "repeats": 3, "device": "cpu"}
 SPEEDS = {"prefill_tokens_per_s", "decode_tokens_per_s", "time_to_first_token_ms"}

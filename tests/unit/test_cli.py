@@ -215,7 +215,7 @@ def test_prune_prints_plan_and_result(model: Path, tmp_path: Path, capsys: pytes
     record = json.loads((out / "slimgpt.json").read_text())
     before, after = record["parameters"]["before"], record["parameters"]["after"]
     assert shown.index("Plan:") < shown.index(f"{before:,} → {after:,} parameters") < shown.index("Result")
-    assert "(asked: 20.00%)" in shown
+    assert "(asked: --ratio 0.2)" in shown
     assert "Written to" in shown
 
 

@@ -101,6 +101,8 @@ def other_value(name: str) -> Any:
         return next(choice for choice in typing.get_args(hint) if choice != default)
     if isinstance(default, bool) or hint == bool | None:
         return not default
+    if hint == float | None:
+        return 0.5
     return default + 1 if isinstance(default, (int, float)) else "something"
 
 
@@ -135,9 +137,9 @@ def test_integers_serve_as_floats() -> None:
         ({"zzz": 1}, "unknown option 'zzz'. Known: allocation, batch_size"),
         ({"recipe": "other.yaml"}, "unknown option 'recipe'"),
         ({3: 1}, "unknown option 3"),
-        ({"ratio": "a lot"}, "ratio is 'a lot', but must be float"),
-        ({"ratio": True}, "ratio is True, but must be float"),
-        ({"ratio": None}, "ratio is None, but must be float"),
+        ({"ratio": "a lot"}, "ratio is 'a lot', but must be float or none"),
+        ({"ratio": True}, "ratio is True, but must be float or none"),
+        ({"damping": None}, "damping is None, but must be float"),
         ({"samples": 2.5}, "samples is 2.5, but must be int"),
         ({"force": 1}, "force is 1, but must be bool"),
         ({"repair": "yes"}, "repair is 'yes', but must be bool or none"),

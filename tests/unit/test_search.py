@@ -17,10 +17,12 @@ from transformers import AutoModelForCausalLM
 from slimgpt import cli
 from slimgpt.activations import ActivationRoom
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.config import SearchConfig
 from slimgpt.driver import prune
 from slimgpt.errors import ConfigError
+from slimgpt.goal import Goal
 from slimgpt.linalg import damped
-from slimgpt.search import allocate, read_curves
+from slimgpt.search import allocate, answer
 from slimgpt.search.cache import CURVES, LossCurve, LossCurves
 from slimgpt.search.curves import loss_curve, metric_OO
 from slimgpt.search.programme import Offer, solve
@@ -152,7 +154,8 @@ def random_offers(seed: int) -> list[Offer]:
     for fine in (False, True, False, True):
         removed = (0, 1, 2) if not fine else (0, 2, 4, 6, 8)
         steps = torch.rand(len(removed) - 1, generator=generator).cumsum(0).tolist()
-        offers.append(Offer(removed, (0.0, *steps), 7 if not fine else 1, fine))
+        saved = tuple((7 if not fine else 1) * count for count in removed)
+        offers.append(Offer(removed, (0.0, *steps), saved, fine))
     return offers
 
 
@@ -162,7 +165,7 @@ def test_no_other_choice_of_the_same_size_costs_less(seed: int, target: int) -> 
     offers = random_offers(seed)
 
     def size(levels: tuple[int, ...]) -> int:
-        return sum(offer.params(level) for offer, level in zip(offers, levels, strict=True))
+        return sum(offer.saved[level] for offer, level in zip(offers, levels, strict=True))
 
     def loss(levels: tuple[int, ...]) -> float:
         return sum(offer.loss[level] for offer, level in zip(offers, levels, strict=True))
@@ -180,13 +183,13 @@ def curves_of(num_layers: int, ffn_units: int = 200) -> LossCurves:
             "ffn": LossCurve(ffn_units, 300, tuple(scale * (k / 50) ** 2 for k in range(ffn_units + 1))),
         }
 
-    return LossCurves("m", 10**6, {}, tuple(layer(1.0 + index) for index in range(num_layers)))
+    return LossCurves("m", 10**6, 2, {}, tuple(layer(1.0 + index) for index in range(num_layers)))
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.2, 0.3])
 def test_the_size_is_met_and_cheap_layers_give_more(ratio: float) -> None:
     curves = curves_of(6)
-    layers, loss = allocate(curves, round(ratio * curves.num_params), round_to=8)
+    layers, loss = allocate(curves, Goal("--ratio", round(ratio * curves.num_params)), round_to=8)
     removed = sum((4 - keep.attention) * 5000 + (200 - keep.ffn) * 300 for keep in layers)
     assert removed == pytest.approx(ratio * curves.num_params, abs=8 * 300)
     assert all(keep.ffn % 8 == 0 and 32 <= keep.ffn <= 200 and keep.attention >= 1 for keep in layers)
@@ -196,7 +199,7 @@ def test_the_size_is_met_and_cheap_layers_give_more(ratio: float) -> None:
 
 def test_more_than_there_is_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"900,000 parameters to remove, but at most .* can go.*Lower --ratio"):
-        allocate(curves_of(2), 900_000, round_to=8)
+        allocate(curves_of(2), Goal("--ratio 0.9", 900_000), round_to=8)
 
 
 # --- the commands ----------------------------------------------------------------------------------
@@ -223,7 +226,7 @@ def test_another_ratio_needs_no_model(model: Path, tmp_path: Path, capsys: pytes
     prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="searched", search_cache=str(cache)))
     assert run("search", cache, "--ratio", 0.3, "--round-to", 1, "--out", file) == 0
     assert "parameters: 29.9" in " ".join(capsys.readouterr().out.split())  # whole units of a tiny model
-    searched, _ = allocate(read_curves(cache), round(0.3 * read_curves(cache).num_params), 1)
+    searched = answer(SearchConfig(str(cache), ratio=0.3, round_to=1)).layers
     config = tiny_llama.prune_config(model, tmp_path / "by-file", allocation=str(file), ratio=0.3)
     layers = prune(config).record["layers"]
     assert [len(layer["sites"]["attention"]["kept"]) for layer in layers] == [keep.attention for keep in searched]

@@ -21,11 +21,11 @@ import torch
 from slimgpt import runtime
 from slimgpt.bench import worker
 from slimgpt.bench.spread import ratios, spread
-from slimgpt.bench.worker import Load, Repeat
 from slimgpt.checkpoint import open_checkpoint
 from slimgpt.config import BenchConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.job import versions
+from slimgpt.timing import Load, Repeat
 from slimgpt.weights import INDEX
 
 KIND, SCHEMA = "bench", 1

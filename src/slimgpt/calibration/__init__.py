@@ -8,7 +8,8 @@ Documents are joined by blank lines, tokenised without special tokens and cut at
 
 from __future__ import annotations
 
-from slimgpt.calibration.cache import cached_windows
+from slimgpt.calibration.cache import cached, cached_windows
+from slimgpt.calibration.generated import generated_windows
 from slimgpt.calibration.sampling import fingerprint, windows
 
-__all__ = ["cached_windows", "fingerprint", "windows"]
+__all__ = ["cached", "cached_windows", "fingerprint", "generated_windows", "windows"]

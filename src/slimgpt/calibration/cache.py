@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from slimgpt.calibration.sampling import fingerprint, windows
 from slimgpt.calibration.sources import resolve
+from slimgpt.runtime import cache_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,17 +38,19 @@ def cached_windows(source: str, tokenizer: PreTrainedTokenizerBase, num_windows:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # a tokenizer in Python has no serialised form that could tell two apart
         return windows(source, tokenizer, num_windows, seqlen, seed)
-    key = (ALGORITHM_VERSION, resolve(source).identity, backend.to_str(), num_windows, seqlen, seed)
-    path = _folder() / f"{hashlib.sha256(repr(key).encode()).hexdigest()}.safetensors"
+    key = (resolve(source).identity, backend.to_str(), num_windows, seqlen, seed)
+    return cached(key, lambda: windows(source, tokenizer, num_windows, seqlen, seed))
+
+
+def cached(key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+    """The windows kept under ``key``, all that they depend on; made, and kept, if they are not there."""
+    digest = hashlib.sha256(repr((ALGORITHM_VERSION, *key)).encode()).hexdigest()
+    path = cache_folder("windows") / f"{digest}.safetensors"
     windows_BT = _read(path)
     if windows_BT is None:
-        windows_BT = windows(source, tokenizer, num_windows, seqlen, seed)
+        windows_BT = make()
         _write(path, windows_BT)
     return windows_BT
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("SLIMGPT_CACHE") or "~/.cache/slimgpt").expanduser() / "windows"
 
 
 def _read(path: Path) -> Tensor | None:

@@ -42,14 +42,13 @@ def _prune(config: PruneConfig) -> None:
 def _search(config: SearchConfig) -> None:
     from slimgpt.journal import write_text
     from slimgpt.report.allocation import print_allocation
-    from slimgpt.search import allocate, read_curves, to_yaml
+    from slimgpt.search import answer, to_yaml
 
     _refuse_existing(config.out, "--out")
-    curves = read_curves(Path(config.cache).expanduser())
-    layers, loss = allocate(curves, round(config.ratio * curves.num_params), config.round_to)
-    print_allocation(curves, layers, loss)
+    found = answer(config)
+    print_allocation(found)
     if config.out is not None:
-        write_text(Path(config.out), to_yaml(curves, layers))
+        write_text(Path(config.out), to_yaml(found.curves, found.layers))
         print(f"Written to {config.out}")
 
 

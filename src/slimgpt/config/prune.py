@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from slimgpt.config.checks import Model, Out, at_least, check_seed
+from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
-
-MAX_RATIO = 0.9
 
 
 @dataclass(frozen=True)
-class PruneConfig:
+class PruneConfig(TargetOptions):
     """Remove a fraction of a model's parameters: whole attention heads and FFN channels, survivors repaired."""
 
     model: Model
@@ -22,15 +21,12 @@ class PruneConfig:
     out: Out
     """Folder of the smaller model; it appears only when it is complete."""
 
-    ratio: float = 0.25
-    """Removed fraction of all parameters, embeddings included, in [0, 0.9]."""
-
     recipe: str | None = None
     """YAML file with any of these options; flags win over it."""
 
     calibration: str = "c4"
-    """Text file, JSONL or Parquet (field 'text'), a folder of those, a hub dataset, 'c4' (streamed from the hub), or
-    'builtin' (English text that comes with Python, for offline use)."""
+    """Text file, JSONL or Parquet (field 'text'), a folder of those, a hub dataset, 'c4' (streamed from the hub),
+    'builtin' (English text that comes with Python, for offline use), or 'self' (text that the model itself makes)."""
 
     samples: int = 128
     """Calibration windows."""
@@ -97,10 +93,7 @@ class PruneConfig:
 
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
-        if not (math.isfinite(self.ratio) and 0 <= self.ratio <= MAX_RATIO):
-            raise ConfigError(
-                f"--ratio {self.ratio} is outside [0, {MAX_RATIO}]: it is the removed fraction of all parameters."
-            )
+        self.check_target()
         if not (math.isfinite(self.damping) and self.damping >= 0):
             raise ConfigError(f"--damping {self.damping} must be 0 or more; 0.01 is usual.")
         at_least("samples", self.samples, 1)

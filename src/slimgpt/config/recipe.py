@@ -60,4 +60,4 @@ def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
         raise ConfigError(f"{where}: {name} is {value!r}, but must be {names}.")
-    return float(value) if float in kinds else value
+    return float(value) if float in kinds and value is not None else value

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from slimgpt.config.checks import at_least
-from slimgpt.config.prune import MAX_RATIO
+from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class SearchConfig:
-    """Say what each layer should keep at another ratio, from a search that was made before. Takes seconds."""
+class SearchConfig(TargetOptions):
+    """Say what each layer should keep at another ratio or target, from a search that was made before. Takes seconds."""
 
     cache: Annotated[str, Positional, arg(metavar="CACHE")]
     """Folder that slimgpt prune --allocation searched --search-cache CACHE has filled."""
-
-    ratio: float = 0.25
-    """Removed fraction of all parameters, embeddings included, in [0, 0.9]."""
 
     round_to: int = 8
     """FFN widths are multiples of this."""
@@ -31,8 +27,10 @@ class SearchConfig:
 
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
-        if not (math.isfinite(self.ratio) and 0 <= self.ratio <= MAX_RATIO):
+        self.check_target()
+        if self.target_latency is not None and self.latency_table is None:
             raise ConfigError(
-                f"--ratio {self.ratio} is outside [0, {MAX_RATIO}]: it is the removed fraction of all parameters."
+                "slimgpt search --target-latency needs --latency-table FILE, which slimgpt prune --target-latency "
+                "--latency-table FILE has measured."
             )
         at_least("round-to", self.round_to, 1)

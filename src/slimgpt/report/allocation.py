@@ -1,20 +1,18 @@
-"""Prints the allocation that a search's curves give at one ratio."""
+"""Prints the allocation that a search's curves give at one size or speed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.table import Table
 
-from slimgpt.allocation import LayerPlan
 from slimgpt.arch.family import ATTENTION, FFN
 from slimgpt.report.console import out
-from slimgpt.search import removed_params
-from slimgpt.search.cache import LossCurves
+from slimgpt.report.latency import latency_line
+from slimgpt.search import Answer, removed_params
 
 
-def print_allocation(curves: LossCurves, layers: Sequence[LayerPlan], loss: float) -> None:
+def print_allocation(found: Answer) -> None:
     """What each layer keeps by a search's curves, and what it is predicted to cost."""
+    curves, layers = found.curves, found.layers
     table = Table(title=f"Allocation for {curves.model}", title_justify="left")
     for column in ("layer", "attention units", "FFN width", "attention loss", "FFN loss"):
         table.add_column(column, justify="right")
@@ -26,6 +24,9 @@ def print_allocation(curves: LossCurves, layers: Sequence[LayerPlan], loss: floa
     out.print(table)
     gone = removed_params(curves, layers)
     out.print(
-        f"{curves.num_params:,} → {curves.num_params - gone:,} parameters: {gone / curves.num_params:.2%} removed. "
-        f"Sites one by one would cost {loss:.3f} nats a token together; together they cost more."
+        f"{curves.num_params:,} → {curves.num_params - gone:,} parameters: {gone / curves.num_params:.2%} removed "
+        f"(asked: {found.asked}). Sites one by one would cost {found.loss:.3f} nats a token together; together they "
+        "cost more."
     )
+    if found.latency is not None:
+        out.print(latency_line(found.latency))

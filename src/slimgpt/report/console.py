@@ -15,7 +15,9 @@ from slimgpt.card import layer_row
 from slimgpt.driver import Observer
 from slimgpt.evaluation import Observer as EvaluationObserver
 from slimgpt.job import Job, search_windows
-from slimgpt.planning import TOLERANCE
+from slimgpt.latency import predicted
+from slimgpt.planning import TOLERANCE, dense_layers
+from slimgpt.report.latency import latency_line
 
 out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
 err = Console(stderr=True)
@@ -43,6 +45,10 @@ class ProgressObserver(Observer):
             TimeRemainingColumn(),
             console=err,
         )
+
+    def preparing(self, what: str) -> None:
+        """Say why there is no plan yet."""
+        err.print(escape(what))
 
     def searching(self, job: Job) -> None:
         """Start a bar for the search."""
@@ -98,11 +104,13 @@ def print_plan(job: Job) -> None:
     out.print(table)
     out.print(
         f"{plan.params_before:,} → {plan.params_after:,} parameters: {plan.ratio:.2%} removed (asked: "
-        f"{config.ratio:.2%}); {mebibytes(plan.bytes_after)} on disk. {job.windows_BT.shape[0]} windows of "
+        f"{plan.goal.asked}); {mebibytes(plan.bytes_after)} on disk. {job.windows_BT.shape[0]} windows of "
         f"{job.windows_BT.shape[1]} tokens, {config.solver} on {job.device}."
     )
+    if job.latency is not None:
+        out.print(latency_line(predicted(job.latency, dense_layers(plan.budget), plan.layers)))
     out.print(_needs(job))
-    if abs(plan.ratio - config.ratio) > TOLERANCE:
+    if config.asked_ratio is not None and abs(plan.ratio - config.asked_ratio) > TOLERANCE:
         out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
 
 

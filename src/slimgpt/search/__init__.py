@@ -18,6 +18,7 @@ from slimgpt.arch.family import ATTENTION
 from slimgpt.errors import ConfigError, NumericalError
 from slimgpt.job import Job, search_windows, versions
 from slimgpt.search.allocate import allocate, removed_params, to_yaml
+from slimgpt.search.answer import Answer, answer
 from slimgpt.search.cache import (
     CURVES,
     LossCurve,
@@ -31,7 +32,7 @@ from slimgpt.search.curves import loss_curve, metric_OO
 from slimgpt.search.sweep import Moments, Sweep
 from slimgpt.sites import by_part
 
-__all__ = ["allocate", "read_curves", "read_metric", "removed_params", "search", "to_yaml"]
+__all__ = ["Answer", "allocate", "answer", "read_curves", "read_metric", "removed_params", "search", "to_yaml"]
 
 
 def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:
@@ -50,8 +51,7 @@ def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], 
         _fill(job, folder, wanted, stage, tokens)
     curves = team.from_leader(read_curves(folder) if team.leads else None)
     assert curves is not None
-    target = round(job.config.ratio * job.checkpoint.num_params)
-    return allocate(curves, target, job.config.round_to)[0]
+    return allocate(curves, job.plan.goal, job.config.round_to)[0]
 
 
 def _fingerprint(job: Job) -> dict[str, Any]:
@@ -120,7 +120,8 @@ def _fill(
             curves.append(_layer_curves(job, index, moments, windows_BT.numel()))
     if job.team.leads:
         checkpoint = job.checkpoint
-        write_curves(folder, LossCurves(checkpoint.source, checkpoint.num_params, wanted, tuple(curves[::-1])))
+        sizes = (checkpoint.num_params, job.stored_dtype.itemsize)
+        write_curves(folder, LossCurves(checkpoint.source, *sizes, wanted, tuple(curves[::-1])))
 
 
 def _layer_curves(job: Job, index: int, moments: Mapping[str, Moments], num_tokens: int) -> dict[str, LossCurve]:

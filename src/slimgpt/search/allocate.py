@@ -1,4 +1,4 @@
-"""From loss curves to the units that every layer keeps at a given size."""
+"""From loss curves to the units that every layer keeps at a given size or speed."""
 
 from __future__ import annotations
 
@@ -7,30 +7,25 @@ from collections.abc import Sequence
 import yaml
 
 from slimgpt.allocation import LayerPlan, min_width
-from slimgpt.errors import ConfigError
+from slimgpt.goal import ATTENTION, FFN, Goal
 from slimgpt.search.cache import LossCurve, LossCurves
 from slimgpt.search.programme import Offer, solve
 
-PARTS = ("attention", "ffn")
+PARTS = (ATTENTION, FFN)
 
 
-def allocate(curves: LossCurves, target: int, round_to: int) -> tuple[list[LayerPlan], float]:
-    """Kept units of every layer such that about ``target`` parameters go, and the predicted loss in nats a token.
+def allocate(curves: LossCurves, goal: Goal, round_to: int) -> tuple[list[LayerPlan], float]:
+    """Kept units of every layer that come to the goal, and the predicted loss in nats a token.
 
     The prediction adds up what single sites would cost; where much goes, the sum is more than its parts. It ranks
     allocations, and says little of the model's quality.
 
     Raises:
-        ConfigError: the target is more than whole units and minimal widths allow.
+        ConfigError: the goal is more than whole units and minimal widths allow.
     """
-    offers = [_offer(layer[part], part, round_to) for layer in curves.layers for part in PARTS]
-    most = sum(offer.params(-1) for offer in offers)
-    if target > most:
-        raise ConfigError(
-            f"{target:,} parameters to remove, but at most {most:,} can go: embeddings, norms, one head group and a "
-            "few FFN channels a layer stay. Lower --ratio."
-        )
-    levels = solve(offers, max(target, 0))
+    offers = [_offer(layer[part], part, goal, round_to) for layer in curves.layers for part in PARTS]
+    goal.check_attainable(sum(offer.saved[-1] for offer in offers))
+    levels = solve(offers, max(goal.removes, 0), goal.at_least)
     kept = [
         layer[part].num_units - offer.removed[level]
         for (layer, part), offer, level in zip(
@@ -57,13 +52,14 @@ def removed_params(curves: LossCurves, layers: Sequence[LayerPlan]) -> int:
     )
 
 
-def _offer(curve: LossCurve, part: str, round_to: int) -> Offer:
+def _offer(curve: LossCurve, part: str, goal: Goal, round_to: int) -> Offer:
     """Heads go one by one, FFN widths fall to multiples of ``round_to``."""
-    if part == PARTS[0]:
+    if part == ATTENTION:
         removed = tuple(range(curve.num_units))
     else:
         floor = min_width(curve.num_units, round_to)
         widths = range(curve.num_units // round_to * round_to, floor - 1, -round_to)
         removed = tuple(sorted({0, *(curve.num_units - width for width in widths)}))
     losses = tuple(curve.loss[count] for count in removed)
-    return Offer(removed, losses, curve.unit_params, fine=part != PARTS[0])
+    saved = tuple(goal.saved(curve, part, curve.num_units - count) for count in removed)
+    return Offer(removed, losses, saved, fine=part == FFN)

@@ -46,12 +46,14 @@ class LossCurves:
     Attributes:
         model: what the user named.
         num_params: parameters of the dense model.
+        bytes_per_param: as the run that searched writes them.
         fingerprint: what the curves depend on.
         layers: by layer, the curve of each part, ``"attention"`` and ``"ffn"``.
     """
 
     model: str
     num_params: int
+    bytes_per_param: int
     fingerprint: dict[str, Any]
     layers: tuple[dict[str, LossCurve], ...]
 
@@ -88,7 +90,9 @@ def _curves(content: Mapping[str, Any]) -> LossCurves:
         {part: LossCurve(c["num_units"], c["unit_params"], tuple(c["loss"])) for part, c in layer.items()}
         for layer in content["layers"]
     )
-    return LossCurves(content["model"], content["num_params"], content["fingerprint"], layers)
+    return LossCurves(
+        content["model"], content["num_params"], content["bytes_per_param"], content["fingerprint"], layers
+    )
 
 
 def write_metrics(folder: Path, index: int, metrics: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,135 @@
+"""How small the result should be: the options that ``prune`` and ``search`` share, and how their values are spelled."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from slimgpt.config.checks import at_least
+from slimgpt.errors import ConfigError
+
+MAX_RATIO = 0.9
+DEFAULT_RATIO = 0.25
+
+COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+BYTES = {
+    "b": 1,
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)},
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
+}
+NUMBER = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d+)?(?:e\d+)?|\.\d+)\s*(?P<unit>[a-z]*)")
+
+
+class Latency(NamedTuple):
+    """A time at most: ``value`` milliseconds, or that fraction of the dense model's time."""
+
+    value: float
+    relative: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """A ratio, or one of the targets."""
+
+    ratio: float | None = None
+    """Removed fraction of all parameters, embeddings included, in [0, 0.9]. 0.25 where no target is given either."""
+
+    target_params: int | str | None = None
+    """In place of --ratio: parameters of the result at most, embeddings included, such as 100M or 1.5B."""
+
+    target_size: str | None = None
+    """In place of --ratio: size of the written weights at most, such as 200MB or 1.5GiB."""
+
+    target_latency: str | None = None
+    """In place of --ratio: time of the result at most, such as 0.7x (of the dense model's) or 12ms. It is predicted
+    from a table of layer costs by width, measured on --device first."""
+
+    latency_of: Literal["decode", "prefill"] = "decode"
+    """What --target-latency is the time of, at batch size 1: decode is one token after a prompt, prefill the prompt."""
+
+    latency_prompt: int = 128
+    """Tokens of that prompt."""
+
+    latency_table: str | None = None
+    """JSON file that keeps the table of layer costs, or has it from an earlier run, which may have been on another
+    device. Default: in the cache."""
+
+    @property
+    def asked_ratio(self) -> float | None:
+        """The ratio asked for, by default too; None where there is a target in its place."""
+        if self.ratio is None and not self._targets():
+            return DEFAULT_RATIO
+        return self.ratio
+
+    def check_target(self) -> None:
+        """Raise ConfigError unless there is one target, or none, and it can be read."""
+        given = (["--ratio"] if self.ratio is not None else []) + self._targets()
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} both say how small the result should be: give one of them.")
+        if self.ratio is not None and not (math.isfinite(self.ratio) and 0 <= self.ratio <= MAX_RATIO):
+            raise ConfigError(
+                f"--ratio {self.ratio} is outside [0, {MAX_RATIO}]: it is the removed fraction of all parameters."
+            )
+        if self.target_params is not None:
+            count(self.target_params)
+        if self.target_size is not None:
+            size(self.target_size)
+        at_least("latency-prompt", self.latency_prompt, 1)
+        if self.target_latency is not None:
+            latency(self.target_latency)
+        elif self.latency_table is not None or self.latency_of != "decode":
+            raise ConfigError("--latency-table and --latency-of go with --target-latency: add that, or drop them.")
+
+    def _targets(self) -> list[str]:
+        names = ("target_params", "target_size", "target_latency")
+        return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
+
+
+def count(text: int | str) -> int:
+    """Parameters: 100000000, 100M, 1.5B, 300k.
+
+    Raises:
+        ConfigError: no number of that kind, or below 1.
+    """
+    number, unit = _split(str(text))
+    if unit not in COUNTS or number * COUNTS[unit] < 1:
+        raise ConfigError(f"--target-params {text!r} is no number of parameters: write 100000000, 100M or 1.5B.")
+    return int(number * COUNTS[unit])
+
+
+def size(text: str) -> int:
+    """Bytes: 200MB is 200,000,000, 200MiB is 200 · 2²⁰.
+
+    Raises:
+        ConfigError: no number with a unit, or below 1 byte.
+    """
+    number, unit = _split(text)
+    if unit not in BYTES or number * BYTES[unit] < 1:
+        raise ConfigError(f"--target-size {text!r} is no size: write it with a unit, 200MB, 190MiB, 1.5GB or 1.4GiB.")
+    return int(number * BYTES[unit])
+
+
+def latency(text: str) -> Latency:
+    """A time: 12ms, or 0.7x of the dense model's.
+
+    Raises:
+        ConfigError: no number of that kind, or a fraction that is not between 0 and 1.
+    """
+    number, unit = _split(text)
+    if unit not in ("x", "ms") or number <= 0:
+        raise ConfigError(
+            f"--target-latency {text!r} is no time: write 0.7x for a fraction of the dense model's, or 12ms."
+        )
+    if unit == "x" and number >= 1:
+        raise ConfigError(f"--target-latency {text!r} must be below 1x, which is the dense model's own time.")
+    return Latency(number, relative=unit == "x")
+
+
+def _split(text: str) -> tuple[float, str]:
+    """Number and unit; a unit that no table knows where there is no number."""
+    found = NUMBER.fullmatch(text.strip().lower())
+    if found is None:
+        return 0.0, "?"
+    return float(re.sub(r"[_,]", "", found["number"])), found["unit"]
