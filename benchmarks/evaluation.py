@@ -135,8 +135,8 @@ def table(options: Options, done: list[dict[str, Any]]) -> str:
         [
             "# Perplexity and tasks, dense and pruned",
             "",
-            f"`{options.solver}`, {options.samples} x {options.seqlen} tokens of C4, {options.allocation} allocation, no "
-            f"fine-tuning, seed {options.seed}, {rows[0]['dtype']}. {options.note}",
+            f"`{options.solver}`, {options.samples} x {options.seqlen} tokens of C4, {options.allocation} allocation, "
+            f"no fine-tuning, seed {options.seed}, {rows[0]['dtype']}. {options.note}",
             "",
             f"## {Path(options.text).name}, {text}",
             "",
