@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from typing import NamedTuple
 
 from slimgpt.errors import ConfigError
+from slimgpt.heads import nearest_heads, reach_, removed_with, whole_heads
 
 Curve = Callable[[float], list[float]]
 """Amount s in [0, 1] -> removed fraction of each layer; continuous, and growing with s in every layer."""
@@ -170,9 +169,9 @@ def allocate(
     if target <= 0:
         return [LayerPlan(layer.attention.num_units, layer.ffn.num_units) for layer in budget]
     amount = _amount_for(target, lambda s: _continuous(budget, floors, attention_curve(s), ffn_curve(s)))
-    heads = (_nearest_heads if by_queries else _whole_heads)(budget, attention_curve(amount))
-    _reach_(heads, budget, floors, target)
-    widths = _widths(budget, floors, target - _removed_heads(budget, heads), ffn_curve, round_to)
+    heads = (nearest_heads if by_queries else whole_heads)(budget, attention_curve(amount))
+    reach_(heads, budget, floors, target)
+    widths = _widths(budget, floors, target - removed_with(heads, budget), ffn_curve, round_to)
     return [LayerPlan(h.units, w, h.queries) for h, w in zip(heads, widths, strict=True)]
 
 
@@ -184,7 +183,7 @@ def allocate_uniform(
     Raises:
         ConfigError: the layers differ already, or the target cannot be attained.
     """
-    if len({(layer.attention.num_units, layer.ffn.num_units) for layer in budget}) != 1:
+    if len({(layer.attention.num_units, layer.attention.members, layer.ffn.num_units) for layer in budget}) != 1:
         raise ConfigError(
             "layout 'uniform' needs a model whose layers are all of one size, and this one's differ: "
             "use --layout per-layer."
@@ -231,48 +230,6 @@ def _amount_for(target: float, removed: Callable[[float], float]) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if removed(middle) < target else (low, middle)
     return high
-
-
-class Heads(NamedTuple):
-    """What attention keeps: units, and query heads in each (None: all)."""
-
-    units: int
-    queries: int | None = None
-
-
-def _whole_heads(budget: Sequence[LayerBudget], ratios: Sequence[float]) -> list[Heads]:
-    """round(units x ratio) go, but one unit stays."""
-    pairs = ((layer.attention.num_units, max(ratio, 0.0)) for layer, ratio in zip(budget, ratios, strict=True))
-    return [Heads(max(1, units - min(units, math.floor(units * ratio + 0.5)))) for units, ratio in pairs]
-
-
-def _nearest_heads(budget: Sequence[LayerBudget], ratios: Sequence[float]) -> list[Heads]:
-    """The units and query heads in each whose parameters are nearest to what the ratio leaves; more units where equal."""
-    kept = []
-    for layer, ratio in zip(budget, ratios, strict=True):
-        have = layer.attention
-        left = have.params(have.num_units) * (1 - max(ratio, 0.0))
-        choices = product(range(have.num_units, 0, -1), range(have.members, 0, -1))
-        kept.append(Heads(*min(choices, key=lambda choice: abs(have.params(*choice) - left))))  # noqa: B023
-    return kept
-
-
-def _reach_(heads: list[Heads], budget: Sequence[LayerBudget], floors: Sequence[LayerPlan], target: int) -> None:
-    """Let more units go where the narrowest FFNs would not reach the target."""
-    most_ffn = sum(
-        (layer.ffn.num_units - floor.ffn) * layer.ffn.unit_params for layer, floor in zip(budget, floors, strict=True)
-    )
-    while _removed_heads(budget, heads) + most_ffn < target:
-        widest = max(range(len(heads)), key=lambda index: heads[index].units)
-        heads[widest] = heads[widest]._replace(units=heads[widest].units - 1)
-
-
-def _removed_heads(budget: Sequence[LayerBudget], heads: Sequence[Heads]) -> int:
-    """Parameters that leave with the heads."""
-    return sum(
-        layer.attention.params(layer.attention.num_units) - layer.attention.params(*kept)
-        for layer, kept in zip(budget, heads, strict=True)
-    )
 
 
 def _widths(

@@ -23,6 +23,7 @@ from slimgpt.search import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.solvers import SOLVERS
 from slimgpt.solvers.correction import correct
+from slimgpt.solvers.members import solve_site
 from slimgpt.stats import GapStats, InputStats
 from slimgpt.stream import ActivationStream, Targets, materialised, read_layer
 from slimgpt.weights import require_finite
@@ -162,7 +163,7 @@ class _Run:
 
     def _record(self, layer: nn.Module, index: int, removals: dict[str, Removal]) -> dict[str, Any]:
         """Bring a pruned layer to disk (the leader does; the others get on)."""
-        whole = record.layer(removals)
+        whole = record.layer(self.job.checkpoint.sites(index), removals)
         if self.job.team.leads:
             with self.clock.timed("write"):
                 self.job.journal.write(index, record.layer_weights(self.job, layer, index), whole)
@@ -191,10 +192,10 @@ class _Run:
         """Choose and repair. What comes later, in this run or in one that resumes it, must see the weight that will be
         on disk: it is rounded here.
         """
-        num_removed = site.num_units - self.job.plan.kept(index)[site.part]
-        options = self._options(index, site)
+        plan, options = self.job.plan, self._options(index, site)
+        kept = plan.kept(index)[site.part], plan.kept_members(index, site)
         inputs = stats.pooled() if isinstance(stats, GapStats) else stats
-        removal = self.solve(weight, inputs.hessian_II(), site.num_units, num_removed, options)
+        removal = solve_site(self.solve, weight, inputs.hessian_II(), site, *kept, options)
         if isinstance(stats, GapStats):
             removal = correct(removal, weight, stats, options.damping)
         require_finite("the repaired weight", removal.weight_OI, self.job.stored_dtype)

@@ -22,7 +22,7 @@ from slimgpt.allocation import (
     removed_params,
     scaled_curves,
 )
-from slimgpt.arch.family import ATTENTION, FFN, Family, unit_params
+from slimgpt.arch.family import ATTENTION, FFN, QUERIES, Family, member_params, unit_params
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError
@@ -66,8 +66,15 @@ class Plan:
         )
 
     def kept(self, index: int) -> dict[str, int]:
-        """Units kept by site name."""
-        return {ATTENTION: self.layers[index].attention, FFN: self.layers[index].ffn}
+        """Units kept by site name, and the query heads kept in each KV group where that is not all of them."""
+        keep = self.layers[index]
+        queries = {} if keep.queries is None else {QUERIES: keep.queries}
+        return {ATTENTION: keep.attention, FFN: keep.ffn, **queries}
+
+    def kept_members(self, index: int, site: Site) -> int:
+        """Members that each kept unit of a site keeps."""
+        queries = self.layers[index].queries if site.part == ATTENTION else None
+        return site.members if queries is None else queries
 
 
 def make_plan(checkpoint: Checkpoint, config: PruneConfig, bytes_per_param: int) -> Plan:
@@ -80,12 +87,12 @@ def make_plan(checkpoint: Checkpoint, config: PruneConfig, bytes_per_param: int)
     budget = [_budget(checkpoint, index) for index in range(len(checkpoint.layers))]
     target = round(config.ratio * checkpoint.num_params)
     if config.layout == "uniform":
-        layers = allocate_uniform(budget, target, config.round_to)
+        layers = allocate_uniform(budget, target, config.round_to, config.by_queries)
     else:
         # What a search will find, nobody knows yet; it will be of this size.
         name = "log" if config.allocation in (None, SEARCHED) else config.allocation
         attention, ffn = curves(name, len(budget))
-        layers = allocate(budget, target, attention, ffn, config.round_to)
+        layers = allocate(budget, target, attention, ffn, config.round_to, config.by_queries)
     after = checkpoint.num_params - removed_params(budget, layers)
     return Plan(budget, layers, checkpoint.num_params, after, after * bytes_per_param)
 
@@ -106,7 +113,8 @@ def _budget(checkpoint: Checkpoint, index: int) -> LayerBudget:
 
 def _part_budget(layer: nn.Module, sites: Sequence[Site]) -> SiteBudget:
     """Sites of one part lose a unit together."""
-    return SiteBudget(sites[0].num_units, sum(unit_params(layer, site) for site in sites))
+    params, of_member = (sum(count(layer, site) for site in sites) for count in (unit_params, member_params))
+    return SiteBudget(sites[0].num_units, params, sites[0].members, of_member)
 
 
 def curves(allocation: str, num_layers: int) -> tuple[Curve, Curve]:

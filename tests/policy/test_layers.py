@@ -30,7 +30,7 @@ RUN = "job output record card measured driver search loading inspection generati
 
 LAYERS = [
     Layer("errors _version"),
-    Layer("allocation", "errors"),
+    Layer("allocation heads", "errors"),
     Layer("config", "errors", "tyro.conf yaml"),
     Layer(KERNELS, "errors", "torch"),
     Layer("modeling_slimgpt", "", "torch transformers huggingface_hub"),

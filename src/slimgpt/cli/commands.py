@@ -46,7 +46,8 @@ def _search(config: SearchConfig) -> None:
 
     _refuse_existing(config.out, "--out")
     curves = read_curves(Path(config.cache).expanduser())
-    layers, loss = allocate(curves, round(config.ratio * curves.num_params), config.round_to)
+    target, by_queries = round(config.ratio * curves.num_params), config.attention_units == "queries"
+    layers, loss = allocate(curves, target, config.round_to, by_queries)
     print_allocation(curves, layers, loss)
     if config.out is not None:
         write_text(Path(config.out), to_yaml(curves, layers))

@@ -46,6 +46,10 @@ class PruneConfig:
     finds where the loss feels it least), linear, uniform, log-down, linear-down, or a YAML/JSON file with one ratio per
     layer (scaled to meet --ratio), or with two such lists, 'attention' and 'ffn'."""
 
+    attention_units: Literal["groups", "queries"] | None = None
+    """Under grouped-query attention. groups: a KV head goes with all its query heads. queries: query heads may go as
+    well, equally many from every KV head that stays. Default: queries where the allocation is searched, else groups."""
+
     search_cache: str | None = None
     """Folder that keeps what the search measured: other ratios then need no new search (see slimgpt search)."""
 
@@ -94,6 +98,11 @@ class PruneConfig:
 
     force: bool = False
     """Replace OUT if it exists, and start anew if an unfinished run is there."""
+
+    @property
+    def by_queries(self) -> bool:
+        """Query heads may go by themselves."""
+        return self.attention_units == "queries" or (self.attention_units is None and self.allocation == "searched")
 
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -25,6 +25,10 @@ class SearchConfig:
 
     round_to: int = 8
     """FFN widths are multiples of this."""
+
+    attention_units: Literal["groups", "queries"] = "queries"
+    """Under grouped-query attention. groups: a KV head goes with all its query heads. queries: query heads may go as
+    well, equally many from every KV head that stays."""
 
     out: str | None = None
     """Also write the ratios to this YAML file, for slimgpt prune --allocation FILE."""

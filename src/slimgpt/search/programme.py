@@ -20,20 +20,14 @@ class Offer:
     """What one site can give.
 
     Attributes:
-        removed: units that may go, ascending from 0: the levels.
         loss: what each level costs.
-        unit_params: parameters of one unit.
+        saved: parameters that go at each level, ascending from 0.
         fine: its levels are small steps (FFN channels), fit to take up what rounding leaves.
     """
 
-    removed: tuple[int, ...]
     loss: tuple[float, ...]
-    unit_params: int
+    saved: tuple[int, ...]
     fine: bool
-
-    def params(self, level: int) -> int:
-        """Parameters that go at a level."""
-        return self.removed[level] * self.unit_params
 
 
 def solve(offers: Sequence[Offer], target: int) -> list[int]:
@@ -41,7 +35,7 @@ def solve(offers: Sequence[Offer], target: int) -> list[int]:
 
     ``target`` must not be more than all sites together can give.
     """
-    most = sum(offer.params(-1) for offer in offers)
+    most = sum(offer.saved[-1] for offer in offers)
     assert 0 <= target <= most
     quantum = max(1, most // MAX_QUANTA)
     levels = _programme(offers, quantum, round(target / quantum))
@@ -52,7 +46,7 @@ def _programme(offers: Sequence[Offer], quantum: int, num_quanta: int) -> list[i
     """Least loss for every number of quanta, site after site; then the choices are read backwards."""
     best = np.full(num_quanta + 1, np.inf)
     best[0] = 0.0
-    sizes = [[round(offer.params(level) / quantum) for level in range(len(offer.removed))] for offer in offers]
+    sizes = [[round(saved / quantum) for saved in offer.saved] for offer in offers]
     choices: list[NDArray[np.int32]] = []
     for offer, size in zip(offers, sizes, strict=True):
         before, best = best, np.full(num_quanta + 1, np.inf)
@@ -76,14 +70,14 @@ def _programme(offers: Sequence[Offer], quantum: int, num_quanta: int) -> list[i
 def _settle(offers: Sequence[Offer], levels: list[int], target: int) -> list[int]:
     """Move fine sites a level at a time, the cheapest first, while that comes nearer to the target."""
     while True:
-        missing = target - sum(offer.params(level) for offer, level in zip(offers, levels, strict=True))
+        missing = target - sum(offer.saved[level] for offer, level in zip(offers, levels, strict=True))
         step = 1 if missing > 0 else -1
         moves = [
-            (step * (offer.loss[level + step] - offer.loss[level]) / offer.unit_params, index)
+            ((offer.loss[level + step] - offer.loss[level]) / (offer.saved[level + step] - offer.saved[level]), index)
             for index, (offer, level) in enumerate(zip(offers, levels, strict=True))
             if offer.fine
-            and 0 <= level + step < len(offer.removed)
-            and abs(missing - (offer.params(level + step) - offer.params(level))) < abs(missing)
+            and 0 <= level + step < len(offer.saved)
+            and abs(missing - (offer.saved[level + step] - offer.saved[level])) < abs(missing)
         ]
         if not moves:
             return levels
