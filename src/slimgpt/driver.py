@@ -138,7 +138,8 @@ class _Run:
 
     def _layer(self, index: int, state: dict[str, Tensor]) -> dict[str, Any]:
         job = self.job
-        parts = by_part(job.checkpoint.sites(index))
+        sites = job.checkpoint.sites(index)
+        parts = by_part(sites)
         done = job.team.from_leader(job.journal.record(index) if job.team.leads else None)
         with materialised(job.checkpoint.layers[index], state, job.device, job.compute_dtype) as layer:
             targets = self._targets(layer, index)
@@ -146,7 +147,7 @@ class _Run:
                 removals: dict[str, Removal] = {}
                 for part in parts:
                     removals |= self._prune(layer, index, part, targets)
-                done = self._record(layer, index, removals)
+                done = self._record(layer, index, sites, removals)
             else:
                 for part in parts:
                     self._replay(layer, index, part, done)
@@ -161,9 +162,11 @@ class _Run:
         with self._stage(index, "dense path"):
             return self.dense.advance_dense(layer, index, self.job.checkpoint.sites(index))
 
-    def _record(self, layer: nn.Module, index: int, removals: dict[str, Removal]) -> dict[str, Any]:
+    def _record(
+        self, layer: nn.Module, index: int, sites: Sequence[Site], removals: dict[str, Removal]
+    ) -> dict[str, Any]:
         """Bring a pruned layer to disk (the leader does; the others get on)."""
-        whole = record.layer(self.job.checkpoint.sites(index), removals)
+        whole = record.layer(sites, removals)
         if self.job.team.leads:
             with self.clock.timed("write"):
                 self.job.journal.write(index, record.layer_weights(self.job, layer, index), whole)

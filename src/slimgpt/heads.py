@@ -25,7 +25,7 @@ def whole_heads(budget: Sequence[LayerBudget], ratios: Sequence[float]) -> list[
 
 
 def nearest_heads(budget: Sequence[LayerBudget], ratios: Sequence[float]) -> list[Heads]:
-    """The units and query heads in each whose parameters come nearest to what the ratio leaves; more units at a draw."""
+    """The units and query heads in each that come nearest to the ratio in parameters; more units at a draw."""
     return [_nearest(layer.attention, max(ratio, 0.0)) for layer, ratio in zip(budget, ratios, strict=True)]
 
 

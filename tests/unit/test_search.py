@@ -16,15 +16,19 @@ from transformers import AutoModelForCausalLM
 
 from slimgpt import cli
 from slimgpt.activations import ActivationRoom
+from slimgpt.allocation import SiteBudget
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.driver import prune
 from slimgpt.errors import ConfigError
 from slimgpt.linalg import damped
-from slimgpt.search import allocate, read_curves
+from slimgpt.search import allocate, read_curves, removed_params, to_yaml
 from slimgpt.search.cache import CURVES, LossCurve, LossCurves
-from slimgpt.search.curves import loss_curve, metric_OO
+from slimgpt.search.curves import loss_table, metric_OO
 from slimgpt.search.programme import Offer, solve
 from slimgpt.search.sweep import Moments, Sweep
+from slimgpt.sites import Site, SolverOptions
+from slimgpt.solvers.members import solve_site
+from slimgpt.solvers.obs import obs
 
 CPU = torch.device("cpu")
 NUM_WINDOWS, SEQLEN = 6, 16
@@ -117,7 +121,8 @@ def test_a_curve_is_the_weighed_loss_of_the_best_repair(
 ) -> None:
     """The first removal, by trying all units with normal equations; the last, by having nothing left."""
     moments, damping = swept[1][name], 0.01
-    curve = loss_curve([moments], moments.weight_OI.shape[1] // width, NUM_WINDOWS * SEQLEN, damping)
+    have = SiteBudget(moments.weight_OI.shape[1] // width, 1)
+    (curve,) = loss_table([moments], have, NUM_WINDOWS * SEQLEN, damping)
     damped_II = damped(moments.inputs.hessian_II(), damping)
     weight_OI, metric = moments.weight_OI.double(), metric_OO(moments).double()
 
@@ -139,7 +144,8 @@ def test_a_curve_is_the_weighed_loss_of_the_best_repair(
 
 def test_experts_of_a_layer_add_up(swept: dict[int, dict[str, Moments]]) -> None:
     one = swept[0]["ffn"]
-    single, double = (loss_curve([one] * n, one.weight_OI.shape[1], 100, 0.01) for n in (1, 2))
+    have = SiteBudget(one.weight_OI.shape[1], 1)
+    single, double = (loss_table([one] * n, have, 100, 0.01)[0] for n in (1, 2))
     assert double == pytest.approx([2 * loss for loss in single])
 
 
@@ -152,7 +158,8 @@ def random_offers(seed: int) -> list[Offer]:
     for fine in (False, True, False, True):
         removed = (0, 1, 2) if not fine else (0, 2, 4, 6, 8)
         steps = torch.rand(len(removed) - 1, generator=generator).cumsum(0).tolist()
-        offers.append(Offer(removed, (0.0, *steps), 7 if not fine else 1, fine))
+        saved = tuple(count * (1 if fine else 7) for count in removed)
+        offers.append(Offer((0.0, *steps), saved, fine))
     return offers
 
 
@@ -162,13 +169,13 @@ def test_no_other_choice_of_the_same_size_costs_less(seed: int, target: int) -> 
     offers = random_offers(seed)
 
     def size(levels: tuple[int, ...]) -> int:
-        return sum(offer.params(level) for offer, level in zip(offers, levels, strict=True))
+        return sum(offer.saved[level] for offer, level in zip(offers, levels, strict=True))
 
     def loss(levels: tuple[int, ...]) -> float:
         return sum(offer.loss[level] for offer, level in zip(offers, levels, strict=True))
 
     found = tuple(solve(offers, target))
-    everything = list(itertools.product(*(range(len(offer.removed)) for offer in offers)))
+    everything = list(itertools.product(*(range(len(offer.saved)) for offer in offers)))
     assert abs(size(found) - target) == min(abs(size(levels) - target) for levels in everything)
     assert loss(found) == pytest.approx(min(loss(levels) for levels in everything if size(levels) == size(found)))
 
@@ -176,8 +183,8 @@ def test_no_other_choice_of_the_same_size_costs_less(seed: int, target: int) -> 
 def curves_of(num_layers: int, ffn_units: int = 200) -> LossCurves:
     def layer(scale: float) -> dict[str, LossCurve]:
         return {
-            "attention": LossCurve(4, 5000, tuple(scale * k**2 for k in range(5))),
-            "ffn": LossCurve(ffn_units, 300, tuple(scale * (k / 50) ** 2 for k in range(ffn_units + 1))),
+            "attention": LossCurve(SiteBudget(4, 5000), (tuple(scale * k**2 for k in range(5)),)),
+            "ffn": LossCurve(SiteBudget(ffn_units, 300), (tuple(scale * (k / 50) ** 2 for k in range(ffn_units + 1)),)),
         }
 
     return LossCurves("m", 10**6, {}, tuple(layer(1.0 + index) for index in range(num_layers)))
@@ -197,6 +204,44 @@ def test_the_size_is_met_and_cheap_layers_give_more(ratio: float) -> None:
 def test_more_than_there_is_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"900,000 parameters to remove, but at most .* can go.*Lower --ratio"):
         allocate(curves_of(2), 900_000, round_to=8)
+
+
+def test_a_table_says_what_solving_the_site_would_lose(swept: dict[int, dict[str, Moments]]) -> None:
+    """Every entry is the weighed loss of the solver's own choice, repaired."""
+    moments, damping = swept[1]["attention"], 0.01
+    metric, hessian_II = metric_OO(moments), moments.inputs.hessian_II()
+    table = loss_table([moments], SiteBudget(3, 1, 2, 1), NUM_WINDOWS * SEQLEN, damping)
+    site = Site("attention", None, "o_proj", (), 3, 16, members=2)
+    damped_II = damped(hessian_II, damping)
+    for units, members in itertools.product((1, 2, 3), (1, 2)):
+        options = SolverOptions(damping, metric_OO=metric)
+        removal = solve_site(obs, moments.weight_OI.double(), hessian_II, site, units, members, options)
+        lost_OI = moments.weight_OI.double()
+        lost_OI[:, site.kept_columns(removal.kept_N)] -= removal.weight_OI
+        nats = float((metric.double() @ lost_OI @ damped_II * lost_OI).sum()) / (2 * NUM_WINDOWS * SEQLEN)
+        assert table[2 - members][3 - units] == pytest.approx(nats, rel=1e-6, abs=1e-15)
+
+
+def shared_curves(cheap_queries: bool) -> LossCurves:
+    """Three KV groups of two query heads: one query head of each costs little or much."""
+    attention = LossCurve(
+        SiteBudget(3, 4000, 2, 1000),
+        ((0.0, 1.0, 2.5, 5.0), tuple((0.2 if cheap_queries else 2.0) + k for k in range(4))),
+    )
+    ffn = LossCurve(SiteBudget(200, 300), (tuple((k / 20) ** 2 for k in range(201)),))
+    return LossCurves("m", 10**6, {}, ({"attention": attention, "ffn": ffn},) * 4)
+
+
+def test_query_heads_go_where_that_is_cheaper_and_allowed() -> None:
+    for cheap in (True, False):
+        curves = shared_curves(cheap)
+        coarse, coarse_loss = allocate(curves, 20_000, 8)
+        fine, fine_loss = allocate(curves, 20_000, 8, by_queries=True)
+        assert all(keep.queries is None for keep in coarse)
+        assert any(keep.queries == 1 for keep in fine) == cheap
+        assert fine_loss < coarse_loss if cheap else fine == coarse
+        assert removed_params(curves, fine) == pytest.approx(20_000, abs=8 * 300)
+        assert len(yaml.safe_load(to_yaml(curves, fine))["attention"]) == 4
 
 
 # --- the commands ----------------------------------------------------------------------------------
@@ -223,8 +268,9 @@ def test_another_ratio_needs_no_model(model: Path, tmp_path: Path, capsys: pytes
     prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="searched", search_cache=str(cache)))
     assert run("search", cache, "--ratio", 0.3, "--round-to", 1, "--out", file) == 0
     assert "parameters: 29.9" in " ".join(capsys.readouterr().out.split())  # whole units of a tiny model
-    searched, _ = allocate(read_curves(cache), round(0.3 * read_curves(cache).num_params), 1)
-    config = tiny_llama.prune_config(model, tmp_path / "by-file", allocation=str(file), ratio=0.3)
+    searched, _ = allocate(read_curves(cache), round(0.3 * read_curves(cache).num_params), 1, by_queries=True)
+    options = {"allocation": str(file), "ratio": 0.3, "attention_units": "queries"}
+    config = tiny_llama.prune_config(model, tmp_path / "by-file", **options)
     layers = prune(config).record["layers"]
     assert [len(layer["sites"]["attention"]["kept"]) for layer in layers] == [keep.attention for keep in searched]
     found = [len(layer["sites"]["ffn"]["kept"]) for layer in layers]
@@ -237,7 +283,8 @@ def test_units_are_scored_by_what_the_loss_feels(model: Path, tmp_path: Path) ->
     cache, file = tmp_path / "cache", tmp_path / "allocation.yaml"
     searched = prune(tiny_llama.prune_config(model, tmp_path / "a", allocation="searched", search_cache=str(cache)))
     run("search", cache, "--ratio", 0.2, "--round-to", 1, "--out", file)
-    by_file = prune(tiny_llama.prune_config(model, tmp_path / "b", allocation=str(file)))
+    options = {"allocation": str(file), "attention_units": "queries"}
+    by_file = prune(tiny_llama.prune_config(model, tmp_path / "b", **options))
     kept = [[layer["sites"]["ffn"]["kept"] for layer in result.record["layers"]] for result in (searched, by_file)]
     assert kept[0] != kept[1]
 
@@ -255,7 +302,8 @@ def test_the_search_of_another_model_is_refused(model: Path, tmp_path: Path) -> 
     [
         (None, f"holds no search: it has no {CURVES}"),
         ("{", "is damaged"),
-        ('{"schema": 1}', "is damaged"),
+        ('{"schema": 1}', "was made by an older slimgpt (schema 1; this one writes 2): remove"),
+        ('{"schema": 2}', "is damaged"),
         ('{"schema": 99}', "was made by a newer slimgpt"),
     ],
 )
