@@ -263,13 +263,17 @@ def test_a_search_is_reused_and_gives_the_same_bytes(model: Path, tmp_path: Path
     assert not (tmp_path / "alone.partial").exists()
 
 
-def test_another_ratio_needs_no_model(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("by_queries", [False, True])
+def test_another_ratio_needs_no_model(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], by_queries: bool
+) -> None:
     cache, file = tmp_path / "cache", tmp_path / "allocation.yaml"
     prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="searched", search_cache=str(cache)))
-    assert run("search", cache, "--ratio", 0.3, "--round-to", 1, "--out", file) == 0
+    units = ("--attention-units", "queries") if by_queries else ()
+    assert run("search", cache, "--ratio", 0.3, "--round-to", 1, "--out", file, *units) == 0
     assert "parameters: 29.9" in " ".join(capsys.readouterr().out.split())  # whole units of a tiny model
-    searched, _ = allocate(read_curves(cache), round(0.3 * read_curves(cache).num_params), 1, by_queries=True)
-    options = {"allocation": str(file), "ratio": 0.3, "attention_units": "queries"}
+    searched, _ = allocate(read_curves(cache), round(0.3 * read_curves(cache).num_params), 1, by_queries)
+    options = {"allocation": str(file), "ratio": 0.3, "attention_units": "queries" if by_queries else "groups"}
     config = tiny_llama.prune_config(model, tmp_path / "by-file", **options)
     layers = prune(config).record["layers"]
     assert [len(layer["sites"]["attention"]["kept"]) for layer in layers] == [keep.attention for keep in searched]
@@ -283,8 +287,7 @@ def test_units_are_scored_by_what_the_loss_feels(model: Path, tmp_path: Path) ->
     cache, file = tmp_path / "cache", tmp_path / "allocation.yaml"
     searched = prune(tiny_llama.prune_config(model, tmp_path / "a", allocation="searched", search_cache=str(cache)))
     run("search", cache, "--ratio", 0.2, "--round-to", 1, "--out", file)
-    options = {"allocation": str(file), "attention_units": "queries"}
-    by_file = prune(tiny_llama.prune_config(model, tmp_path / "b", **options))
+    by_file = prune(tiny_llama.prune_config(model, tmp_path / "b", allocation=str(file)))
     kept = [[layer["sites"]["ffn"]["kept"] for layer in result.record["layers"]] for result in (searched, by_file)]
     assert kept[0] != kept[1]
 

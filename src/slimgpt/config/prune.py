@@ -46,9 +46,10 @@ class PruneConfig:
     finds where the loss feels it least), linear, uniform, log-down, linear-down, or a YAML/JSON file with one ratio per
     layer (scaled to meet --ratio), or with two such lists, 'attention' and 'ffn'."""
 
-    attention_units: Literal["groups", "queries"] | None = None
+    attention_units: Literal["groups", "queries"] = "groups"
     """Under grouped-query attention. groups: a KV head goes with all its query heads. queries: query heads may go as
-    well, equally many from every KV head that stays. Default: queries where the allocation is searched, else groups."""
+    well, equally many from every KV head that stays, where that comes nearer to the layer's ratio or, with --allocation
+    searched, costs less."""
 
     search_cache: str | None = None
     """Folder that keeps what the search measured: other ratios then need no new search (see slimgpt search)."""
@@ -102,7 +103,7 @@ class PruneConfig:
     @property
     def by_queries(self) -> bool:
         """Query heads may go by themselves."""
-        return self.attention_units == "queries" or (self.attention_units is None and self.allocation == "searched")
+        return self.attention_units == "queries"
 
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""

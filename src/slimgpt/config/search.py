@@ -26,9 +26,9 @@ class SearchConfig:
     round_to: int = 8
     """FFN widths are multiples of this."""
 
-    attention_units: Literal["groups", "queries"] = "queries"
+    attention_units: Literal["groups", "queries"] = "groups"
     """Under grouped-query attention. groups: a KV head goes with all its query heads. queries: query heads may go as
-    well, equally many from every KV head that stays."""
+    well, equally many from every KV head that stays, where that costs less."""
 
     out: str | None = None
     """Also write the ratios to this YAML file, for slimgpt prune --allocation FILE."""
