@@ -344,7 +344,7 @@ def test_query_heads_come_nearer_to_the_ratio(ratio: float) -> None:
         return abs(kept / whole - (1 - ratio))
 
     coarse, fine = (allocate(budget, target, curve, curve, 8, by_queries) for by_queries in (False, True))
-    assert miss(fine) <= miss(coarse) and miss(fine) <= 1 / 24 + 1e-9
+    assert miss(fine) <= miss(coarse) and miss(fine) <= 1 / 8 + 1e-9  # half of the widest step, 12 to 9
     assert removed_params(budget, fine) == pytest.approx(target, abs=8 * 3)
     assert all(keep.queries is None for keep in coarse) and all(keep.attention >= 1 for keep in fine)
 
