@@ -237,9 +237,10 @@ def consumer_weight(name: str, model: nn.Module, layer: int, site: str) -> Tenso
     return module.weight.data.T if isinstance(module, Conv1D) else module.weight.data
 
 
-def unit_width(name: str, site: str) -> int:
-    """Columns of one unit."""
-    return MODELS[name].unit_width if site == "attention" else 1
+def piece_width(name: str, site: str) -> int:
+    """Columns of the smallest piece that may go: a query head or an FFN channel."""
+    tiny = MODELS[name]
+    return 1 if site != "attention" else tiny.unit_width // (QUERIES if tiny.query else 1)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import MODELS, consumer_inputs, consumer_weight, save_model, unit_width
+from tiny import MODELS, consumer_inputs, consumer_weight, piece_width, save_model
 from tiny_llama import tokens
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -307,15 +307,14 @@ def read_record(out: Path) -> dict[str, Any]:
 def every_site(name: str, out: Path) -> list[tuple[int, str, Tensor]]:
     """Layer, site and the consumer's input columns that survive."""
     return [
-        (layer["layer"], site, kept_columns(entry, unit_width(name, site)))
+        (layer["layer"], site, kept_columns(entry, piece_width(name, site)))
         for layer in read_record(out)["layers"]
         for site, entry in layer["sites"].items()
     ]
 
 
 def kept_columns(entry: dict[str, Any], width: int) -> Tensor:
-    kept, width = entry.get("kept_members", entry["kept"]), width // entry.get("members", 1)
-    return torch.tensor([unit * width + i for unit in kept for i in range(width)])
+    return torch.tensor([piece * width + i for piece in entry.get("kept_members", entry["kept"]) for i in range(width)])
 
 
 def queries_lost(layer: dict[str, Any]) -> int:
