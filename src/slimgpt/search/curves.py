@@ -49,7 +49,7 @@ def loss_table(
 
 
 def _costs(moments: Moments, have: SiteBudget, damping: float) -> Tensor:
-    """The table of one site: summed costs of all its tokens."""
+    """The table of one site, summed over its tokens: what the members cost in turns, and then the units."""
     hessian_II, metric = moments.inputs.hessian_II(), metric_OO(moments)
     num_members, num_inputs = have.num_units * have.members, len(hessian_II)
     num_lost = num_members - have.num_units
@@ -62,7 +62,7 @@ def _costs(moments: Moments, have: SiteBudget, damping: float) -> Tensor:
         rows.append(_eliminated(weight_OK, left_KK, metric, have.num_units, have.num_units, ridge)[1])
     before_R = torch.cat([cost_M.new_zeros(1), cost_M.unflatten(0, (-1, have.num_units)).sum(1).cumsum(0)])
     within_RN = torch.stack([torch.cat([cost_N.new_zeros(1), cost_N.cumsum(0)]) for cost_N in rows])
-    return (before_R[:, None] + within_RN).cpu()
+    return before_R[:, None].cpu() + within_RN.cpu()
 
 
 def _eliminated(

@@ -32,6 +32,8 @@ class Turns:
 
     def leave(self, unit_S: Tensor) -> None:
         """These go."""
+        if len(self._lost_B) == 1:
+            return
         block_S = unit_S // self._block_size
         self._lost_B.index_add_(0, block_S, torch.ones_like(block_S))
 
