@@ -59,7 +59,7 @@ LAYERS = [
     Layer("planning", "errors sites allocation arch checkpoint config", "torch yaml"),
     Layer(
         RUN,
-        f"errors _version config allocation modeling_slimgpt {KERNELS} {MODEL_SIDE}",
+        f"errors _version config allocation heads modeling_slimgpt {KERNELS} {MODEL_SIDE}",
         "torch transformers safetensors huggingface_hub accelerate numpy yaml",
     ),
     Layer("evaluation", f"errors config {MODEL_SIDE} {RUN}", "torch transformers lm_eval yaml"),
