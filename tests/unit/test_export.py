@@ -331,10 +331,8 @@ def by_queries(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_layers_with_unlike_query_heads_are_padded_within_each_group(by_queries, tmp_path):
-    config = json.loads((by_queries / "config.json").read_text())
-    sizes = [
-        (layer["num_key_value_heads"], layer["num_attention_heads"]) for layer in config["per_layer_config"].values()
-    ]
+    layers = inspect_model(str(by_queries))["layers"]
+    sizes = [(layer["num_key_value_heads"], layer["num_attention_heads"]) for layer in layers]
     assert len({heads // groups for groups, heads in sizes}) > 1, sizes
     exported(by_queries, tmp_path / "padded", format="padded", verify=True)
     exported(by_queries, tmp_path / "m.gguf")

@@ -21,7 +21,7 @@ import tiny_llama
 
 from slimgpt import cli
 from slimgpt.card import model_card
-from slimgpt.config import ReportConfig
+from slimgpt.config import PruneConfig, ReportConfig
 from slimgpt.report import palette
 from slimgpt.report.charts.tradeoff import pareto_front
 from slimgpt.report.page import report
@@ -425,14 +425,15 @@ def test_query_heads_that_went_by_themselves_are_drawn_and_counted(tmp_path: Pat
     layers = [
         {"layer": i, "config": {}, "sites": {"attention": one, "ffn": ffn}} for i, one in enumerate([whole, fewer])
     ]
-    record = run_folders.record(layers=layers)
+    options = dataclasses.asdict(PruneConfig("models/dense", "out"))
+    record = run_folders.record(layers=layers, options=options)
     page = made(tmp_path / "r.html", run_folders.save(tmp_path / "run", slimgpt=record))
     assert "Every square is a query head; up to 2 side by side share a KV head" in page.text
     assert "66.7%" in page.text and "50.0%" in page.text  # 4 and 3 of 6
     card = model_card(record)
     assert "| query heads, all layers | 12 | 7 |" in card
     assert "| 0 | 2 of 3 | " in card and "| 1 | 3 of 3, 1 of 2 queries in each | " in card
-    coarse = model_card(run_folders.record(layers=[layers[0]]))
+    coarse = model_card(run_folders.record(layers=[layers[0]], options=options))
     assert "query heads" not in coarse
 
 
