@@ -224,15 +224,19 @@ def _queries(record: Mapping[str, Any]) -> str:
     sites = [entry for layer in record["layers"] for entry in entries(layer, "attention")]
     if not any(lost_members(entry) for entry in sites):
         return ""
-    before = sum(entry["num_units"] * entry["members"] for entry in sites)
-    return f"| query heads, all layers | {before:,} | {sum(len(entry['kept_members']) for entry in sites):,} |\n"
+    before = sum(entry["num_units"] * entry.get("members", 1) for entry in sites)
+    after = sum(len(kept_members(entry)) for entry in sites)
+    return f"| query heads, all layers | {before:,} | {after:,} |\n"
+
+
+def kept_members(entry: Mapping[str, Any]) -> list[int]:
+    """Members (query heads) that a site keeps, counted through all units; units where each is all of a piece."""
+    return list(entry.get("kept_members", entry["kept"]))
 
 
 def lost_members(entry: Mapping[str, Any]) -> int:
-    """How many members (query heads) every kept unit of a site has lost."""
-    if "members" not in entry:
-        return 0
-    return int(entry["members"]) - len(entry["kept_members"]) // len(entry["kept"])
+    """How many members every kept unit of a site has lost."""
+    return int(entry.get("members", 1)) - len(kept_members(entry)) // len(entry["kept"])
 
 
 def _layer_rows(record: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.arch.family import ATTENTION, FFN
-from slimgpt.card import entries, lost_members
+from slimgpt.card import entries, kept_members, lost_members
 from slimgpt.config import ReportConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.measured import FOLDER
@@ -169,8 +169,8 @@ def _kept(sites: Sequence[Mapping[str, Any]], by_members: bool) -> Kept:
     error = sum(float(site["error"]) for site in sites) / len(sites)
     if not by_members:
         return Kept(tuple(first["kept"]), int(first["num_units"]), error)
-    members = int(first["members"])
-    return Kept(tuple(first["kept_members"]), int(first["num_units"]) * members, error, members)
+    members = int(first.get("members", 1))
+    return Kept(tuple(kept_members(first)), int(first["num_units"]) * members, error, members)
 
 
 def _pair(path: Path, name: str, before: int, after: int) -> tuple[Speed | None, Speed | None]:
