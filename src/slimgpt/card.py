@@ -236,7 +236,7 @@ def kept_members(entry: Mapping[str, Any]) -> list[int]:
 
 def lost_members(entry: Mapping[str, Any]) -> int:
     """How many members every kept unit of a site has lost."""
-    return int(entry.get("members", 1)) - len(kept_members(entry)) // len(entry["kept"])
+    return int(entry["members"]) - len(kept_members(entry)) // len(entry["kept"]) if "members" in entry else 0
 
 
 def _layer_rows(record: Mapping[str, Any]) -> str:
