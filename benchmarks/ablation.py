@@ -28,6 +28,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "exact solver, log curve": {"allocation": "log"},
     "exact solver, uniform": {"allocation": "uniform"},
     "exact solver, searched": {"allocation": "searched"},
+    "exact solver, log curve, query heads too": {"allocation": "log", "attention_units": "queries"},
+    "exact solver, searched, query heads too": {"allocation": "searched", "attention_units": "queries"},
     "exact solver, log curve, errors corrected": {"allocation": "log", "correct_errors": True},
     "exact solver, searched, errors corrected": {"allocation": "searched", "correct_errors": True},
     "exact solver, log curve, the model's own text": {"allocation": "log", "calibration": "self"},

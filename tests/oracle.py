@@ -45,15 +45,21 @@ def columns(units: list[int], width: int) -> list[int]:
 
 
 def greedy(
-    weight_OI: Tensor, hessian_II: Tensor, width: int, num_steps: int, damping: float
+    weight_OI: Tensor, hessian_II: Tensor, width: int, num_steps: int, damping: float, blocks: int = 1
 ) -> tuple[list[int], Tensor]:
-    """Try every unit, solve the least-squares problem without it, let the cheapest go; the curve of the losses."""
+    """Try every unit, solve the least-squares problem without it, let the cheapest go; the curve of the losses.
+
+    Of several blocks only those are tried that have lost no more than another.
+    """
     damped_II, weight_OI = damped(hessian_II, damping), without_dead_inputs(weight_OI, hessian_II)
     left = list(range(len(hessian_II) // width))
+    size = len(left) // blocks
     order, losses = [], [0.0]
     for _ in range(num_steps):
-        trial = {u: loss(weight_OI, damped_II, columns([v for v in left if v != u], width)) for u in left}
-        order.append(min(left, key=lambda u: trial[u]))
+        gone = [sum(u // size == block for u in order) for block in range(blocks)]
+        turn = [u for u in left if gone[u // size] == min(gone)]
+        trial = {u: loss(weight_OI, damped_II, columns([v for v in left if v != u], width)) for u in turn}
+        order.append(min(turn, key=lambda u: trial[u]))
         losses.append(trial[order[-1]])
         left.remove(order[-1])
     total = (weight_OI @ hessian_II.double() * weight_OI).sum()

@@ -32,6 +32,7 @@ MHA = {key: value for key, value in GQA.items() if key != "num_key_value_heads"}
 QWEN_MOE = {**GQA, "moe_intermediate_size": 80, "num_experts": 4, "num_experts_per_tok": 2}
 GQA_UNIT = (QUERIES * 2 + 2) * HEAD_DIM * HIDDEN  # rows of q, k and v, columns of o
 MHA_UNIT = 4 * HEAD_DIM * HIDDEN
+QUERY = 2 * HEAD_DIM * HIDDEN  # rows of q, columns of o
 GATED_CHANNEL = 3 * HIDDEN
 PLAIN_CHANNEL = 2 * HIDDEN
 ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
@@ -49,6 +50,7 @@ class Tiny:
         attention: path in a layer of the projection that reads the heads.
         ffn: path in a layer of the projection that reads the FFN channels.
         unit_width: columns of ``attention`` that one unit owns.
+        query: parameters of one query head by hand; 0 where it has keys of its own.
         uniform: the stock class of a uniform output; None where no stock class can hold fewer heads.
         sdpa: transformers has an SDPA version.
         experts: of every layer; then ``ffn`` is the path of the module that holds them all.
@@ -61,6 +63,7 @@ class Tiny:
     attention: str = "self_attn.o_proj"
     ffn: str = "mlp.down_proj"
     unit_width: int = QUERIES * HEAD_DIM
+    query: int = QUERY
     uniform: str | None = field(default=None)
     sdpa: bool = True
     experts: int = 0
@@ -85,12 +88,14 @@ MODELS = {
         },
         params=(MHA_UNIT + 3 * HEAD_DIM, GATED_CHANNEL + 2),
         unit_width=HEAD_DIM,
+        query=0,
     ),
     "mistral": Tiny("MistralConfig", {**GQA, "sliding_window": WINDOW}, uniform="MistralForCausalLM"),
     "qwen2": Tiny(
         "Qwen2Config",
         {**GQA, "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
         params=(GQA_UNIT + (QUERIES + 2) * HEAD_DIM, GATED_CHANNEL),
+        query=QUERY + HEAD_DIM,
         uniform="Qwen2ForCausalLM",
     ),
     "qwen3": Tiny(
@@ -98,6 +103,7 @@ MODELS = {
         {**GQA, "head_dim": 16},
         params=(2 * GQA_UNIT, GATED_CHANNEL),
         unit_width=QUERIES * 16,
+        query=2 * QUERY,
         uniform="Qwen3ForCausalLM",
     ),
     "gemma": Tiny("GemmaConfig", {**GQA, "head_dim": HEAD_DIM}, uniform="GemmaForCausalLM"),
@@ -133,6 +139,7 @@ MODELS = {
         attention="attn.c_proj",
         ffn="mlp.c_proj",
         unit_width=HEAD_DIM,
+        query=0,
     ),
     "opt": Tiny(
         "OPTConfig",
@@ -148,6 +155,7 @@ MODELS = {
         attention="self_attn.out_proj",
         ffn="fc2",
         unit_width=HEAD_DIM,
+        query=0,
     ),
     "gpt_neox": Tiny(
         "GPTNeoXConfig",
@@ -157,6 +165,7 @@ MODELS = {
         attention="attention.dense",
         ffn="mlp.dense_4h_to_h",
         unit_width=HEAD_DIM,
+        query=0,
     ),
     "mixtral": Tiny(
         "MixtralConfig",
@@ -169,6 +178,7 @@ MODELS = {
         "Qwen2MoeConfig",
         {**QWEN_MOE, "shared_expert_intermediate_size": 48},
         params=(GQA_UNIT + (QUERIES + 2) * HEAD_DIM, GATED_CHANNEL),
+        query=QUERY + HEAD_DIM,
         ffn="mlp.experts",
         uniform="Qwen2MoeForCausalLM",
         experts=4,
@@ -179,6 +189,7 @@ MODELS = {
         params=(2 * GQA_UNIT, GATED_CHANNEL),
         ffn="mlp.experts",
         unit_width=QUERIES * 16,
+        query=2 * QUERY,
         uniform="Qwen3MoeForCausalLM",
         experts=4,
     ),
@@ -226,9 +237,10 @@ def consumer_weight(name: str, model: nn.Module, layer: int, site: str) -> Tenso
     return module.weight.data.T if isinstance(module, Conv1D) else module.weight.data
 
 
-def unit_width(name: str, site: str) -> int:
-    """Columns of one unit."""
-    return MODELS[name].unit_width if site == "attention" else 1
+def piece_width(name: str, site: str) -> int:
+    """Columns of the smallest piece that may go: a query head or an FFN channel."""
+    tiny = MODELS[name]
+    return 1 if site != "attention" else tiny.unit_width // (QUERIES if tiny.query else 1)
 
 
 @torch.no_grad()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slimgpt.errors import ConfigError
+from slimgpt.heads import nearest_heads, reach_, removed_with, whole_heads
 
 Curve = Callable[[float], list[float]]
 """Amount s in [0, 1] -> removed fraction of each layer; continuous, and growing with s in every layer."""
@@ -88,10 +89,24 @@ def scaled_curves(*shapes: Sequence[float]) -> list[Curve]:
 
 @dataclass(frozen=True)
 class SiteBudget:
-    """What one site offers: ``num_units`` units of ``unit_params`` parameters each."""
+    """What one site offers.
+
+    Attributes:
+        num_units: units at hand.
+        unit_params: parameters of one.
+        members: parts of a unit that may go by themselves (query heads of a KV group), equally many of every unit.
+        member_params: parameters of one of them.
+    """
 
     num_units: int
     unit_params: int
+    members: int = 1
+    member_params: int = 0
+
+    def params(self, units: int, members: int | None = None) -> int:
+        """Parameters of so many units with so many members each; all of them if that is None."""
+        lost = 0 if members is None else self.members - members
+        return units * (self.unit_params - lost * self.member_params)
 
 
 @dataclass(frozen=True)
@@ -104,17 +119,25 @@ class LayerBudget:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Units that stay at each site of a layer."""
+    """Units that stay at each site of a layer.
+
+    Attributes:
+        attention: heads, or KV groups.
+        ffn: channels.
+        queries: query heads that stay in each KV group; None where all do.
+    """
 
     attention: int
     ffn: int
+    queries: int | None = None
 
 
 def removed_params(budget: Sequence[LayerBudget], plan: Sequence[LayerPlan]) -> int:
     """Parameters that a plan removes."""
     return sum(
-        (have.attention.num_units - keep.attention) * have.attention.unit_params
-        + (have.ffn.num_units - keep.ffn) * have.ffn.unit_params
+        have.attention.params(have.attention.num_units)
+        - have.attention.params(keep.attention, keep.queries)
+        + have.ffn.params(have.ffn.num_units - keep.ffn)
         for have, keep in zip(budget, plan, strict=True)
     )
 
@@ -125,11 +148,13 @@ def allocate(
     attention_curve: Curve,
     ffn_curve: Curve,
     round_to: int = 8,
+    by_queries: bool = False,
 ) -> list[LayerPlan]:
     """Kept units of every layer such that about ``target`` parameters go.
 
-    Heads follow round(units x ratio), as in the paper; FFN widths are multiples of ``round_to`` and take the slack, so
-    that the total is met to about half of one rounding step of one layer.
+    Heads follow round(units x ratio), as in the paper, or with ``by_queries`` come nearer to the ratio by losing query
+    heads too; FFN widths are multiples of ``round_to`` and take the slack, so that the total is met to about half of
+    one rounding step of one layer.
 
     Raises:
         ConfigError: the target is more than whole units and minimal widths allow.
@@ -144,33 +169,36 @@ def allocate(
     if target <= 0:
         return [LayerPlan(layer.attention.num_units, layer.ffn.num_units) for layer in budget]
     amount = _amount_for(target, lambda s: _continuous(budget, narrowest, attention_curve(s), ffn_curve(s)))
-    heads = _whole_heads(budget, narrowest, attention_curve(amount), target)
-    widths = _widths(budget, narrowest, target - _removed_heads(budget, heads), ffn_curve, round_to)
-    return [LayerPlan(h, w) for h, w in zip(heads, widths, strict=True)]
+    heads = (nearest_heads if by_queries else whole_heads)(budget, attention_curve(amount))
+    reach_(heads, budget, narrowest, target)
+    widths = _widths(budget, narrowest, target - removed_with(heads, budget), ffn_curve, round_to)
+    return [LayerPlan(h.units, w, h.queries) for h, w in zip(heads, widths, strict=True)]
 
 
-def allocate_uniform(budget: Sequence[LayerBudget], target: int, round_to: int = 8) -> list[LayerPlan]:
+def allocate_uniform(
+    budget: Sequence[LayerBudget], target: int, round_to: int = 8, by_queries: bool = False
+) -> list[LayerPlan]:
     """The same heads and the same FFN width in every layer, so that a stock model class can hold the result.
 
     Raises:
         ConfigError: the layers differ already, or the target cannot be attained.
     """
-    if len({(layer.attention.num_units, layer.ffn.num_units) for layer in budget}) != 1:
+    if len({(layer.attention.num_units, layer.attention.members, layer.ffn.num_units) for layer in budget}) != 1:
         raise ConfigError(
             "layout 'uniform' needs a model whose layers are all of one size, and this one's differ: "
             "use --layout per-layer."
         )
     curve = _uniform_curve(len(budget))
-    plan = allocate(budget, target, curve, curve, round_to)
+    plan = allocate(budget, target, curve, curve, round_to, by_queries)
     if target <= 0:
         return plan
-    heads = plan[0].attention
+    heads = replace(plan[0], ffn=budget[0].ffn.num_units)
     per_channel = sum(layer.ffn.unit_params for layer in budget)
-    left = target - removed_params(budget, [LayerPlan(heads, layer.ffn.num_units) for layer in budget])
+    left = target - removed_params(budget, [heads] * len(budget))
     width = budget[0].ffn.num_units - max(left, 0) / per_channel
     floor = min_width(budget[0].ffn.num_units, round_to)
     rounded = max(floor, round_to * round(width / round_to))
-    return [LayerPlan(heads, min(rounded, budget[0].ffn.num_units))] * len(budget)
+    return [replace(heads, ffn=min(rounded, budget[0].ffn.num_units))] * len(budget)
 
 
 def floors(budget: Sequence[LayerBudget], round_to: int) -> list[LayerPlan]:
@@ -207,30 +235,6 @@ def _amount_for(target: float, removed: Callable[[float], float]) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if removed(middle) < target else (low, middle)
     return high
-
-
-def _whole_heads(
-    budget: Sequence[LayerBudget], floors: Sequence[LayerPlan], ratios: Sequence[float], target: int
-) -> list[int]:
-    """round(units x ratio) go, but one unit stays; more go where the narrowest FFNs would not reach the target."""
-    kept = []
-    for layer, ratio in zip(budget, ratios, strict=True):
-        units = layer.attention.num_units
-        kept.append(max(1, units - min(units, math.floor(units * max(ratio, 0.0) + 0.5))))
-    most_ffn = sum(
-        (layer.ffn.num_units - floor.ffn) * layer.ffn.unit_params for layer, floor in zip(budget, floors, strict=True)
-    )
-    while _removed_heads(budget, kept) + most_ffn < target:
-        kept[max(range(len(kept)), key=kept.__getitem__)] -= 1
-    return kept
-
-
-def _removed_heads(budget: Sequence[LayerBudget], kept: Sequence[int]) -> int:
-    """Parameters that leave with the heads."""
-    return sum(
-        (layer.attention.num_units - heads) * layer.attention.unit_params
-        for layer, heads in zip(budget, kept, strict=True)
-    )
 
 
 def _widths(

@@ -53,7 +53,7 @@ structured pruning: whole attention heads and FFN channels are gone, and the sur
 |---|---|---|
 | parameters | {sizes["before"]:,} | {sizes["after"]:,} |
 | attention units, all layers | {_units(record, "attention", "num_units")} | {_units(record, "attention", "kept")} |
-| FFN channels, all layers | {_units(record, "ffn", "num_units")} | {_units(record, "ffn", "kept")} |
+{_queries(record)}| FFN channels, all layers | {_units(record, "ffn", "num_units")} | {_units(record, "ffn", "kept")} |
 
 {_measured(measured or {})}## How to load it
 
@@ -219,6 +219,26 @@ def _units(record: Mapping[str, Any], site: str, key: str) -> str:
     return f"{sum(len(count) if isinstance(count, list) else count for count in counts):,}"
 
 
+def _queries(record: Mapping[str, Any]) -> str:
+    """The row of query heads, where some have gone without their KV group."""
+    sites = [entry for layer in record["layers"] for entry in entries(layer, "attention")]
+    if not any(lost_members(entry) for entry in sites):
+        return ""
+    before = sum(entry["num_units"] * entry.get("members", 1) for entry in sites)
+    after = sum(len(kept_members(entry)) for entry in sites)
+    return f"| query heads, all layers | {before:,} | {after:,} |\n"
+
+
+def kept_members(entry: Mapping[str, Any]) -> list[int]:
+    """Members (query heads) that a site keeps, counted through all units; units where each is all of a piece."""
+    return list(entry.get("kept_members", entry["kept"]))
+
+
+def lost_members(entry: Mapping[str, Any]) -> int:
+    """How many members every kept unit of a site has lost."""
+    return int(entry["members"]) - len(kept_members(entry)) // len(entry["kept"]) if "members" in entry else 0
+
+
 def _layer_rows(record: Mapping[str, Any]) -> str:
     return "\n".join("| " + " | ".join(layer_row(layer)) + " |" for layer in record["layers"])
 
@@ -237,4 +257,7 @@ def entries(layer: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
 def _part(sites: list[Mapping[str, Any]]) -> tuple[str, str]:
     """Experts keep equally many units each; their errors are averaged."""
     first, error = sites[0], sum(site["error"] for site in sites) / len(sites)
-    return f"{len(first['kept'])} of {first['num_units']}", f"{error:.4f}"
+    units = f"{len(first['kept'])} of {first['num_units']}"
+    if lost := lost_members(first):
+        units += f", {first['members'] - lost} of {first['members']} queries in each"
+    return units, f"{error:.4f}"

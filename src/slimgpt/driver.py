@@ -23,6 +23,7 @@ from slimgpt.search import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.solvers import SOLVERS
 from slimgpt.solvers.correction import correct
+from slimgpt.solvers.members import solve_site
 from slimgpt.stats import GapStats, InputStats
 from slimgpt.stream import ActivationStream, Targets, materialised, read_layer
 from slimgpt.weights import require_finite
@@ -140,7 +141,8 @@ class _Run:
 
     def _layer(self, index: int, state: dict[str, Tensor]) -> dict[str, Any]:
         job = self.job
-        parts = by_part(job.checkpoint.sites(index))
+        sites = job.checkpoint.sites(index)
+        parts = by_part(sites)
         done = job.team.from_leader(job.journal.record(index) if job.team.leads else None)
         with materialised(job.checkpoint.layers[index], state, job.device, job.compute_dtype) as layer:
             targets = self._targets(layer, index)
@@ -148,7 +150,7 @@ class _Run:
                 removals: dict[str, Removal] = {}
                 for part in parts:
                     removals |= self._prune(layer, index, part, targets)
-                done = self._record(layer, index, removals)
+                done = self._record(layer, index, sites, removals)
             else:
                 for part in parts:
                     self._replay(layer, index, part, done)
@@ -163,9 +165,11 @@ class _Run:
         with self._stage(index, "dense path"):
             return self.dense.advance_dense(layer, index, self.job.checkpoint.sites(index))
 
-    def _record(self, layer: nn.Module, index: int, removals: dict[str, Removal]) -> dict[str, Any]:
+    def _record(
+        self, layer: nn.Module, index: int, sites: Sequence[Site], removals: dict[str, Removal]
+    ) -> dict[str, Any]:
         """Bring a pruned layer to disk (the leader does; the others get on)."""
-        whole = record.layer(removals)
+        whole = record.layer(sites, removals)
         if self.job.team.leads:
             with self.clock.timed("write"):
                 self.job.journal.write(index, record.layer_weights(self.job, layer, index), whole)
@@ -194,10 +198,10 @@ class _Run:
         """Choose and repair. What comes later, in this run or in one that resumes it, must see the weight that will be
         on disk: it is rounded here.
         """
-        num_removed = site.num_units - self.job.plan.kept(index)[site.part]
-        options = self._options(index, site)
+        plan, options = self.job.plan, self._options(index, site)
+        kept = plan.kept(index)[site.part], plan.kept_members(index, site)
         inputs = stats.pooled() if isinstance(stats, GapStats) else stats
-        removal = self.solve(weight, inputs.hessian_II(), site.num_units, num_removed, options)
+        removal = solve_site(self.solve, weight, inputs.hessian_II(), site, *kept, options)
         if isinstance(stats, GapStats):
             removal = correct(removal, weight, stats, options.damping)
         require_finite("the repaired weight", removal.weight_OI, self.job.stored_dtype)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from slimgpt.allocation import LayerBudget, LayerPlan
+from slimgpt.allocation import LayerBudget, LayerPlan, SiteBudget
 from slimgpt.config import target
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
+from slimgpt.heads import Heads
 
 NS_PER_MS = 10**6
 ATTENTION, FFN = "attention", "ffn"
@@ -60,18 +60,6 @@ class ModelTimes:
         return self.fixed_ns + sum(self.attention.at(layer.attention) + self.ffn.at(layer.ffn) for layer in layers)
 
 
-class Units(Protocol):
-    """One part of a layer, as any description of it has it."""
-
-    @property
-    def num_units(self) -> int:
-        """Units at hand."""
-
-    @property
-    def unit_params(self) -> int:
-        """Parameters of one."""
-
-
 @dataclass(frozen=True)
 class Goal:
     """How much has to go.
@@ -88,16 +76,18 @@ class Goal:
     at_least: bool = False
     times: ModelTimes | None = None
 
-    def saved(self, have: Units, part: str, kept: int) -> int:
-        """What one part of a layer gives when it keeps so many units."""
+    def saved(self, have: SiteBudget, part: str, kept: Heads) -> int:
+        """What one part of a layer gives when it keeps so much."""
         if self.times is None:
-            return (have.num_units - kept) * have.unit_params
-        return self.times.of_part(part, have.num_units) - self.times.of_part(part, kept)
+            return have.params(have.num_units) - have.params(*kept)
+        assert kept.queries is None, "times are known of whole units"
+        return self.times.of_part(part, have.num_units) - self.times.of_part(part, kept.units)
 
     def removed(self, budget: Sequence[LayerBudget], layers: Sequence[LayerPlan]) -> int:
         """What a plan gives."""
         return sum(
-            self.saved(have.attention, ATTENTION, keep.attention) + self.saved(have.ffn, FFN, keep.ffn)
+            self.saved(have.attention, ATTENTION, Heads(keep.attention, keep.queries))
+            + self.saved(have.ffn, FFN, Heads(keep.ffn))
             for have, keep in zip(budget, layers, strict=True)
         )
 

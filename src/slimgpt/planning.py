@@ -23,7 +23,7 @@ from slimgpt.allocation import (
     removed_params,
     scaled_curves,
 )
-from slimgpt.arch.family import ATTENTION, FFN, Family, unit_params
+from slimgpt.arch.family import ATTENTION, FFN, QUERIES, Family, member_params, unit_params
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError
@@ -73,8 +73,15 @@ class Plan:
         )
 
     def kept(self, index: int) -> dict[str, int]:
-        """Units kept by site name."""
-        return {ATTENTION: self.layers[index].attention, FFN: self.layers[index].ffn}
+        """Units kept by site name, and the query heads kept in each KV group where that is not all of them."""
+        keep = self.layers[index]
+        queries = {} if keep.queries is None else {QUERIES: keep.queries}
+        return {ATTENTION: keep.attention, FFN: keep.ffn, **queries}
+
+    def kept_members(self, index: int, site: Site) -> int:
+        """Members that each kept unit of a site keeps."""
+        queries = self.layers[index].queries if site.part == ATTENTION else None
+        return site.members if queries is None else queries
 
 
 def make_plan(
@@ -102,11 +109,11 @@ def make_plan(
 def _cut(budget: Sequence[LayerBudget], config: PruneConfig) -> Callable[[int], list[LayerPlan]]:
     """The plan that removes so many parameters, by the layout and the allocation asked for."""
     if config.layout == "uniform":
-        return lambda params: allocate_uniform(budget, params, config.round_to)
+        return lambda params: allocate_uniform(budget, params, config.round_to, config.by_queries)
     # What a search will find, nobody knows yet; it will be of this size.
     name = "log" if config.allocation in (None, SEARCHED) else config.allocation
     attention, ffn = curves(name, len(budget))
-    return lambda params: allocate(budget, params, attention, ffn, config.round_to)
+    return lambda params: allocate(budget, params, attention, ffn, config.round_to, config.by_queries)
 
 
 def layer_budgets(checkpoint: Checkpoint) -> list[LayerBudget]:
@@ -139,7 +146,8 @@ def _budget(checkpoint: Checkpoint, index: int) -> LayerBudget:
 
 def _part_budget(layer: nn.Module, sites: Sequence[Site]) -> SiteBudget:
     """Sites of one part lose a unit together."""
-    return SiteBudget(sites[0].num_units, sum(unit_params(layer, site) for site in sites))
+    params, of_member = (sum(count(layer, site) for site in sites) for count in (unit_params, member_params))
+    return SiteBudget(sites[0].num_units, params, sites[0].members, of_member)
 
 
 def curves(allocation: str, num_layers: int) -> tuple[Curve, Curve]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,21 @@ from slimgpt.schema import RECORD, SCHEMA
 from slimgpt.sites import Removal, Site
 
 
-def layer(removals: Mapping[str, Removal]) -> dict[str, Any]:
+def layer(sites: Sequence[Site], removals: Mapping[str, Removal]) -> dict[str, Any]:
     """A layer's record: what each site kept, and the relative error that it cost."""
-    return {
-        "sites": {
-            name: {
-                "num_units": len(removal.kept_N),
-                "kept": removal.kept_N.nonzero().flatten().tolist(),
-                "error": removal.error,
-            }
-            for name, removal in removals.items()
-        }
-    }
+    return {"sites": {site.name: _site(site, removals[site.name]) for site in sites}}
+
+
+def _site(site: Site, removal: Removal) -> dict[str, Any]:
+    """Units that stay, and where units have members (query heads), those too, counted through all units."""
+    kept_NM = removal.kept_N.view(site.num_units, -1).expand(-1, site.members)
+    whole = {"num_units": site.num_units, "kept": _where(kept_NM.any(1))}
+    members = {"members": site.members, "kept_members": _where(kept_NM.flatten())} if site.members > 1 else {}
+    return {**whole, **members, "error": removal.error}
+
+
+def _where(flags: Tensor) -> list[int]:
+    return [int(index) for index in flags.nonzero().flatten()]
 
 
 def layer_weights(job: Job, pruned: nn.Module, index: int) -> dict[str, Tensor]:
@@ -44,8 +47,8 @@ def layer_weights(job: Job, pruned: nn.Module, index: int) -> dict[str, Tensor]:
 def removal(job: Job, index: int, site: Site, done: Mapping[str, Any]) -> Removal:
     """What an earlier run decided for a site, from its record and its shard."""
     entry = done["sites"][site.name]
-    kept_N = torch.zeros(site.num_units, dtype=torch.bool)
-    kept_N[entry["kept"]] = True
+    kept_N = torch.zeros(site.num_units * site.members, dtype=torch.bool)
+    kept_N[entry["kept_members" if site.members > 1 else "kept"]] = True
     weight = job.journal.weights(index)[f"{job.checkpoint.layer_prefix(index)}{site.consumer}.weight"]
     consumer = job.checkpoint.layers[index].get_submodule(site.consumer)
     return Removal(kept_N, weight.T if output_dim(consumer) == 1 else weight, entry["error"], torch.empty(0))

@@ -2,7 +2,7 @@
 
     model --arch--> Site --stream--> InputStats --solver--> Removal --surgery--> smaller model
 
-Shapes: O consumer outputs · I consumer inputs (= N·K) · N units · K channels per unit.
+Shapes: O consumer outputs · I consumer inputs (= N·K) · N units · K channels per unit · M members of all units.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ class Segment:
 
     Rows ``[offset, offset + num_units * rows_per_unit)`` of the projection at ``path`` are cut with the units.
     A fused projection (qkv, gate_up) is simply several segments with one path.
+
+    Attributes:
+        path: module path inside the layer.
+        rows_per_unit: rows of one unit.
+        offset: the first row.
+        by_member: a unit's rows lie member after member, and each goes with its member; else they belong to the unit as
+            a whole.
     """
 
     path: str
     rows_per_unit: int
     offset: int = 0
+    by_member: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Site:
         producers: the segments of rows that are cut with the units.
         num_units: N, the units at hand (KV groups, or FFN channels).
         unit_width: K, the consumer's input columns of one unit.
+        members: equal parts of a unit that may go without the whole, as many from every unit that stays (query heads
+            that share keys and values); 1 where a unit is all of a piece.
         returns_tuple: the block returns ``(output, attention weights)`` rather than the output alone.
     """
 
@@ -49,12 +59,17 @@ class Site:
     producers: tuple[Segment, ...]
     num_units: int
     unit_width: int
+    members: int = 1
     returns_tuple: bool = False
 
     @property
     def num_inputs(self) -> int:
         """I, the consumer's input columns."""
         return self.num_units * self.unit_width
+
+    def kept_columns(self, kept_N: Tensor) -> Tensor:
+        """Flags of units or of members (see :class:`Removal`) to flags of the consumer's columns."""
+        return expand(kept_N, self.num_inputs // len(kept_N))
 
     @property
     def part(self) -> str:
@@ -77,7 +92,8 @@ class Removal:
     """What a solver decided for one site; immutable and small.
 
     Attributes:
-        kept_N: bool, True where the unit survives.
+        kept_N: bool, True where the unit survives. Where units have lost members, a flag for each member instead, unit
+            after unit: M long, and equally many in every unit that survives.
         weight_OI: the repaired consumer weight on the surviving columns only, in the dtype it came in.
         error: relative squared reconstruction error ‖W X − W' X'‖² / ‖W X‖² on the calibration inputs
             (undamped), in [0, 1] for a repaired removal.
@@ -103,6 +119,8 @@ class SolverOptions:
         grouped_cholesky: paper solver only: score heads by the grouped Cholesky decomposition; False is the
             ablation "−GCD" (plain diagonal of the inverse).
         group_size: paper solver only: channels removed per round; 0 is the dynamic schedule 1024 … 8.
+        blocks: units lie in so many equal runs that take turns: each loses as many as any other. (1: all units are free
+            to go.)
         metric_OO: obs solver only: M, how much an error of the outputs matters; units go by tr(M E H Eᵀ) in place of
             tr(E H Eᵀ). (The best repair of the survivors is the same for every M.)
     """
@@ -112,6 +130,7 @@ class SolverOptions:
     seed: int = 0
     grouped_cholesky: bool = True
     group_size: int = 0
+    blocks: int = 1
     metric_OO: Tensor | None = None
 
 
@@ -119,7 +138,7 @@ Solver = Callable[[Tensor, Tensor, int, int, SolverOptions], Removal]
 """``solve(weight_OI, hessian_II, num_units, num_removed, options) -> Removal``.
 
 ``hessian_II`` is X Xᵀ over the calibration tokens in float32 or float64, undamped. Units are consecutive runs of
-I / num_units columns.
+I / num_units columns; ``num_removed`` is a multiple of ``options.blocks``.
 """
 
 

@@ -24,7 +24,7 @@ from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import ATTENTION
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.outer import Call, Stop, embeddings, first_input, forward_replaced, layer_calls
-from slimgpt.sites import Removal, Site, expand
+from slimgpt.sites import Removal, Site
 from slimgpt.stats import GapStats, InputStats
 from slimgpt.weights import require_finite
 
@@ -128,7 +128,7 @@ class ActivationStream:
     def pruned(self, site: Site, removal: Removal) -> None:
         """Take note that ``site`` is pruned: from here on its block's output comes from the kept input."""
         if keeps_input(site, self._device):
-            columns_I = expand(removal.kept_N, site.unit_width).nonzero().squeeze(1)
+            columns_I = site.kept_columns(removal.kept_N).nonzero().squeeze(1)
             self._pruned[site.name] = (site, columns_I.to(self._device))
 
     @torch.inference_mode()

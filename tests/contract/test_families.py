@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import MODELS, consumer_inputs, consumer_weight, save_model, unit_width
+from tiny import MODELS, consumer_inputs, consumer_weight, piece_width, save_model
 from tiny_llama import tokens
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -26,9 +26,11 @@ from slimgpt.errors import ConfigError
 SAMPLES, SEQLEN = 16, 32
 DAMPING = 1e-3
 NEW_TOKENS = 6
+BY_QUERIES = {"attention_units": "queries", "allocation": "linear", "ratio": 0.35}
 PROMPT = tokens(2, 20, seed=1)  # longer than the models' sliding windows
 
 every_model = pytest.mark.parametrize("name", MODELS)
+every_shared = pytest.mark.parametrize("name", [name for name, tiny in MODELS.items() if tiny.query])
 every_attention = pytest.mark.parametrize(
     ("name", "attention"),
     [(name, kind) for name, tiny in MODELS.items() for kind in ("eager", "sdpa") if tiny.sdpa or kind == "eager"],
@@ -86,6 +88,31 @@ def test_sliced_equals_masked(shop: Workshop, name: str, attention: str) -> None
     assert not torch.allclose(logits(dense), before, rtol=0.1, atol=0.1), "nothing was pruned"
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@every_shared
+def test_query_heads_go_by_themselves(shop: Workshop, name: str, attention: str) -> None:
+    """Equally many from every KV group: sliced = masked, and parameters by formula."""
+    if attention == "sdpa" and not MODELS[name].sdpa:
+        return
+    dense = load(shop.dense(name), attention)
+    out = shop.pruned(shop.dense(name), **BY_QUERIES)
+    assert any(queries_lost(layer) for layer in read_record(out)["layers"]), "no query head went by itself"
+    mask_(name, dense, out)
+    pruned = load(out, attention)
+    assert_close(logits(pruned), logits(dense))
+    assert count(pruned) == by_formula(name, count(dense), out) == read_record(out)["parameters"]["after"]
+
+
+@every_shared
+def test_models_without_some_query_heads_are_pruned_again(shop: Workshop, name: str) -> None:
+    once = shop.pruned(shop.dense(name), **BY_QUERIES)
+    for units in ("groups", "queries"):
+        twice = shop.pruned(once, ratio=0.2, seed=1, attention_units=units)
+        masked = load(once)
+        mask_(name, masked, twice)
+        assert_close(logits(load(twice)), logits(masked))
+
+
 @every_attention
 def test_repaired_weights_are_least_squares(shop: Workshop, name: str, attention: str) -> None:
     """At every site, W' minimises ‖W X − W' X_K‖² + λ‖W_K − W'‖² for the X that comes through all pruned before it."""
@@ -135,11 +162,7 @@ def test_ratio_0_is_the_dense_model(shop: Workshop, name: str) -> None:
 def test_parameters_by_formula(shop: Workshop, name: str) -> None:
     out = shop.pruned(shop.dense(name))
     record = read_record(out)
-    expected = count(load(shop.dense(name)))
-    for layer in record["layers"]:
-        for site, entry in layer["sites"].items():
-            removed = entry["num_units"] - len(entry["kept"])
-            expected -= removed * MODELS[name].params[site != "attention"]
+    expected = by_formula(name, count(load(shop.dense(name))), out)
     assert count(load(out)) == expected == record["parameters"]["after"]
     assert abs(record["parameters"]["removed_ratio"] - 0.3) < 0.02
 
@@ -195,14 +218,14 @@ def test_reads_checkpoints_of_the_body_alone(shop: Workshop, tmp_path: Path, nam
     assert torch.equal(logits(whole), logits(bare))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt", "mixtral"])
+@pytest.mark.parametrize("name", ["gpt2", "opt", "mixtral", "llama"])
 def test_resumes_to_the_same_bytes(shop: Workshop, name: str) -> None:
     class Interrupt(Observer):
         def stage(self, layer: int, stage: str) -> None:
             if layer == 2:
                 raise KeyboardInterrupt
 
-    options = {"solver": "obs", "repair": True}
+    options = {**(BY_QUERIES if name == "llama" else {}), "solver": "obs", "repair": True}
     straight = shop.pruned(shop.dense(name), **options)
     with pytest.raises(KeyboardInterrupt):
         shop.pruned(shop.dense(name), observer=Interrupt(), out="resumed-" + name, **options)
@@ -284,14 +307,29 @@ def read_record(out: Path) -> dict[str, Any]:
 def every_site(name: str, out: Path) -> list[tuple[int, str, Tensor]]:
     """Layer, site and the consumer's input columns that survive."""
     return [
-        (layer["layer"], site, kept_columns(entry, unit_width(name, site)))
+        (layer["layer"], site, kept_columns(entry, piece_width(name, site)))
         for layer in read_record(out)["layers"]
         for site, entry in layer["sites"].items()
     ]
 
 
 def kept_columns(entry: dict[str, Any], width: int) -> Tensor:
-    return torch.tensor([unit * width + i for unit in entry["kept"] for i in range(width)])
+    return torch.tensor([piece * width + i for piece in entry.get("kept_members", entry["kept"]) for i in range(width)])
+
+
+def queries_lost(layer: dict[str, Any]) -> int:
+    """Query heads that kept KV groups have lost."""
+    entry = layer["sites"]["attention"]
+    return len(entry["kept"]) * entry["members"] - len(entry["kept_members"]) if "members" in entry else 0
+
+
+def by_formula(name: str, before: int, out: Path) -> int:
+    """Parameters after pruning, by the parameters of units and of query heads."""
+    for layer in read_record(out)["layers"]:
+        before -= queries_lost(layer) * MODELS[name].query
+        for site, entry in layer["sites"].items():
+            before -= (entry["num_units"] - len(entry["kept"])) * MODELS[name].params[site != "attention"]
+    return before
 
 
 def mask_(name: str, model: Any, out: Path) -> None:

@@ -32,9 +32,9 @@ RUN = "job output record card measured driver search loading inspection generati
 
 LAYERS = [
     Layer("errors _version"),
-    Layer("allocation", "errors"),
+    Layer("allocation heads", "errors"),
     Layer("config", "errors", "tyro.conf yaml"),
-    Layer("goal", "errors allocation config"),
+    Layer("goal", "errors allocation heads config"),
     Layer(KERNELS, "errors", "torch"),
     Layer("modeling_slimgpt", "", "torch transformers huggingface_hub"),
     Layer("arch", "errors sites modeling_slimgpt", "torch transformers huggingface_hub"),
@@ -62,7 +62,7 @@ LAYERS = [
     Layer("planning", "errors sites allocation arch checkpoint config goal", "torch yaml"),
     Layer(
         RUN,
-        f"errors _version config allocation modeling_slimgpt {KERNELS} {MODEL_SIDE}",
+        f"errors _version config allocation heads modeling_slimgpt {KERNELS} {MODEL_SIDE}",
         "torch transformers safetensors huggingface_hub accelerate numpy yaml psutil",
     ),
     Layer("evaluation", f"errors config {MODEL_SIDE} {RUN}", "torch transformers lm_eval yaml"),

@@ -316,3 +316,40 @@ def check_whole(budget: list[LayerBudget], plan: list[LayerPlan], round_to: int)
         assert 1 <= keep.attention <= have.attention.num_units
         assert min_width(have.ffn.num_units, round_to) <= keep.ffn <= have.ffn.num_units
         assert keep.ffn % round_to == 0 or keep.ffn == have.ffn.num_units
+
+
+# --- query heads -----------------------------------------------------------------------------------
+
+
+def shared(groups: int, queries: int) -> SiteBudget:
+    """Keys and values of a group together weigh as much as one of its query heads."""
+    return SiteBudget(groups, 100 * (queries + 1), queries, 100)
+
+
+def test_parameters_of_units_without_some_members() -> None:
+    have = shared(3, 3)
+    assert (have.params(3), have.params(3, 3), have.params(3, 2), have.params(2, 1)) == (1200, 1200, 900, 400)
+    layer = LayerBudget(have, SiteBudget(10, 7))
+    assert removed_params([layer], [LayerPlan(2, 9, queries=1)]) == 800 + 7
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.4, 0.6])
+def test_query_heads_come_nearer_to_the_ratio(ratio: float) -> None:
+    budget = [LayerBudget(shared(3, 3), SiteBudget(4000, 3))] * 8
+    whole = sum(layer.attention.params(3) for layer in budget)
+    target, curve = round(ratio * sum(removed_params([b], [LayerPlan(0, 0)]) for b in budget)), CURVES["uniform"](8)
+
+    def miss(plan: list[LayerPlan]) -> float:
+        kept = sum(have.attention.params(keep.attention, keep.queries) for have, keep in zip(budget, plan, strict=True))
+        return abs(kept / whole - (1 - ratio))
+
+    coarse, fine = (allocate(budget, target, curve, curve, 8, by_queries) for by_queries in (False, True))
+    assert miss(fine) <= miss(coarse) and miss(fine) <= 1 / 8 + 1e-9  # half of the widest step, 12 to 9
+    assert removed_params(budget, fine) == pytest.approx(target, abs=8 * 3)
+    assert all(keep.queries is None for keep in coarse) and all(keep.attention >= 1 for keep in fine)
+
+
+def test_a_uniform_plan_knows_query_heads() -> None:
+    budget = [LayerBudget(shared(3, 3), SiteBudget(400, 3))] * 4
+    plan = allocate_uniform(budget, 4 * 600, 8, by_queries=True)
+    assert plan == [plan[0]] * 4 and (plan[0].attention, plan[0].queries) == (3, 2)

@@ -134,7 +134,7 @@ def test_integers_serve_as_floats() -> None:
     [
         ({"ration": 0.2}, "unknown option 'ration'; did you mean 'ratio'?"),
         ({"seq-len": 8}, "unknown option 'seq-len'; did you mean 'seqlen'?"),
-        ({"zzz": 1}, "unknown option 'zzz'. Known: allocation, batch_size"),
+        ({"zzz": 1}, "unknown option 'zzz'. Known: allocation, attention_units, batch_size"),
         ({"recipe": "other.yaml"}, "unknown option 'recipe'"),
         ({3: 1}, "unknown option 3"),
         ({"ratio": "a lot"}, "ratio is 'a lot', but must be float or none"),

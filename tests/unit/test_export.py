@@ -321,6 +321,26 @@ def test_padded_is_stock_and_computes_the_same(pruned, tmp_path):
     assert (folder / "tokenizer.json").is_file() and (folder / "generation_config.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def by_queries(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """KV groups and query heads in each that differ from layer to layer."""
+    out = tmp_path_factory.mktemp("export") / "by-queries"
+    options = {"attention_units": "queries", "allocation": "linear", "ratio": 0.35}
+    prune(prune_config(dense, out, **options))
+    return out
+
+
+def test_layers_with_unlike_query_heads_are_padded_within_each_group(by_queries, tmp_path):
+    layers = inspect_model(str(by_queries))["layers"]
+    sizes = [(layer["num_key_value_heads"], layer["num_attention_heads"]) for layer in layers]
+    assert len({heads // groups for groups, heads in sizes}) > 1, sizes
+    exported(by_queries, tmp_path / "padded", format="padded", verify=True)
+    exported(by_queries, tmp_path / "m.gguf")
+    reader = GGUFReader(tmp_path / "m.gguf")
+    assert value(reader, "deci.attention.head_count") == [heads for _, heads in sizes]
+    assert value(reader, "deci.attention.head_count_kv") == [groups for groups, _ in sizes]
+
+
 def test_padded_can_be_pruned_and_exported_again(pruned, tmp_path):
     folder = exported(pruned, tmp_path / "padded", format="padded")
     again = prune(prune_config(folder, tmp_path / "again", ratio=0.2)).path

@@ -260,7 +260,7 @@ def test_another_table_is_another_run(
     """A run that is resumed must plan as it did."""
     asked = config(checkpoint, tmp_path / "out", table_file)
     with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="power"):
-        broken.setattr("slimgpt.driver.record.layer", lambda removals: (_ for _ in ()).throw(RuntimeError("power")))
+        broken.setattr("slimgpt.driver.record.layer", lambda *_: (_ for _ in ()).throw(RuntimeError("power")))
         prune(asked)
     table = made_up_table(checkpoint)
     write_table(table_file, replace(table, times={**table.times, "decode": table.times["prefill"]}))

@@ -20,7 +20,8 @@ import run_folders
 import tiny_llama
 
 from slimgpt import cli
-from slimgpt.config import ReportConfig
+from slimgpt.card import model_card
+from slimgpt.config import PruneConfig, ReportConfig
 from slimgpt.report import palette
 from slimgpt.report.charts.tradeoff import pareto_front
 from slimgpt.report.page import report
@@ -415,6 +416,27 @@ def test_models_of_any_shape_are_drawn(tmp_path: Path, num_layers: int, num_unit
     page = made(tmp_path / "r.html", folder)
     assert len(page.all("svg")) == 4
     assert "4.7%" in page.text  # 3 of 64
+
+
+def test_query_heads_that_went_by_themselves_are_drawn_and_counted(tmp_path: Path) -> None:
+    whole = {"num_units": 3, "kept": [0, 2], "members": 2, "kept_members": [0, 1, 4, 5], "error": 0.1}
+    bare = {"num_units": 3, "kept": [0, 2], "error": 0.1}  # one query head in each group already
+    fewer = {"num_units": 3, "kept": [0, 1, 2], "members": 2, "kept_members": [1, 2, 5], "error": 0.2}
+    ffn = {"num_units": 64, "kept": [1, 2, 3], "error": 0.1}
+    layers = [
+        {"layer": i, "config": {}, "sites": {"attention": one, "ffn": ffn}}
+        for i, one in enumerate([whole, fewer, bare])
+    ]
+    options = dataclasses.asdict(PruneConfig("models/dense", "out"))
+    record = run_folders.record(layers=layers, options=options)
+    page = made(tmp_path / "r.html", run_folders.save(tmp_path / "run", slimgpt=record))
+    assert "Every square is a query head; up to 2 side by side share a KV head" in page.text
+    assert "66.7%" in page.text and "50.0%" in page.text  # 4 and 3 of 6
+    card = model_card(record)
+    assert "| query heads, all layers | 15 | 9 |" in card
+    assert "| 0 | 2 of 3 | " in card and "| 1 | 3 of 3, 1 of 2 queries in each | " in card
+    coarse = model_card(run_folders.record(layers=[layers[0]], options=options))
+    assert "query heads" not in coarse
 
 
 # --- the command -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,21 @@ from transformers import AutoModelForCausalLM
 
 from slimgpt import cli
 from slimgpt.activations import ActivationRoom
+from slimgpt.allocation import SiteBudget
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import SearchConfig
 from slimgpt.driver import prune
 from slimgpt.errors import ConfigError
 from slimgpt.goal import Goal
 from slimgpt.linalg import damped
-from slimgpt.search import allocate, answer
+from slimgpt.search import allocate, answer, removed_params, to_yaml
 from slimgpt.search.cache import CURVES, LossCurve, LossCurves
-from slimgpt.search.curves import loss_curve, metric_OO
+from slimgpt.search.curves import loss_table, metric_OO
 from slimgpt.search.programme import Offer, solve
 from slimgpt.search.sweep import Moments, Sweep
+from slimgpt.sites import Site, SolverOptions
+from slimgpt.solvers.members import solve_site
+from slimgpt.solvers.obs import obs
 
 CPU = torch.device("cpu")
 NUM_WINDOWS, SEQLEN = 6, 16
@@ -119,7 +124,8 @@ def test_a_curve_is_the_weighed_loss_of_the_best_repair(
 ) -> None:
     """The first removal, by trying all units with normal equations; the last, by having nothing left."""
     moments, damping = swept[1][name], 0.01
-    curve = loss_curve([moments], moments.weight_OI.shape[1] // width, NUM_WINDOWS * SEQLEN, damping)
+    have = SiteBudget(moments.weight_OI.shape[1] // width, 1)
+    (curve,) = loss_table([moments], have, NUM_WINDOWS * SEQLEN, damping)
     damped_II = damped(moments.inputs.hessian_II(), damping)
     weight_OI, metric = moments.weight_OI.double(), metric_OO(moments).double()
 
@@ -141,7 +147,8 @@ def test_a_curve_is_the_weighed_loss_of_the_best_repair(
 
 def test_experts_of_a_layer_add_up(swept: dict[int, dict[str, Moments]]) -> None:
     one = swept[0]["ffn"]
-    single, double = (loss_curve([one] * n, one.weight_OI.shape[1], 100, 0.01) for n in (1, 2))
+    have = SiteBudget(one.weight_OI.shape[1], 1)
+    single, double = (loss_table([one] * n, have, 100, 0.01)[0] for n in (1, 2))
     assert double == pytest.approx([2 * loss for loss in single])
 
 
@@ -154,8 +161,8 @@ def random_offers(seed: int) -> list[Offer]:
     for fine in (False, True, False, True):
         removed = (0, 1, 2) if not fine else (0, 2, 4, 6, 8)
         steps = torch.rand(len(removed) - 1, generator=generator).cumsum(0).tolist()
-        saved = tuple((7 if not fine else 1) * count for count in removed)
-        offers.append(Offer(removed, (0.0, *steps), saved, fine))
+        saved = tuple(count * (1 if fine else 7) for count in removed)
+        offers.append(Offer((0.0, *steps), saved, fine))
     return offers
 
 
@@ -171,7 +178,7 @@ def test_no_other_choice_of_the_same_size_costs_less(seed: int, target: int) -> 
         return sum(offer.loss[level] for offer, level in zip(offers, levels, strict=True))
 
     found = tuple(solve(offers, target))
-    everything = list(itertools.product(*(range(len(offer.removed)) for offer in offers)))
+    everything = list(itertools.product(*(range(len(offer.saved)) for offer in offers)))
     assert abs(size(found) - target) == min(abs(size(levels) - target) for levels in everything)
     assert loss(found) == pytest.approx(min(loss(levels) for levels in everything if size(levels) == size(found)))
 
@@ -179,8 +186,8 @@ def test_no_other_choice_of_the_same_size_costs_less(seed: int, target: int) -> 
 def curves_of(num_layers: int, ffn_units: int = 200) -> LossCurves:
     def layer(scale: float) -> dict[str, LossCurve]:
         return {
-            "attention": LossCurve(4, 5000, tuple(scale * k**2 for k in range(5))),
-            "ffn": LossCurve(ffn_units, 300, tuple(scale * (k / 50) ** 2 for k in range(ffn_units + 1))),
+            "attention": LossCurve(SiteBudget(4, 5000), (tuple(scale * k**2 for k in range(5)),)),
+            "ffn": LossCurve(SiteBudget(ffn_units, 300), (tuple(scale * (k / 50) ** 2 for k in range(ffn_units + 1)),)),
         }
 
     return LossCurves("m", 10**6, 2, {}, tuple(layer(1.0 + index) for index in range(num_layers)))
@@ -202,6 +209,44 @@ def test_more_than_there_is_is_refused() -> None:
         allocate(curves_of(2), Goal("--ratio 0.9", 900_000), round_to=8)
 
 
+def test_a_table_says_what_solving_the_site_would_lose(swept: dict[int, dict[str, Moments]]) -> None:
+    """Every entry is the weighed loss of the solver's own choice, repaired."""
+    moments, damping = swept[1]["attention"], 0.01
+    metric, hessian_II = metric_OO(moments), moments.inputs.hessian_II()
+    table = loss_table([moments], SiteBudget(3, 1, 2, 1), NUM_WINDOWS * SEQLEN, damping)
+    site = Site("attention", None, "o_proj", (), 3, 16, members=2)
+    damped_II = damped(hessian_II, damping)
+    for units, members in itertools.product((1, 2, 3), (1, 2)):
+        options = SolverOptions(damping, metric_OO=metric)
+        removal = solve_site(obs, moments.weight_OI.double(), hessian_II, site, units, members, options)
+        lost_OI = moments.weight_OI.double()
+        lost_OI[:, site.kept_columns(removal.kept_N)] -= removal.weight_OI
+        nats = float((metric.double() @ lost_OI @ damped_II * lost_OI).sum()) / (2 * NUM_WINDOWS * SEQLEN)
+        assert table[2 - members][3 - units] == pytest.approx(nats, rel=1e-6, abs=1e-15)
+
+
+def shared_curves(cheap_queries: bool) -> LossCurves:
+    """Three KV groups of two query heads: one query head of each costs little or much."""
+    attention = LossCurve(
+        SiteBudget(3, 40, 2, 10),
+        ((0.0, 1.0, 2.5, 5.0), tuple((0.2 if cheap_queries else 2.0) + k for k in range(4))),
+    )
+    ffn = LossCurve(SiteBudget(200, 1), (tuple((k / 60) ** 2 for k in range(201)),))
+    return LossCurves("m", 10**4, 2, {}, ({"attention": attention, "ffn": ffn},) * 4)
+
+
+def test_query_heads_go_where_that_is_cheaper_and_allowed() -> None:
+    for cheap in (True, False):
+        curves, goal = shared_curves(cheap), Goal("--ratio 0.02", 200)
+        coarse, coarse_loss = allocate(curves, goal, 1)
+        fine, fine_loss = allocate(curves, goal, 1, by_queries=True)
+        assert all(keep.queries is None for keep in coarse)
+        assert any(keep.queries == 1 for keep in fine) == cheap
+        assert fine_loss < coarse_loss if cheap else fine == coarse
+        assert removed_params(curves, fine) == removed_params(curves, coarse) == 200
+        assert len(yaml.safe_load(to_yaml(curves, fine))["attention"]) == 4
+
+
 # --- the commands ----------------------------------------------------------------------------------
 
 
@@ -221,16 +266,27 @@ def test_a_search_is_reused_and_gives_the_same_bytes(model: Path, tmp_path: Path
     assert not (tmp_path / "alone.partial").exists()
 
 
-def test_another_ratio_needs_no_model(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("by_queries", [False, True])
+def test_another_ratio_needs_no_model(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], by_queries: bool
+) -> None:
     cache, file = tmp_path / "cache", tmp_path / "allocation.yaml"
     prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="searched", search_cache=str(cache)))
-    assert run("search", cache, "--ratio", 0.3, "--round-to", 1, "--out", file) == 0
-    assert "parameters: 29.9" in " ".join(capsys.readouterr().out.split())  # whole units of a tiny model
-    searched = answer(SearchConfig(str(cache), ratio=0.3, round_to=1)).layers
-    config = tiny_llama.prune_config(model, tmp_path / "by-file", allocation=str(file), ratio=0.3)
+    units = ("--attention-units", "queries") if by_queries else ()
+    assert run("search", cache, "--ratio", 0.3, "--round-to", 1, "--out", file, *units) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"parameters: (29\.9|30\.0)", printed)  # whole units of a tiny model
+    assert ("3 x 2 →" in printed) == by_queries
+    attention_units = "queries" if by_queries else "groups"
+    searched = answer(SearchConfig(str(cache), ratio=0.3, round_to=1, attention_units=attention_units)).layers
+    options = {"allocation": str(file), "ratio": 0.3, "attention_units": attention_units}
+    config = tiny_llama.prune_config(model, tmp_path / "by-file", **options)
     layers = prune(config).record["layers"]
-    assert [len(layer["sites"]["attention"]["kept"]) for layer in layers] == [keep.attention for keep in searched]
-    found = [len(layer["sites"]["ffn"]["kept"]) for layer in layers]
+    sites = [layer["sites"] for layer in layers]
+    # A file has ratios: three groups of one query head are as large as two of two, keys and values of a group as one.
+    heads = [len(site["attention"]["kept_members"]) + len(site["attention"]["kept"]) for site in sites]
+    assert heads == [keep.attention * ((keep.queries or 2) + 1) for keep in searched]
+    found = [len(site["ffn"]["kept"]) for site in sites]
     assert found == pytest.approx([keep.ffn for keep in searched], abs=1)
     assert set(yaml.safe_load(file.read_text())) == {"attention", "ffn"}
 
@@ -258,7 +314,8 @@ def test_the_search_of_another_model_is_refused(model: Path, tmp_path: Path) -> 
     [
         (None, f"holds no search: it has no {CURVES}"),
         ("{", "is damaged"),
-        ('{"schema": 1}', "is damaged"),
+        ('{"schema": 1}', "was made by an older slimgpt (schema 1; this one writes 2): remove"),
+        ('{"schema": 2}', "is damaged"),
         ('{"schema": 99}', "was made by a newer slimgpt"),
     ],
 )

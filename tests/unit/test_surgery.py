@@ -86,6 +86,23 @@ def test_a_fused_projection_loses_the_rows_of_each_of_its_segments_at_once() -> 
     assert torch.equal(fused.bias, before[1][rows])
 
 
+def test_members_go_alone_and_leave_what_belongs_to_their_unit() -> None:
+    """Three members of one row each in every unit of q, one row of k for the unit as a whole."""
+    layer = nn.ModuleDict(
+        {"q": linear(HIDDEN, INPUTS, True), "k": linear(HIDDEN, UNITS, True), "out": linear(12, 5, True)}
+    )
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    kept_M = torch.tensor([True, False, True, False, False, False, False, True, True, True, True, False])
+    cut = Removal(kept_M, torch.randn(5, 6), 0.1, torch.empty(0))
+    segments = Segment("q", WIDTH, by_member=True), Segment("k", 1)
+    surgery.remove(layer, Site("s", "block", "out", segments, UNITS, WIDTH, members=3), cut)
+    after = layer.state_dict()
+    for name, rows in (("q", [0, 2, 7, 8, 9, 10]), ("k", [0, 2, 3])):
+        assert torch.equal(after[f"{name}.weight"], before[f"{name}.weight"][rows])
+        assert torch.equal(after[f"{name}.bias"], before[f"{name}.bias"][rows])
+    assert torch.equal(after["out.weight"], cut.weight_OI)
+
+
 def test_keeping_all_units_changes_no_row() -> None:
     layer = nn.ModuleDict({"a": linear(HIDDEN, INPUTS, True), "out": linear(INPUTS, HIDDEN, False)})
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}

@@ -247,14 +247,20 @@ def test_the_least_cut_is_the_first_that_meets_the_goal() -> None:
     assert removed_params(budget, least_cut(Goal("", most, at_least=True), budget, most, cut)) == most
 
 
+def test_query_heads_have_no_times() -> None:
+    config = PruneConfig("m", "o", target_latency="0.7x", attention_units="queries")
+    with pytest.raises(ConfigError, match=r"knows what whole KV groups take: drop --attention-units queries"):
+        config.check()
+
+
 # --- the search's budget ---------------------------------------------------------------------------
 
 
 def loss_curves() -> LossCurves:
     def layer(scale: float) -> dict[str, LossCurve]:
         return {
-            "attention": LossCurve(3, HEAD_GROUP, tuple(scale * k**2 for k in range(4))),
-            "ffn": LossCurve(96, STEP, tuple(scale * (k / 30) ** 2 for k in range(97))),
+            "attention": LossCurve(SiteBudget(3, HEAD_GROUP), (tuple(scale * k**2 for k in range(4)),)),
+            "ffn": LossCurve(SiteBudget(96, STEP), (tuple(scale * (k / 30) ** 2 for k in range(97)),)),
         }
 
     return LossCurves("m", 10**5, 2, {}, tuple(layer(1.0 + index) for index in range(3)))
@@ -285,8 +291,8 @@ def test_a_search_refuses_what_cannot_be() -> None:
 
 @pytest.mark.parametrize("target", range(1, 44, 3))
 def test_at_least_the_target_goes(target: int) -> None:
-    flat = Offer((0, 1, 2, 3), (0.0, 1.0, 2.0, 3.0), (0, 7, 7, 14), fine=True)  # its second level gives nothing more
-    coarse = Offer((0, 1, 2), (0.0, 0.5, 4.0), (0, 10, 30), fine=False)
+    flat = Offer((0.0, 1.0, 2.0, 3.0), (0, 7, 7, 14), fine=True)  # its second level gives nothing more
+    coarse = Offer((0.0, 0.5, 4.0), (0, 10, 30), fine=False)
     offers = [flat, coarse]
 
     def total(levels: Sequence[int]) -> int:

@@ -7,7 +7,7 @@ all families.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from slimgpt.errors import ConfigError
-from slimgpt.sites import Site
+from slimgpt.sites import Segment, Site, expand
 
 ATTENTION = "attention"
 FFN = "ffn"
+QUERIES = "queries"
+"""Beside the names of sites: query heads that every KV group keeps, where that is not all of them."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Family:
         layers: module path of the list of decoder layers in the causal LM.
         sites: ``sites(layer_config)``: the sites of a layer, in the order in which they are pruned.
         resized: ``resized(layer_config, kept)``: configuration keys (upstream names) of that layer when ``kept[name]``
-            units survive at each site.
+            units survive at each site (and ``kept[QUERIES]`` query heads in each KV group, if that is there).
         stock_config: a stock configuration object from plain settings, for the uniform layout; raises ConfigError where
             no stock class takes them.
         pruned: for people: what goes at each site.
@@ -105,8 +107,17 @@ def weight_OI(module: nn.Module) -> Tensor:
 
 def unit_params(layer: nn.Module, site: Site) -> int:
     """Parameters that leave with one unit: its consumer columns, producer rows and their biases."""
+    return _params(layer, site, site.producers)
+
+
+def member_params(layer: nn.Module, site: Site) -> int:
+    """Parameters that leave with one member of a unit that stays."""
+    return _params(layer, site, [segment for segment in site.producers if segment.by_member]) // site.members
+
+
+def _params(layer: nn.Module, site: Site, segments: Sequence[Segment]) -> int:
     count = weight_OI(layer.get_submodule(site.consumer)).shape[0] * site.unit_width
-    for segment in site.producers:
+    for segment in segments:
         producer = layer.get_submodule(segment.path)
         per_row = weight_OI(producer).shape[1] + (getattr(producer, "bias", None) is not None)
         count += segment.rows_per_unit * per_row
@@ -116,6 +127,8 @@ def unit_params(layer: nn.Module, site: Site) -> int:
 def check_sites(layer: nn.Module, sites: tuple[Site, ...]) -> None:
     """Assert that a family's description fits the modules of a layer (a slip in a family file, not a user's)."""
     for site in sites:
+        parts = [site.unit_width, *(segment.rows_per_unit for segment in site.producers if segment.by_member)]
+        assert not any(part % site.members for part in parts), f"{site.members} members do not divide {site}"
         width = weight_OI(layer.get_submodule(site.consumer)).shape[1]
         assert width == site.num_units * site.unit_width, f"{site.consumer}: {width} inputs do not fit {site}"
         for segment in site.producers:
@@ -125,10 +138,14 @@ def check_sites(layer: nn.Module, sites: tuple[Site, ...]) -> None:
 
 
 def surviving_rows(num_rows: int, site: Site, path: str, kept_N: Tensor) -> Tensor:
-    """bool over a producer's rows: True where the row stays when the units of ``site`` flagged False go."""
+    """bool over a producer's rows: True where the row stays when the units (or members) flagged False go.
+
+    What belongs to a unit as a whole stays while any of its members does.
+    """
     rows = torch.ones(num_rows, dtype=torch.bool)
     for segment in site.producers:
         if segment.path == path:
-            end = segment.offset + site.num_units * segment.rows_per_unit
-            rows[segment.offset : end] = kept_N.cpu().repeat_interleave(segment.rows_per_unit)
+            size = site.num_units * segment.rows_per_unit
+            flags = kept_N.cpu() if segment.by_member else kept_N.cpu().view(site.num_units, -1).any(1)
+            rows[segment.offset : segment.offset + size] = expand(flags, size // len(flags))
     return rows

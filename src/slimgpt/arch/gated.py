@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from slimgpt.arch.family import ATTENTION, FFN, Family, head_dim, stock
+from slimgpt.arch.family import ATTENTION, FFN, QUERIES, Family, head_dim, stock
 from slimgpt.sites import Segment, Site
 
-PRUNED = {ATTENTION: "KV groups (a KV head with its query heads)", FFN: "channels of gate, up and down"}
+PRUNED = {
+    ATTENTION: "KV groups (a KV head with its query heads), and query heads, as many from every group",
+    FFN: "channels of gate, up and down",
+}
 
 
 def sites(config: Any) -> tuple[Site, ...]:
@@ -17,19 +20,22 @@ def sites(config: Any) -> tuple[Site, ...]:
 
 
 def attention(config: Any) -> Site:
-    """A KV head goes with all its query heads, so that ``repeat_kv`` still pairs every survivor correctly."""
+    """A KV head goes with all its query heads, or every group loses as many of them: ``repeat_kv`` pairs query head i
+    with KV head i // queries per group, and must still pair every survivor correctly.
+    """
     group_width = queries_per_group(config) * head_dim(config)
     return Site(
         name=ATTENTION,
         block="self_attn",
         consumer="self_attn.o_proj",
         producers=(
-            Segment("self_attn.q_proj", group_width),
+            Segment("self_attn.q_proj", group_width, by_member=True),
             Segment("self_attn.k_proj", head_dim(config)),
             Segment("self_attn.v_proj", head_dim(config)),
         ),
         num_units=config.num_key_value_heads,
         unit_width=group_width,
+        members=queries_per_group(config),
         returns_tuple=True,
     )
 
@@ -52,9 +58,9 @@ def queries_per_group(config: Any) -> int:
 
 
 def heads(config: Any, kept: Mapping[str, int]) -> dict[str, int]:
-    """Head counts when ``kept`` KV groups survive."""
+    """Head counts when ``kept`` KV groups survive, with all or some of their query heads."""
     return {
-        "num_attention_heads": kept[ATTENTION] * queries_per_group(config),
+        "num_attention_heads": kept[ATTENTION] * kept.get(QUERIES, queries_per_group(config)),
         "num_key_value_heads": kept[ATTENTION],
     }
 

@@ -21,7 +21,7 @@ def sites(config: Any) -> tuple[Site, ...]:
     keys = config.num_attention_heads * head_dim(config)
     values = keys + config.num_key_value_heads * head_dim(config)
     qkv = (
-        Segment(QKV, attention.unit_width),
+        Segment(QKV, attention.unit_width, by_member=True),
         Segment(QKV, head_dim(config), offset=keys),
         Segment(QKV, head_dim(config), offset=values),
     )

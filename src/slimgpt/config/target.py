@@ -56,6 +56,16 @@ class TargetOptions:
     """JSON file that keeps the table of layer costs, or has it from an earlier run, which may have been on another
     device. Default: in the cache."""
 
+    attention_units: Literal["groups", "queries"] = "groups"
+    """Under grouped-query attention. groups: a KV head goes with all its query heads. queries: query heads may go as
+    well, equally many from every KV head that stays, where that comes nearer to the layer's ratio or, with --allocation
+    searched, costs less."""
+
+    @property
+    def by_queries(self) -> bool:
+        """Query heads may go by themselves."""
+        return self.attention_units == "queries"
+
     @property
     def asked_ratio(self) -> float | None:
         """The ratio asked for, by default too; None where there is a target in its place."""
@@ -79,6 +89,11 @@ class TargetOptions:
         at_least("latency-prompt", self.latency_prompt, 1)
         if self.target_latency is not None:
             latency(self.target_latency)
+            if self.by_queries:
+                raise ConfigError(
+                    "--target-latency knows what whole KV groups take: drop --attention-units queries, or give another "
+                    "target."
+                )
         elif self.latency_table is not None or self.latency_of != "decode":
             raise ConfigError("--latency-table and --latency-of go with --target-latency: add that, or drop them.")
 

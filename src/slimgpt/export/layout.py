@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from slimgpt.arch.family import QUERIES
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import ConfigError
 from slimgpt.inspection import layer_sizes
@@ -18,9 +19,10 @@ def is_uniform(checkpoint: Checkpoint) -> bool:
 
 
 def widest_units(checkpoint: Checkpoint) -> dict[str, int]:
-    """The most units that any layer has at each site."""
+    """The most units that any layer has at each site, and the most query heads in a KV group."""
     layers = [checkpoint.sites(index) for index in range(len(checkpoint.layers))]
-    return {site.name: max(sites[at].num_units for sites in layers) for at, site in enumerate(layers[0])}
+    widest = {site.name: max(sites[at].num_units for sites in layers) for at, site in enumerate(layers[0])}
+    return {**widest, QUERIES: max(site.members for sites in layers for site in sites)}
 
 
 def widest_config(checkpoint: Checkpoint) -> Any:

@@ -22,7 +22,7 @@ from slimgpt.export.layout import widest_config
 from slimgpt.export.plan import Plan
 from slimgpt.journal import write_tensors
 from slimgpt.output import generation_config, write_weights
-from slimgpt.sites import Site, expand
+from slimgpt.sites import Site
 
 
 def plan_padded(checkpoint: Checkpoint, config: ExportConfig) -> Plan:
@@ -58,23 +58,27 @@ def _padded_layer(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, index
     state = checkpoint.layer_state(index)
     wide_sites = checkpoint.family.sites(stock.per_layer_config[index])
     for site, wide in zip(checkpoint.sites(index), wide_sites, strict=True):
-        if site.num_units < wide.num_units:
-            state.update(pad_site(layer, wide, state, site.num_units))
+        if site.num_inputs < wide.num_inputs:
+            state.update(pad_site(layer, wide, state, site))
     prefix = checkpoint.layer_prefix(index)
     return {prefix + name: tensor.contiguous() for name, tensor in state.items()}
 
 
-def pad_site(layer: nn.Module, wide: Site, state: Mapping[str, Tensor], num_units: int) -> dict[str, Tensor]:
-    """The projections of a site with zeros behind their ``num_units`` units, as the ``wide`` site has them."""
-    kept_N = torch.arange(wide.num_units) < num_units
+def pad_site(layer: nn.Module, wide: Site, state: Mapping[str, Tensor], site: Site) -> dict[str, Tensor]:
+    """The projections of ``site`` with zeros behind its units, as the ``wide`` site has them.
+
+    Zeros stand behind the members of each unit too: a query head must find its keys at the place of its unit.
+    """
+    units, members = torch.arange(wide.num_units) < site.num_units, torch.arange(wide.members) < site.members
+    kept_M = (units[:, None] & members).flatten()
     consumer = layer.get_submodule(wide.consumer)
     name = f"{wide.consumer}.weight"
-    padded = {name: _spread(state[name], expand(kept_N, wide.unit_width), 1 - output_dim(consumer))}
+    padded = {name: _spread(state[name], wide.kept_columns(kept_M), 1 - output_dim(consumer))}
     for path in {segment.path for segment in wide.producers}:
         producer = layer.get_submodule(path)
         for kind, parameter in producer.named_parameters():
             dim = output_dim(producer) if parameter.dim() > 1 else 0
-            rows = surviving_rows(parameter.shape[dim], wide, path, kept_N)
+            rows = surviving_rows(parameter.shape[dim], wide, path, kept_M)
             padded[f"{path}.{kind}"] = _spread(state[f"{path}.{kind}"], rows, dim)
     return padded
 

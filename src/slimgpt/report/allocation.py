@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from slimgpt.arch.family import ATTENTION, FFN
-from slimgpt.report.console import out
+from slimgpt.report.console import attention_units, out
 from slimgpt.report.latency import latency_line
 from slimgpt.search import Answer, removed_params
 
@@ -17,10 +17,10 @@ def print_allocation(found: Answer) -> None:
     for column in ("layer", "attention units", "FFN width", "attention loss", "FFN loss"):
         table.add_column(column, justify="right")
     for index, (layer, keep) in enumerate(zip(curves.layers, layers, strict=True)):
-        parts = [(layer[part], getattr(keep, part)) for part in (ATTENTION, FFN)]
-        kept = (f"{curve.num_units} → {count}" for curve, count in parts)
-        losses = (f"{curve.loss[curve.num_units - count]:.4f}" for curve, count in parts)
-        table.add_row(str(index), *kept, *losses)
+        attention, ffn = layer[ATTENTION], layer[FFN]
+        losses = (attention.at(keep.attention, keep.queries), ffn.at(keep.ffn))
+        widths = f"{ffn.have.num_units} → {keep.ffn}"
+        table.add_row(str(index), attention_units(attention.have, keep), widths, *(f"{loss:.4f}" for loss in losses))
     out.print(table)
     gone = removed_params(curves, layers)
     out.print(

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from slimgpt.allocation import LayerPlan, SiteBudget
 from slimgpt.arch.family import ATTENTION, FFN, Family
 from slimgpt.card import layer_row
 from slimgpt.driver import Observer
@@ -92,11 +93,11 @@ def print_plan(job: Job) -> None:
     for column in ("layer", "attention units", "FFN width", "parameters", "removed"):
         table.add_column(column, justify="right")
     for index, (have, keep) in enumerate(zip(plan.budget, plan.layers, strict=True)):
-        before = have.attention.num_units * have.attention.unit_params + have.ffn.num_units * have.ffn.unit_params
-        after = keep.attention * have.attention.unit_params + keep.ffn * have.ffn.unit_params
+        before = have.attention.params(have.attention.num_units) + have.ffn.params(have.ffn.num_units)
+        after = have.attention.params(keep.attention, keep.queries) + have.ffn.params(keep.ffn)
         table.add_row(
             str(index),
-            f"{have.attention.num_units} → {keep.attention}",
+            attention_units(have.attention, keep),
             f"{have.ffn.num_units} → {keep.ffn}",
             f"{after:,}",
             f"{1 - after / before:.1%}",
@@ -112,6 +113,13 @@ def print_plan(job: Job) -> None:
     out.print(_needs(job))
     if config.asked_ratio is not None and abs(plan.ratio - config.asked_ratio) > TOLERANCE:
         out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
+
+
+def attention_units(have: SiteBudget, keep: LayerPlan) -> str:
+    """Units before and after, and where query heads go by themselves, those in each."""
+    if keep.queries is None:
+        return f"{have.num_units} → {keep.attention}"
+    return f"{have.num_units} x {have.members} → {keep.attention} x {keep.queries}"
 
 
 def _needs(job: Job) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.arch.family import ATTENTION, FFN
-from slimgpt.card import entries
+from slimgpt.card import entries, kept_members, lost_members
 from slimgpt.config import ReportConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.measured import FOLDER
@@ -30,14 +30,17 @@ class Kept:
     """What is left of one part of a layer.
 
     Attributes:
-        units: indices of the units that stayed; of experts, which keep equally many, those of the first.
+        units: indices of the units that stayed; of experts, which keep equally many, those of the first. In a run where
+            query heads went by themselves, those of query heads.
         num_units: how many there were.
         error: relative squared error that it cost, averaged over experts.
+        members: query heads that share keys and values, where ``units`` are query heads; else 1.
     """
 
     units: tuple[int, ...]
     num_units: int
     error: float
+    members: int = 1
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def _run(folder: Path, given: str, name: str) -> Run:
     with _whole(path):
         sizes = record["parameters"]
         before, after, bytes_after = (int(sizes[key]) for key in ("before", "after", "bytes_after"))
-        layers = tuple({part: _kept(entries(layer, part)) for part in (ATTENTION, FFN)} for layer in record["layers"])
+        layers = _layers(record)
         _ = record["source"], record["options"]["solver"], record["versions"].items(), record["cost"]["seconds"].items()
     measured = folder / FOLDER
     own, dense = _pair(measured / "bench.json", folder.name, before, after)
@@ -153,10 +156,21 @@ def _run(folder: Path, given: str, name: str) -> Run:
     )
 
 
-def _kept(sites: Sequence[Mapping[str, Any]]) -> Kept:
+def _layers(record: Mapping[str, Any]) -> tuple[Mapping[str, Kept], ...]:
+    sites = [{part: entries(layer, part) for part in (ATTENTION, FFN)} for layer in record["layers"]]
+    by_members = any(lost_members(layer[ATTENTION][0]) for layer in sites)
+    return tuple(
+        {part: _kept(found, by_members and part == ATTENTION) for part, found in layer.items()} for layer in sites
+    )
+
+
+def _kept(sites: Sequence[Mapping[str, Any]], by_members: bool) -> Kept:
     first = sites[0]
     error = sum(float(site["error"]) for site in sites) / len(sites)
-    return Kept(tuple(first["kept"]), int(first["num_units"]), error)
+    if not by_members:
+        return Kept(tuple(first["kept"]), int(first["num_units"]), error)
+    members = int(first.get("members", 1))
+    return Kept(tuple(kept_members(first)), int(first["num_units"]) * members, error, members)
 
 
 def _pair(path: Path, name: str, before: int, after: int) -> tuple[Speed | None, Speed | None]:

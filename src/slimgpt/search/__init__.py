@@ -1,6 +1,6 @@
 """Where to cut: one pass forward and back through the dense model, and a dynamic programme over what it tells.
 
-windows --Sweep--> Moments --loss_curve--> LossCurves --allocate--> kept units of every layer
+windows --Sweep--> Moments --loss_table--> LossCurves --allocate--> kept units of every layer
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from slimgpt.search.cache import (
     write_curves,
     write_metrics,
 )
-from slimgpt.search.curves import loss_curve, metric_OO
+from slimgpt.search.curves import loss_table, metric_OO
 from slimgpt.search.sweep import Moments, Sweep
 from slimgpt.sites import by_part
 
@@ -51,7 +51,7 @@ def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], 
         _fill(job, folder, wanted, stage, tokens)
     curves = team.from_leader(read_curves(folder) if team.leads else None)
     assert curves is not None
-    return allocate(curves, job.plan.goal, job.config.round_to)[0]
+    return allocate(curves, job.plan.goal, job.config.round_to, job.config.by_queries)[0]
 
 
 def _fingerprint(job: Job) -> dict[str, Any]:
@@ -131,8 +131,8 @@ def _layer_curves(job: Job, index: int, moments: Mapping[str, Moments], num_toke
         part = sites[0].part
         have = budget.attention if part == ATTENTION else budget.ffn
         try:
-            loss = loss_curve([moments[site.name] for site in sites], have.num_units, num_tokens, job.config.damping)
+            loss = loss_table([moments[site.name] for site in sites], have, num_tokens, job.config.damping)
         except NumericalError as error:
             raise NumericalError(f"search, layer {index}, {part}: {error}") from error
-        curves[part] = LossCurve(have.num_units, have.unit_params, loss)
+        curves[part] = LossCurve(have, loss)
     return curves

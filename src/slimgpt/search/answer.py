@@ -11,7 +11,8 @@ from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError
 from slimgpt.goal import goal_of
 from slimgpt.latency import LatencyTable, predicted, read_table
-from slimgpt.search.allocate import PARTS, allocate
+from slimgpt.planning import dense_layers
+from slimgpt.search.allocate import allocate
 from slimgpt.search.cache import LossCurves, read_curves
 
 
@@ -41,11 +42,11 @@ def answer(config: SearchConfig) -> Answer:
         ConfigError: there is no search or no latency table, or the target cannot be attained.
     """
     curves = read_curves(Path(config.cache).expanduser())
-    dense = [LayerPlan(*(layer[part].num_units for part in PARTS)) for layer in curves.layers]
+    dense = dense_layers(curves.budget)
     table = _table(config, curves)
     times = table.times[config.latency_of] if table is not None else None
     goal = goal_of(config, curves.num_params, curves.bytes_per_param, times=times, dense=dense)
-    layers, loss = allocate(curves, goal, config.round_to)
+    layers, loss = allocate(curves, goal, config.round_to, config.by_queries)
     return Answer(curves, goal.asked, layers, loss, predicted(table, dense, layers) if table is not None else None)
 
 

@@ -17,11 +17,12 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from slimgpt.allocation import LayerBudget, SiteBudget
 from slimgpt.errors import ConfigError
 from slimgpt.journal import write_json, write_tensors
 
 CURVES = "curves.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,18 @@ class LossCurve:
     """What one part of a layer could lose.
 
     Attributes:
-        num_units: N, units at hand.
-        unit_params: parameters of one unit.
-        loss: nats a token after 0, 1, … N removals.
+        have: its units, and the members of each.
+        loss: nats a token, ``loss[m][n]`` when m members of every unit are gone and then n units: one row for each m
+            that leaves a unit something, n from 0 to N.
     """
 
-    num_units: int
-    unit_params: int
-    loss: tuple[float, ...]
+    have: SiteBudget
+    loss: tuple[tuple[float, ...], ...]
+
+    def at(self, units: int, members: int | None = None) -> float:
+        """Nats a token when so many units stay, with so many members each (None: all)."""
+        lost = 0 if members is None else self.have.members - members
+        return self.loss[lost][self.have.num_units - units]
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,11 @@ class LossCurves:
     fingerprint: dict[str, Any]
     layers: tuple[dict[str, LossCurve], ...]
 
+    @property
+    def budget(self) -> list[LayerBudget]:
+        """What each layer has."""
+        return [LayerBudget(layer["attention"].have, layer["ffn"].have) for layer in self.layers]
+
 
 def write_curves(folder: Path, curves: LossCurves) -> None:
     """Finish a cache."""
@@ -67,7 +77,7 @@ def read_curves(folder: Path) -> LossCurves:
     """The curves of a finished search.
 
     Raises:
-        ConfigError: there are none, they are damaged, or a later version of slimgpt has made them.
+        ConfigError: there are none, they are damaged, or another version of slimgpt has made them.
     """
     path = folder / CURVES
     if not path.is_file():
@@ -78,16 +88,21 @@ def read_curves(folder: Path) -> LossCurves:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema = int(content["schema"])
-        if schema <= SCHEMA:
+        if schema == SCHEMA:
             return _curves(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({error!r}): remove {folder} and search again.") from error
+    if schema < SCHEMA:
+        raise ConfigError(
+            f"{path} was made by an older slimgpt (schema {schema}; this one writes {SCHEMA}): remove {folder} and "
+            "search again."
+        )
     raise ConfigError(f"{path} was made by a newer slimgpt (schema {schema}): pip install --upgrade slimgpt.")
 
 
 def _curves(content: Mapping[str, Any]) -> LossCurves:
     layers = tuple(
-        {part: LossCurve(c["num_units"], c["unit_params"], tuple(c["loss"])) for part, c in layer.items()}
+        {part: LossCurve(SiteBudget(**c["have"]), tuple(map(tuple, c["loss"]))) for part, c in layer.items()}
         for layer in content["layers"]
     )
     return LossCurves(

@@ -6,7 +6,8 @@ optimal brain surgery with M as the metric of its outputs, and with costs that m
 
 Source: Martens & Grosse, ICML 2015 (the approximation); Hassibi & Stork, NIPS 1992 (the surgery).
 
-Shapes: O consumer outputs · I consumer inputs (= N·K) · N units.
+Shapes: O consumer outputs · I consumer inputs (= N·K) · N units (of a row: and one more) · M members of all units ·
+R numbers of members gone · K inputs that are kept.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from slimgpt.linalg import damped, gram, inverse_
+from slimgpt.allocation import SiteBudget
+from slimgpt.linalg import damped, gram, inverse_, refit
 from slimgpt.search.sweep import Moments
+from slimgpt.sites import expand
 from slimgpt.solvers.elimination import eliminate_
+from slimgpt.solvers.finish import keep_all_but
+from slimgpt.solvers.members import remaining
 
 
 def metric_OO(moments: Moments) -> Tensor:
@@ -26,17 +31,52 @@ def metric_OO(moments: Moments) -> Tensor:
     return moments.gradients.hessian_II() / moments.gradients.num_tokens
 
 
-def loss_curve(parts: Sequence[Moments], num_units: int, num_tokens: int, damping: float) -> tuple[float, ...]:
-    """Nats a token after 0, 1, … N removals at sites that lose equally many units (experts; else there is one).
+def loss_table(
+    parts: Sequence[Moments], have: SiteBudget, num_tokens: int, damping: float
+) -> tuple[tuple[float, ...], ...]:
+    """Nats a token at sites that lose equally many units (experts; else there is one).
+
+    A row for 0, 1, … members gone of every unit, and in it 0, 1, … N removals of what is left of units: the order of
+    :mod:`slimgpt.solvers.members`.
 
     Raises:
         NumericalError: a damped Hessian is singular.
     """
-    total = torch.zeros(num_units + 1, dtype=torch.float64)
+    total_RN = torch.zeros(have.members, have.num_units + 1, dtype=torch.float64)
     for moments in parts:
-        hessian_II = moments.inputs.hessian_II()
-        inverse_II = inverse_(damped(hessian_II, damping), damping)
-        gram_II = gram(moments.weight_OI, hessian_II, metric_OO(moments))
-        _, cost = eliminate_(inverse_II, gram_II, len(gram_II) // num_units, num_units)
-        total[1:] += cost.cumsum(0).cpu()
-    return tuple((total / (2 * num_tokens)).tolist())
+        total_RN += _costs(moments, have, damping)
+    return tuple(map(tuple, (total_RN / (2 * num_tokens)).tolist()))
+
+
+def _costs(moments: Moments, have: SiteBudget, damping: float) -> Tensor:
+    """The table of one site, summed over its tokens: what the members cost in turns, and then the units."""
+    hessian_II, metric = moments.inputs.hessian_II(), metric_OO(moments)
+    num_members, num_inputs = have.num_units * have.members, len(hessian_II)
+    num_lost = num_members - have.num_units
+    order_M, cost_M = _eliminated(moments.weight_OI, hessian_II, metric, num_members, num_lost, damping, have.num_units)
+    rows = [_eliminated(moments.weight_OI, hessian_II, metric, have.num_units, have.num_units, damping)[1]]
+    for lost in range(have.num_units, num_lost + 1, have.num_units):
+        kept_I = expand(keep_all_but(order_M[:lost], num_members), num_inputs // num_members)
+        weight_OK = refit(moments.weight_OI, hessian_II, kept_I, damping)
+        left_KK, ridge = remaining(hessian_II, kept_I, damping)
+        rows.append(_eliminated(weight_OK, left_KK, metric, have.num_units, have.num_units, ridge)[1])
+    before_R = torch.cat([cost_M.new_zeros(1), cost_M.unflatten(0, (-1, have.num_units)).sum(1).cumsum(0)])
+    within_RN = torch.stack([torch.cat([cost_N.new_zeros(1), cost_N.cumsum(0)]) for cost_N in rows])
+    return before_R[:, None].cpu() + within_RN.cpu()
+
+
+def _eliminated(
+    weight_OI: Tensor,
+    hessian_II: Tensor,
+    metric: Tensor,
+    num_units: int,
+    num_steps: int,
+    damping: float,
+    blocks: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Order and costs of the first ``num_steps`` removals."""
+    if num_steps == 0:
+        return torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.float64)
+    inverse_II = inverse_(damped(hessian_II, damping), damping)
+    gram_II = gram(weight_OI, hessian_II, metric)
+    return eliminate_(inverse_II, gram_II, len(gram_II) // num_units, num_steps, blocks=blocks)

@@ -21,13 +21,11 @@ class Offer:
     """What one site can give.
 
     Attributes:
-        removed: units that go at each level, ascending from 0.
         loss: what each level costs.
         saved: what each level gives (parameters, or nanoseconds); never less at a later one.
         fine: its levels are small steps (FFN channels), fit to take up what rounding leaves.
     """
 
-    removed: tuple[int, ...]
     loss: tuple[float, ...]
     saved: tuple[int, ...]
     fine: bool

@@ -21,12 +21,18 @@ from torch import Tensor
 
 from slimgpt.errors import NumericalError
 from slimgpt.linalg import diagonal_blocks
+from slimgpt.solvers.turns import Turns
 
 PANEL_COLUMNS = 64  # columns that leave between two rounds of matrix products; swept in benchmarks/solver.py
 
 
 def eliminate_(
-    inverse_II: Tensor, gram_II: Tensor, width: int, num_steps: int, panel_columns: int = PANEL_COLUMNS
+    inverse_II: Tensor,
+    gram_II: Tensor,
+    width: int,
+    num_steps: int,
+    panel_columns: int = PANEL_COLUMNS,
+    blocks: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Remove ``num_steps`` units, the cheapest first at every step.
 
@@ -39,6 +45,7 @@ def eliminate_(
         width: K, columns per unit.
         num_steps: units to remove, up to all N.
         panel_columns: columns per panel; a matter of speed only.
+        blocks: units lie in so many equal runs, each of which loses one unit before any loses another.
 
     Returns:
         The units in the order they left, and what each cost at its turn; both ``num_steps`` long.
@@ -47,10 +54,11 @@ def eliminate_(
         NumericalError: P was so close to singular that rounding made it indefinite on the way.
     """
     unit_N = torch.arange(inverse_II.shape[0] // width, device=inverse_II.device)
+    turns = Turns(len(unit_N), blocks, unit_N.device)
     orders, costs = [unit_N[:0]], [inverse_II.new_empty(0)]
     while num_steps > 0:
         num_pivots = min(num_steps, max(1, panel_columns // width))
-        pivot_S, cost_S, a_JI, u_JI = _factor_panel(inverse_II, gram_II, width, num_pivots)
+        pivot_S, cost_S, a_JI, u_JI = _factor_panel(inverse_II, gram_II, unit_N, width, num_pivots, turns)
         _require_finite(cost_S)
         orders.append(unit_N[pivot_S])
         costs.append(cost_S)
@@ -72,7 +80,7 @@ def joint_cost(inverse_NKK: Tensor, gram_NKK: Tensor) -> Tensor:
 
 
 def _factor_panel(
-    inverse_II: Tensor, gram_II: Tensor, width: int, num_pivots: int
+    inverse_II: Tensor, gram_II: Tensor, unit_N: Tensor, width: int, num_pivots: int, turns: Turns
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Choose ``num_pivots`` units one by one: their places, their costs, and their rows of Aᵀ and Uᵀ.
 
@@ -86,7 +94,9 @@ def _factor_panel(
     u_JI = torch.empty_like(a_JI)
     pivots, costs = [], []
     for done in range(0, len(a_JI), width):
-        cost, pivot = torch.min(joint_cost(inverse_NKK, gram_NKK) + gone_N, dim=0, keepdim=True)
+        cost_N = turns.cost(joint_cost(inverse_NKK, gram_NKK) + gone_N, unit_N)
+        cost, pivot = torch.min(cost_N, dim=0, keepdim=True)
+        turns.leave(unit_N[pivot])
         a_KI, u_KI = _pivot_rows(inverse_II, gram_II, a_JI[:done], u_JI[:done], _columns(pivot, width))
         a_JI[done : done + width], u_JI[done : done + width] = a_KI, u_KI
         _downdate_blocks_(inverse_NKK, gram_NKK, a_KI, u_KI)

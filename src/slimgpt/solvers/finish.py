@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimgpt.linalg import refit, relative_error
 from slimgpt.sites import Removal, SolverOptions, expand
+from slimgpt.solvers.turns import lowest
 
 
 def per_unit(value_I: Tensor, num_units: int) -> Tensor:
@@ -27,7 +28,7 @@ def remove_lowest(
     weight_OI: Tensor, hessian_II: Tensor, score_N: Tensor, num_removed: int, options: SolverOptions
 ) -> Removal:
     """A baseline: the lowest scores go at once; survivors are repaired only where that is asked for."""
-    removed = score_N.argsort(stable=True)[:num_removed]
+    removed = lowest(score_N, num_removed, options.blocks)
     return finish(weight_OI, hessian_II, keep_all_but(removed, len(score_N)), options, repair=False)
 
 

@@ -41,7 +41,7 @@ def removal_order(
         hessian_II: X Xᵀ, float32 or float64, undamped.
         num_units: N; units are consecutive runs of I / N columns.
         num_steps: how far to go, up to all N.
-        options: only ``damping`` and ``metric_OO`` are read.
+        options: only ``damping``, ``blocks`` and ``metric_OO`` are read.
 
     Returns:
         ``order``, unit indices, ``num_steps`` long; and ``curve``, float64, ``num_steps + 1`` long: the
@@ -57,7 +57,7 @@ def removal_order(
     # After the inverse, which takes a second matrix for a while on a GPU.
     gram_II = gram(weight_OI, hessian_II, options.metric_OO)
     total = gram_energy(gram_II, hessian_II)
-    order, cost = eliminate_(inverse_II, gram_II, len(gram_II) // num_units, num_steps)
+    order, cost = eliminate_(inverse_II, gram_II, len(gram_II) // num_units, num_steps, blocks=options.blocks)
     return order, nested_curve(cost, total)
 
 

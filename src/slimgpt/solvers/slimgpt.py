@@ -23,6 +23,7 @@ from slimgpt.linalg import cholesky_, damped, diagonal_blocks, energy, inverse_,
 from slimgpt.sites import Removal, SolverOptions
 from slimgpt.solvers.finish import finish, keep_all_but, per_unit, removal
 from slimgpt.solvers.obs import nested_curve
+from slimgpt.solvers.turns import Turns
 
 
 def slimgpt(weight_OI: Tensor, hessian_II: Tensor, num_units: int, num_removed: int, options: SolverOptions) -> Removal:
@@ -36,9 +37,11 @@ def slimgpt(weight_OI: Tensor, hessian_II: Tensor, num_units: int, num_removed: 
     width = weight_OI.shape[1] // num_units
     left_OI, left_II = living_weight(weight_OI, hessian_II), damped(hessian_II, options.damping)
     unit_N = torch.arange(num_units, device=left_II.device)
+    turns = Turns(num_units, options.blocks, unit_N.device)
     orders, costs = [unit_N[:0]], [left_II.new_zeros(0)]
-    for size in round_sizes(num_removed, width, options.group_size):
-        leaving, cost, left_OI, left_II = prune_round(left_OI, left_II, len(unit_N), size, options)
+    for size in round_sizes(num_removed, width, options.group_size, options.blocks):
+        leaving, cost, left_OI, left_II = prune_round(left_OI, left_II, unit_N, size, turns, options)
+        turns.leave(unit_N[leaving])
         orders.append(unit_N[leaving])
         costs.append(cost)
         unit_N = unit_N[keep_all_but(leaving, len(unit_N))]
@@ -49,8 +52,9 @@ def slimgpt(weight_OI: Tensor, hessian_II: Tensor, num_units: int, num_removed: 
     return removal(weight_OI, hessian_II, kept_N, left_OI, curve)
 
 
-def round_sizes(num_removed: int, width: int, group_size: int) -> list[int]:
-    """Units per round: one head, or a group of channels (``group_size``, 0 for the dynamic schedule).
+def round_sizes(num_removed: int, width: int, group_size: int, blocks: int = 1) -> list[int]:
+    """Units per round: one head (or one unit, where blocks take turns), or a group of channels (``group_size``, 0 for
+    the dynamic schedule).
 
     The paper lets the group shrink from 1024 to 8 and gives no rule in between. Ours, a guess: a quarter
     of what is still to go, within those bounds.
@@ -58,16 +62,16 @@ def round_sizes(num_removed: int, width: int, group_size: int) -> list[int]:
     sizes: list[int] = []
     while (remaining := num_removed - sum(sizes)) > 0:
         dynamic = min(max(math.ceil(remaining / 4), 8), 1024)
-        sizes.append(min(remaining, 1 if width > 1 else group_size or dynamic))
+        sizes.append(min(remaining, 1 if width > 1 or blocks > 1 else group_size or dynamic))
     return sizes
 
 
 def prune_round(
-    weight_OI: Tensor, hessian_II: Tensor, num_units: int, size: int, options: SolverOptions
+    weight_OI: Tensor, hessian_II: Tensor, unit_N: Tensor, size: int, turns: Turns, options: SolverOptions
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One round on the survivors: who leaves, at what cost, and the weight and Hessian without them."""
-    inverse_II = inverse_(hessian_II.clone(), options.damping)
-    score_N = unit_scores(weight_OI, inverse_II, num_units, options)
+    """One round on the survivors ``unit_N``: who leaves, at what cost, and the weight and Hessian without them."""
+    inverse_II, num_units = inverse_(hessian_II.clone(), options.damping), len(unit_N)
+    score_N = turns.cost(unit_scores(weight_OI, inverse_II, num_units, options), unit_N)
     leaving = score_N.argsort(stable=True)[:size]
     column_I = torch.arange(len(hessian_II), device=leaving.device).view(num_units, -1)
     weight_OI, cost_S = eliminate_columns(weight_OI, inverse_II, column_I[leaving].flatten(), options.damping)

@@ -15,6 +15,7 @@ from slimgpt.report.runs import Kept, Run
 MARGIN = 60  # CSS pixels that axis labels and ticks take of a chart's height
 MOST_UNITS = 64  # heads that are drawn one by one
 MOST_STRETCHED = 16  # fewer heads than that do not fill the width
+QUERY_HEAD = "query head"
 NAMES = {ATTENTION: "attention", FFN: "FFN"}
 
 
@@ -22,7 +23,7 @@ def kept_heads(run: Run, index: int) -> Chart:
     """Which attention units of each layer stayed: one square each, or, where they are many, a bar."""
     layers = [layer[ATTENTION] for layer in run.layers]
     if max(kept.num_units for kept in layers) > MOST_UNITS:
-        return _bars(run, index, ATTENTION, "kept attention units")
+        return _bars(run, index, ATTENTION, f"kept {_unit(layers)}s")
     step = _step(len(layers))
     with canvas(len(layers) * step + MARGIN) as (figure, axes):
         size = 0.62 * step
@@ -31,7 +32,8 @@ def kept_heads(run: Run, index: int) -> Chart:
         axes.plot(*kept, "s", ms=size, mfc=colour, mec=colour, mew=0.7, label="kept")
         axes.plot(*gone, "s", ms=size, mfc="none", mec=LIGHT["muted"], mew=0.7, label="removed")
         _layer_axis(axes, len(layers))
-        axes.set_xlabel("attention unit (heads that go together)", loc="left")
+        unit = _unit(layers)
+        axes.set_xlabel(unit if unit == QUERY_HEAD else f"{unit} (heads that go together)", loc="left")
         most = max(layer.num_units for layer in layers)
         axes.set_xlim(-0.5, max(most, MOST_STRETCHED) - 0.5)
         axes.set_xticks(range(0, most, max(1, most // 8)))
@@ -39,11 +41,21 @@ def kept_heads(run: Run, index: int) -> Chart:
     return Chart(
         f"heads-{index + 1}",
         f"Attention of {run.name}",
-        "Every square is an attention unit: a head, or under grouped-query attention a KV head with its query heads. "
-        "Filled squares stayed, hollow ones were removed.",
+        f"{_reading(layers)} Filled squares stayed, hollow ones were removed.",
         _kept_table(run, ATTENTION),
         figure,
     )
+
+
+def _unit(layers: Sequence[Kept]) -> str:
+    return QUERY_HEAD if any(kept.members > 1 for kept in layers) else "attention unit"
+
+
+def _reading(layers: Sequence[Kept]) -> str:
+    if _unit(layers) == QUERY_HEAD:
+        shared = max(kept.members for kept in layers)
+        return f"Every square is a query head; up to {shared} side by side share a KV head, which stays while one does."
+    return "Every square is an attention unit: a head, or under grouped-query attention a KV head with its query heads."
 
 
 def _squares(layers: Sequence[Kept]) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
