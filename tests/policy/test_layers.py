@@ -23,10 +23,10 @@ class Layer:
     outside: str = ""
 
 
-KERNELS = "linalg stats sites solvers"
+KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = "arch schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
-RUN = "job output record card measured driver search loading inspection generation"
+RUN = "job output outcome record card measured driver sparsify search loading inspection generation"
 
 LAYERS = [
     Layer("errors _version"),

@@ -14,6 +14,7 @@ from slimgpt.config.recipe import options_from, read_recipe
 from slimgpt.config.recover import RecoverConfig
 from slimgpt.config.report import ReportConfig
 from slimgpt.config.search import SearchConfig
+from slimgpt.config.sparsify import SparsifyConfig
 
 __all__ = [
     "BenchConfig",
@@ -26,6 +27,7 @@ __all__ = [
     "RecoverConfig",
     "ReportConfig",
     "SearchConfig",
+    "SparsifyConfig",
     "options_from",
     "read_recipe",
 ]
