@@ -37,9 +37,16 @@ inputs. Weights that are zero already go first and stay zero, so a method may be
 
 
 def lowest(score_RN: Tensor, num: int) -> Tensor:
-    """bool: True at the ``num`` lowest scores of every row; of equal ones the first go."""
-    chosen_RN = score_RN.argsort(dim=1, stable=True)[:, :num]
-    return torch.zeros_like(score_RN, dtype=torch.bool).scatter_(1, chosen_RN, True)
+    """bool: True at the ``num`` lowest scores of every row; of equal ones the first go.
+
+    A selection, not a sort: that is several times as fast on a whole matrix.
+    """
+    if num == 0:
+        return torch.zeros_like(score_RN, dtype=torch.bool)
+    highest_R1 = score_RN.kthvalue(num, dim=1, keepdim=True).values
+    below_RN, equal_RN = score_RN < highest_R1, score_RN == highest_R1
+    left_R1 = num - below_RN.sum(dim=1, keepdim=True)
+    return below_RN | (equal_RN & (equal_RN.cumsum(dim=1) <= left_R1))
 
 
 def zeros_first(score_OI: Tensor, weight_OI: Tensor) -> Tensor:
