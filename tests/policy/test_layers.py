@@ -26,7 +26,7 @@ class Layer:
 KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = "arch schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
-RUN = "job output outcome record card measured driver sparsify search loading inspection generation"
+RUN = "job output outcome record card card_kinds measured driver sparsify depth search loading inspection generation"
 
 LAYERS = [
     Layer("errors _version"),

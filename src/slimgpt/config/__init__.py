@@ -5,6 +5,7 @@ tyro's markers that say which fields are positional on the command line, and YAM
 """
 
 from slimgpt.config.bench import BenchConfig
+from slimgpt.config.drop import DropConfig
 from slimgpt.config.evaluate import EvalConfig
 from slimgpt.config.export import ExportConfig
 from slimgpt.config.generate import GenerateConfig
@@ -18,6 +19,7 @@ from slimgpt.config.sparsify import SparsifyConfig
 
 __all__ = [
     "BenchConfig",
+    "DropConfig",
     "EvalConfig",
     "ExportConfig",
     "FamiliesConfig",
