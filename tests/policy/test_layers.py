@@ -25,8 +25,13 @@ class Layer:
 
 KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
-MODEL_SIDE = "arch schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
-RUN = "job output outcome record card card_kinds measured driver sparsify depth search loading inspection generation"
+MODEL_SIDE = (
+    "arch schema weights checkpoint biases outer stream surgery calibration journal runtime planning " + STREAMING
+)
+RUN = (
+    "job output outcome record card card_kinds measured driver ranking sparsify depth search loading inspection "
+    "generation"
+)
 
 LAYERS = [
     Layer("errors _version"),
@@ -47,6 +52,7 @@ LAYERS = [
         "torch transformers accelerate huggingface_hub gguf",
     ),
     Layer("surgery", "sites arch", "torch"),
+    Layer("biases", "weights checkpoint", "torch"),
     Layer("activations prefetch", "errors", "torch"),
     Layer("team", "errors", "torch"),
     Layer("memory", "errors sites arch checkpoint runtime stream", "torch psutil"),
