@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,9 @@ def test_one_threshold_for_all_layers_and_ratios_grow_with_it() -> None:
     amounts = [step / 50 for step in range(51)]
     for curve in (attention, ffn):
         ratios = [curve(amount) for amount in amounts]
-        assert all(a <= b for one, two in zip(ratios, ratios[1:], strict=False) for a, b in zip(one, two, strict=True))
+        assert all(a <= b for one, two in itertools.pairwise(ratios) for a, b in zip(one, two, strict=True))
         assert set(ratios[0]) == {0.0} and set(ratios[-1]) == {1.0}
-    assert attention(0.4) == [pytest.approx(0.6), 0.0]  # the threshold is 1.4 of -1 ... 5: (1 + 0.4 / 4) / 2 ...
+    assert attention(0.4) == [pytest.approx(0.55), 0.0]  # the threshold is 1.4 on the way from -1 to 5
     assert ffn(0.4)[0] > 0.5
 
 
