@@ -168,7 +168,7 @@ def allocate(
         )
     if target <= 0:
         return [LayerPlan(layer.attention.num_units, layer.ffn.num_units) for layer in budget]
-    amount = _amount_for(target, lambda s: _continuous(budget, narrowest, attention_curve(s), ffn_curve(s)))
+    amount = amount_for(target, lambda s: _continuous(budget, narrowest, attention_curve(s), ffn_curve(s)))
     heads = (nearest_heads if by_queries else whole_heads)(budget, attention_curve(amount))
     reach_(heads, budget, narrowest, target)
     widths = _widths(budget, narrowest, target - removed_with(heads, budget), ffn_curve, round_to)
@@ -226,7 +226,7 @@ def _continuous(
     return total
 
 
-def _amount_for(target: float, removed: Callable[[float], float]) -> float:
+def amount_for(target: float, removed: Callable[[float], float]) -> float:
     """The amount whose curve removes ``target`` parameters: ``removed`` is continuous and grows, so bisect."""
     low, high = 0.0, 1.0
     while removed(high) < target and high < 1e6:  # clipped layers may need an amount above one elsewhere
@@ -254,7 +254,7 @@ def _widths(
             for layer, width in zip(budget, ideal(amount), strict=True)
         )
 
-    exact = ideal(_amount_for(max(target, 0), removed))
+    exact = ideal(amount_for(max(target, 0), removed))
     widths = [_down(width, layer.ffn.num_units, round_to) for width, layer in zip(exact, budget, strict=True)]
     return _hand_out(budget, exact, widths, target, round_to)
 

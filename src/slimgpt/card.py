@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from slimgpt.card_kinds import making, opening
 from slimgpt.sites import part_of
 
 LOAD_PER_LAYER = """\
@@ -33,6 +34,8 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 
 def model_card(record: Mapping[str, Any], measured: Mapping[str, Any] | None = None) -> str:
     """Markdown made from the run's record, and from what was measured since, by kind: eval, compare, bench."""
+    if (start := opening(record)) is not None:
+        return _other_kind(record, start, measured or {})
     if "layers" not in record:
         return _fine_tuned(record, measured or {})
     options, sizes = record["options"], record["parameters"]
@@ -74,6 +77,21 @@ quality: run `slimgpt eval`).
 |---|---|---|---|---|
 {_layer_rows(record)}
 """
+
+
+def _other_kind(record: Mapping[str, Any], start: str, measured: Mapping[str, Any]) -> str:
+    """The card of a model that was made sparse or shallower."""
+    return f"""\
+{start}
+{_measured(measured)}## How to load it
+
+{LOAD_PER_LAYER if record["layout"] == "per-layer" else LOAD_UNIFORM}
+
+## How it was made
+
+{making(record)}
+
+{_recoveries(record)}"""
 
 
 def _fine_tuned(record: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
@@ -211,7 +229,7 @@ def _repair(options: Mapping[str, Any]) -> str:
 
 
 def _default_allocation(options: Mapping[str, Any]) -> str:
-    return "uniform" if options["layout"] == "uniform" else "log"
+    return "uniform" if options["layout"] == "uniform" else "flap" if options["solver"] == "flap" else "log"
 
 
 def _units(record: Mapping[str, Any], site: str, key: str) -> str:

@@ -15,15 +15,15 @@ import transformers
 
 from slimgpt import calibration, latency, memory, output, runtime
 from slimgpt._version import __version__
+from slimgpt.biases import with_biases
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import PruneConfig
-from slimgpt.errors import ConfigError, ModelError
 from slimgpt.journal import Journal
+from slimgpt.model_checks import check_context, check_rest
 from slimgpt.planning import SEARCHED, Plan, make_plan
 from slimgpt.selftext import SELF, self_windows
 from slimgpt.sites import SolverOptions
 from slimgpt.team import Team
-from slimgpt.weights import require_finite
 
 NOT_IN_FINGERPRINT = frozenset(
     {
@@ -112,6 +112,8 @@ def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None
     device = runtime.pick_device(config.device)
     team = Team.join(device)
     checkpoint = open_checkpoint(config.model)
+    if config.solver == "flap":
+        checkpoint = with_biases(checkpoint)
     check_context(checkpoint.config, config.seqlen)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     out = Path(os.path.abspath(Path(config.out).expanduser()))
@@ -128,7 +130,7 @@ def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None
     windows_BT = team.from_leader(
         _windows(config, checkpoint, tokenizer, device, note) if team.leads else torch.empty(0)
     )
-    _check_rest(checkpoint, windows_BT, stored_dtype)
+    check_rest(checkpoint, windows_BT, stored_dtype)
     batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
     compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
     offload_dir = Path(config.offload_dir).expanduser() if config.offload_dir else partial
@@ -242,27 +244,6 @@ def _begin(
         with output.full_disk_named(out, plan.bytes_after):
             journal.begin(config.resume)
     return finished
-
-
-def check_context(model_config: Any, seqlen: int) -> None:
-    """Raise ConfigError if windows of ``seqlen`` tokens are longer than the model was made for."""
-    context = getattr(model_config, "max_position_embeddings", None)
-    if context is not None and seqlen > context:
-        raise ConfigError(f"--seqlen {seqlen} is beyond the model's context of {context} tokens.")
-
-
-def _check_rest(checkpoint: Checkpoint, windows_BT: torch.Tensor, stored_dtype: torch.dtype) -> None:
-    """What no layer will show: that the tokens have embeddings, and the weights outside the layers are numbers."""
-    skeleton: Any = checkpoint.skeleton
-    vocabulary = skeleton.get_input_embeddings().weight.shape[0]
-    largest = int(windows_BT.max())
-    if largest >= vocabulary:
-        raise ModelError(
-            f"{checkpoint.path}: the tokenizer makes token {largest}, but the model has embeddings for {vocabulary} "
-            "tokens only: the tokenizer belongs to another model."
-        )
-    for name in checkpoint.other_names():
-        require_finite(f"{checkpoint.path}: weight {name!r}", checkpoint.weights.get(name), stored_dtype)
 
 
 def versions() -> dict[str, str]:

@@ -33,6 +33,9 @@ from slimgpt.sites import Site
 SEARCHED = "searched"
 """The allocation that is measured on the model at hand, not read off a curve."""
 
+RANKED = "flap"
+"""The allocation that ranks the units of all layers by their standardised fluctuation."""
+
 TOLERANCE = 0.003
 """How far the result may be from the asked size, as a fraction of the model, before the plan warns."""
 
@@ -97,23 +100,38 @@ def make_plan(
     goal = goal_of(
         config, checkpoint.num_params, bytes_per_param, _header_bytes(checkpoint), times, dense_layers(budget)
     )
-    narrowest = floors(budget, config.round_to)
-    goal.check_attainable(goal.removed(budget, narrowest))
-    cut = _cut(budget, config)
-    most = removed_params(budget, narrowest)
-    layers = least_cut(goal, budget, most, cut) if goal.at_least else cut(goal.removes)
+    goal.check_attainable(goal.removed(budget, floors(budget, config.round_to)))
+    if config.layout == "uniform":
+        layers = _meet(
+            budget, goal, config, lambda params: allocate_uniform(budget, params, config.round_to, config.by_queries)
+        )
+    else:
+        # What a search or a ranking will find, nobody knows yet; it will be of this size.
+        name = "log" if config.allocation in (None, SEARCHED, RANKED) else config.allocation
+        layers = along(budget, goal, config, *curves(name, len(budget)))
     after = checkpoint.num_params - removed_params(budget, layers)
     return Plan(budget, goal, layers, checkpoint.num_params, after, after * bytes_per_param)
 
 
-def _cut(budget: Sequence[LayerBudget], config: PruneConfig) -> Callable[[int], list[LayerPlan]]:
-    """The plan that removes so many parameters, by the layout and the allocation asked for."""
-    if config.layout == "uniform":
-        return lambda params: allocate_uniform(budget, params, config.round_to, config.by_queries)
-    # What a search will find, nobody knows yet; it will be of this size.
-    name = "log" if config.allocation in (None, SEARCHED) else config.allocation
-    attention, ffn = curves(name, len(budget))
-    return lambda params: allocate(budget, params, attention, ffn, config.round_to, config.by_queries)
+def along(
+    budget: Sequence[LayerBudget], goal: Goal, config: PruneConfig, attention: Curve, ffn: Curve
+) -> list[LayerPlan]:
+    """The plan along two curves that comes to the goal."""
+    return _meet(
+        budget,
+        goal,
+        config,
+        lambda params: allocate(budget, params, attention, ffn, config.round_to, config.by_queries),
+    )
+
+
+def _meet(
+    budget: Sequence[LayerBudget], goal: Goal, config: PruneConfig, cut: Callable[[int], list[LayerPlan]]
+) -> list[LayerPlan]:
+    """Of the plans ``cut(parameters to remove)`` the one that comes to the goal."""
+    if not goal.at_least:
+        return cut(goal.removes)
+    return least_cut(goal, budget, removed_params(budget, floors(budget, config.round_to)), cut)
 
 
 def layer_budgets(checkpoint: Checkpoint) -> list[LayerBudget]:
@@ -128,6 +146,12 @@ def dense_layers(budget: Sequence[LayerBudget]) -> list[LayerPlan]:
 
 def _header_bytes(checkpoint: Checkpoint) -> int:
     return sum(2 * len(name) + HEADER_BYTES for name in checkpoint.weights.names())
+
+
+def ranks(config: PruneConfig) -> bool:
+    """A ranking says what every layer keeps."""
+    chosen = config.allocation or (RANKED if config.solver == "flap" and config.layout == "per-layer" else None)
+    return chosen == RANKED and config.asked_ratio != 0
 
 
 def _check_round_to(round_to: int, family: Family) -> None:
@@ -162,8 +186,8 @@ def curves(allocation: str, num_layers: int) -> tuple[Curve, Curve]:
     path = Path(allocation).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"--allocation {allocation!r} is neither one of {SEARCHED}, {', '.join(CURVES)} nor a file with one ratio "
-            "per layer."
+            f"--allocation {allocation!r} is neither one of {SEARCHED}, {RANKED}, {', '.join(CURVES)} nor a file with "
+            "one ratio per layer."
         )
     content = _read(path)
     named = content if isinstance(content, Mapping) else {ATTENTION: content, FFN: content}

@@ -23,12 +23,15 @@ class Layer:
     outside: str = ""
 
 
-KERNELS = "linalg stats sites solvers"
+KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = (
-    "arch schema weights checkpoint outer stream surgery calibration journal runtime planning goal " + STREAMING
+    "arch schema weights checkpoint biases outer stream surgery calibration journal runtime planning goal " + STREAMING
 )
-RUN = "job output record card measured driver search loading inspection generation latency timing selftext"
+RUN = (
+    "job model_checks output outcome record card card_kinds measured driver ranking sparsify depth search loading "
+    "inspection generation latency timing selftext"
+)
 
 LAYERS = [
     Layer("errors _version"),
@@ -50,6 +53,7 @@ LAYERS = [
         "torch transformers accelerate huggingface_hub gguf",
     ),
     Layer("surgery", "sites arch", "torch"),
+    Layer("biases", "weights checkpoint", "torch"),
     Layer("activations prefetch", "errors", "torch"),
     Layer("team", "errors", "torch"),
     Layer("memory", "errors sites arch checkpoint runtime stream", "torch psutil"),

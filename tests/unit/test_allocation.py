@@ -289,7 +289,7 @@ def test_a_file_of_neither_kind_is_refused(tmp_path: Path, name: str, text: str)
 
 
 def test_an_unknown_curve_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match=r"'logg' is neither one of searched, log, linear, uniform, .* nor a file"):
+    with pytest.raises(ConfigError, match=r"'logg' is neither one of searched, flap, log, linear, .* nor a file"):
         curves("logg", 3)
 
 

@@ -146,7 +146,7 @@ def test_integers_serve_as_floats() -> None:
         ({"calibration": ["c4"]}, "calibration is ['c4'], but must be str"),
         ({"model": 7}, "model is 7, but must be str"),
         ({"out": 7}, "out is 7, but must be str"),
-        ({"solver": "best"}, "solver is 'best', but must be one of obs, slimgpt, wanda, magnitude, random"),
+        ({"solver": "best"}, "solver is 'best', but must be one of obs, slimgpt, flap, wanda, magnitude, random"),
         ({"dtype": "float64"}, "dtype is 'float64', but must be one of auto, float32, float16, bfloat16"),
         ({"dtype": 16}, "dtype is 16, but must be one of auto"),
     ],

@@ -15,7 +15,7 @@ UNITS, MEMBERS, WIDTH = 3, 4, 4
 SITE = Site("attention", None, "out", (), UNITS, MEMBERS * WIDTH, members=MEMBERS)
 INPUTS = SITE.num_inputs
 
-every_solver = pytest.mark.parametrize("name", SOLVERS)
+every_solver = pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"flap"}))  # which takes whole units alone
 
 
 def kept_NM(removal):

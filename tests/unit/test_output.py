@@ -143,7 +143,7 @@ def test_another_command_gives_other_bytes(model: Path, pruned: Path, tmp_path: 
     assert digest(prune(prune_config(model, tmp_path / "out", **changes)).path) != digest(pruned)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", sorted(set(SOLVERS) - {"flap"}))  # whose biases are parameters too
 def test_every_solver_removes_the_same_number(model: Path, pruned: Path, tmp_path: Path, solver: str) -> None:
     result = prune(prune_config(model, tmp_path / "out", solver=solver))
     assert result.record["parameters"] == json.loads((pruned / "slimgpt.json").read_text())["parameters"]

@@ -16,6 +16,11 @@ def removed(removal) -> list[int]:
     return (~removal.kept_N).nonzero().flatten().tolist()
 
 
+def options(x_TI, **others) -> SolverOptions:
+    """Options that hold what solvers may want to know of the inputs beside their Hessian."""
+    return SolverOptions(mean_I=x_TI.mean(0), num_tokens=len(x_TI), **others)
+
+
 def measured_error(weight_OI, x_TI, removal) -> float:
     kept_I = expand(removal.kept_N, x_TI.shape[1] // len(removal.kept_N))
     lost = x_TI @ weight_OI.double().T - x_TI[:, kept_I] @ removal.weight_OI.double().T
@@ -31,7 +36,7 @@ def measured_error(weight_OI, x_TI, removal) -> float:
 def test_removal_is_what_it_says(name, width, repair):
     weight_OI, x_TI = correlated(40)
     num_units = 40 // width
-    removal = SOLVERS[name](weight_OI, x_TI.T @ x_TI, num_units, num_units // 2, SolverOptions(repair=repair))
+    removal = SOLVERS[name](weight_OI, x_TI.T @ x_TI, num_units, num_units // 2, options(x_TI, repair=repair))
     assert removal.kept_N.dtype == torch.bool and len(removed(removal)) == num_units // 2
     assert removal.weight_OI.shape == (24, (num_units - num_units // 2) * width)
     assert removal.weight_OI.is_contiguous()
@@ -41,7 +46,7 @@ def test_removal_is_what_it_says(name, width, repair):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_nothing_removed_returns_the_very_weight(name):
     weight_OI, x_TI = with_dead_inputs(40)
-    removal = SOLVERS[name](weight_OI, x_TI.T @ x_TI, 10, 0, SolverOptions(repair=True))
+    removal = SOLVERS[name](weight_OI, x_TI.T @ x_TI, 10, 0, options(x_TI, repair=True))
     assert removal.kept_N.all() and removal.error == 0.0
     assert torch.equal(removal.weight_OI, weight_OI)
 
@@ -49,7 +54,7 @@ def test_nothing_removed_returns_the_very_weight(name):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_all_units_but_one_can_go(name):
     weight_OI, x_TI = correlated(40)
-    removal = SOLVERS[name](weight_OI, x_TI.T @ x_TI, 10, 9, SolverOptions(repair=True))
+    removal = SOLVERS[name](weight_OI, x_TI.T @ x_TI, 10, 9, options(x_TI, repair=True))
     assert removal.weight_OI.shape == (24, 4)
     assert removal.error == pytest.approx(measured_error(weight_OI, x_TI, removal)) and removal.error < 1
 
@@ -58,7 +63,7 @@ def test_all_units_but_one_can_go(name):
 def test_dtype_survives_and_the_error_is_that_of_the_rounded_result(name):
     weight_OI, x_TI = correlated(40)
     weight_OI = weight_OI.bfloat16()
-    removal = SOLVERS[name](weight_OI, (x_TI.T @ x_TI).float(), 40, 10, SolverOptions())
+    removal = SOLVERS[name](weight_OI, (x_TI.T @ x_TI).float(), 40, 10, options(x_TI))
     assert removal.weight_OI.dtype == torch.bfloat16
     assert removal.error == pytest.approx(measured_error(weight_OI, x_TI, removal), rel=1e-3)
 
@@ -68,9 +73,9 @@ def test_permuting_the_units_permutes_the_answer(name):
     weight_OI, x_TI = correlated(48)
     shuffle_N = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     shuffle_I = (shuffle_N[:, None] * 4 + torch.arange(4)).flatten()
-    plain = SOLVERS[name](weight_OI, x_TI.T @ x_TI, 12, 5, SolverOptions())
+    plain = SOLVERS[name](weight_OI, x_TI.T @ x_TI, 12, 5, options(x_TI))
     x_shuffled = x_TI[:, shuffle_I]
-    other = SOLVERS[name](weight_OI[:, shuffle_I], x_shuffled.T @ x_shuffled, 12, 5, SolverOptions())
+    other = SOLVERS[name](weight_OI[:, shuffle_I], x_shuffled.T @ x_shuffled, 12, 5, options(x_shuffled))
     assert torch.equal(other.kept_N, plain.kept_N[shuffle_N])
     assert other.error == pytest.approx(plain.error)
 
@@ -80,7 +85,7 @@ def test_repair_is_what_makes_the_difference_on_correlated_inputs(name):
     """The negative control: without compensation the same choice loses several times more."""
     weight_OI, x_TI = correlated(64)
     repaired, bare = (
-        SOLVERS[name](weight_OI, x_TI.T @ x_TI, 64, 24, SolverOptions(repair=repair)) for repair in (True, False)
+        SOLVERS[name](weight_OI, x_TI.T @ x_TI, 64, 24, options(x_TI, repair=repair)) for repair in (True, False)
     )
     assert torch.equal(repaired.kept_N, bare.kept_N)
     assert torch.equal(bare.weight_OI, weight_OI[:, bare.kept_N])
@@ -90,7 +95,7 @@ def test_repair_is_what_makes_the_difference_on_correlated_inputs(name):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_only_the_surgeons_repair_by_habit(name):
     weight_OI, x_TI = correlated(40)
-    default, asked = (SOLVERS[name](weight_OI, x_TI.T @ x_TI, 40, 9, SolverOptions(repair=r)) for r in (None, True))
+    default, asked = (SOLVERS[name](weight_OI, x_TI.T @ x_TI, 40, 9, options(x_TI, repair=r)) for r in (None, True))
     assert torch.equal(default.weight_OI, asked.weight_OI) == (name in SURGEONS)
     assert (len(default.curve) == 10) == (name in SURGEONS)
 
@@ -98,7 +103,7 @@ def test_only_the_surgeons_repair_by_habit(name):
 @pytest.mark.parametrize("name", [*SURGEONS, "wanda"])
 def test_dead_inputs_go_first(name):
     weight_OI, x_TI = with_dead_inputs(40)
-    removal = SOLVERS[name](weight_OI, x_TI.T @ x_TI, 40, 1, SolverOptions())
+    removal = SOLVERS[name](weight_OI, x_TI.T @ x_TI, 40, 1, options(x_TI))
     assert removed(removal) == [13]
     assert removal.error == pytest.approx(0.0, abs=1e-15)
 
@@ -107,7 +112,7 @@ def test_dead_inputs_go_first(name):
 def test_a_layer_without_output_has_no_error(name):
     cancelling = torch.tensor([1.0, -1.0]).repeat(3, 4)  # live inputs, all alike, and weights that cancel them
     for weight_OI, hessian_II in ((torch.ones(3, 8), torch.zeros(8, 8)), (cancelling, torch.ones(8, 8))):
-        removal = SOLVERS[name](weight_OI, hessian_II, 4, 2, SolverOptions())
+        removal = SOLVERS[name](weight_OI, hessian_II, 4, 2, options(torch.zeros(1, 8)))
         assert removal.error == 0.0 and not removal.curve.any()
 
 
@@ -115,7 +120,7 @@ def test_a_layer_without_output_has_no_error(name):
 def test_singular_hessian_without_damping_stops_with_the_cure(name):
     weight_OI, x_TI = correlated(40, num_tokens=20)
     with pytest.raises(NumericalError, match=r"40 inputs is singular with damping 0\..*tokens.*duplicate.*--damping"):
-        SOLVERS[name](weight_OI, x_TI.T @ x_TI, 40, 10, SolverOptions(damping=0.0))
+        SOLVERS[name](weight_OI, x_TI.T @ x_TI, 40, 10, options(x_TI, damping=0.0))
 
 
 # --- obs -------------------------------------------------------------------------------------------
@@ -252,7 +257,7 @@ def test_random_removal_depends_on_the_seed_alone():
 def test_better_information_gives_smaller_errors():
     weight_OI, x_TI = correlated(96)
     error = {
-        name: solve(weight_OI, x_TI.T @ x_TI, 96, 48, SolverOptions(repair=True)).error
+        name: solve(weight_OI, x_TI.T @ x_TI, 96, 48, options(x_TI, repair=True)).error
         for name, solve in SOLVERS.items()
     }
     assert max(error["obs"], error["slimgpt"]) < error["wanda"] < error["magnitude"] < error["random"]

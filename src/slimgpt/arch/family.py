@@ -41,6 +41,7 @@ class Family:
         spellings: part of a tensor's name in checkpoints -> what it is in the modules, where they differ.
         width_multiple: FFN widths have to be multiples of this, or kernels that the family needs refuse them.
         packs: transformers keeps examples apart that are packed into one row, by positions that start anew.
+        bias_keys: configuration keys that give the consumers of all sites a bias, where they have none by nature.
         prepare: changes an empty layer into one that can be pruned and has the tensor names of checkpoints.
     """
 
@@ -53,6 +54,7 @@ class Family:
     spellings: Mapping[str, str] = field(default_factory=dict)
     width_multiple: int = 1
     packs: bool = True
+    bias_keys: tuple[str, ...] = ()
     prepare: Callable[[nn.Module], None] = lambda layer: None
 
 
@@ -103,6 +105,15 @@ def weight_OI(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.T if output_dim(module) == 1 else weight
+
+
+def projections(layer: nn.Module) -> dict[str, nn.Module]:
+    """All projections of a decoder layer by their paths in it; a switch with a single output is none."""
+    return {
+        path: module
+        for path, module in layer.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and weight_OI(module).shape[0] > 1
+    }
 
 
 def unit_params(layer: nn.Module, site: Site) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from slimgpt.config import (
     BenchConfig,
+    DropConfig,
     EvalConfig,
     ExportConfig,
     FamiliesConfig,
@@ -17,6 +18,7 @@ from slimgpt.config import (
     RecoverConfig,
     ReportConfig,
     SearchConfig,
+    SparsifyConfig,
 )
 from slimgpt.errors import ConfigError, OutputError
 
@@ -37,6 +39,28 @@ def _prune(config: PruneConfig) -> None:
         out.print(f"Written to {result.path}")
         if config.report:
             _report(ReportConfig((str(result.path),), str(result.path / "report.html"), force=True))
+
+
+def _sparsify(config: SparsifyConfig) -> None:
+    from slimgpt.report.sparsity import SparsifyProgress, print_sparsity
+    from slimgpt.sparsify import sparsify
+
+    observer = SparsifyProgress()
+    try:
+        result = sparsify(config, observer)
+    finally:
+        observer.close()
+    print_sparsity(result.record)
+    print(f"Written to {result.path}")
+
+
+def _drop(config: DropConfig) -> None:
+    from slimgpt.depth import drop
+    from slimgpt.report.sparsity import print_dropped
+
+    result = drop(config)
+    print_dropped(result.record)
+    print(f"Written to {result.path}")
 
 
 def _search(config: SearchConfig) -> None:
@@ -68,7 +92,7 @@ def _recover(config: RecoverConfig) -> None:
 
 def _eval(config: EvalConfig) -> None:
     from slimgpt.evaluation import evaluate
-    from slimgpt.report.console import EvaluationProgress, print_comparison, print_evaluation
+    from slimgpt.report.evaluation import EvaluationProgress, print_comparison, print_evaluation
 
     _refuse_existing(config.json)
     _refuse_existing(config.compare_json, "--compare-json")
@@ -190,6 +214,8 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "prune": Command(PruneConfig, _prune),
+    "sparsify": Command(SparsifyConfig, _sparsify),
+    "drop": Command(DropConfig, _drop),
     "search": Command(SearchConfig, _search),
     "recover": Command(RecoverConfig, _recover),
     "eval": Command(EvalConfig, _eval),

@@ -5,6 +5,7 @@ tyro's markers that say which fields are positional on the command line, and YAM
 """
 
 from slimgpt.config.bench import BenchConfig
+from slimgpt.config.drop import DropConfig
 from slimgpt.config.evaluate import EvalConfig
 from slimgpt.config.export import ExportConfig
 from slimgpt.config.generate import GenerateConfig
@@ -14,9 +15,11 @@ from slimgpt.config.recipe import options_from, read_recipe
 from slimgpt.config.recover import RecoverConfig
 from slimgpt.config.report import ReportConfig
 from slimgpt.config.search import SearchConfig
+from slimgpt.config.sparsify import SparsifyConfig
 
 __all__ = [
     "BenchConfig",
+    "DropConfig",
     "EvalConfig",
     "ExportConfig",
     "FamiliesConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "RecoverConfig",
     "ReportConfig",
     "SearchConfig",
+    "SparsifyConfig",
     "options_from",
     "read_recipe",
 ]

@@ -34,13 +34,15 @@ class PruneConfig(TargetOptions):
     seqlen: int = 2048
     """Tokens in a window."""
 
-    solver: Literal["obs", "slimgpt", "wanda", "magnitude", "random"] = "obs"
-    """obs: exact greedy Optimal Brain Surgeon. slimgpt: the paper's. The others are baselines."""
+    solver: Literal["obs", "slimgpt", "flap", "wanda", "magnitude", "random"] = "obs"
+    """obs: exact greedy Optimal Brain Surgeon. slimgpt: the paper's. flap: by fluctuation, a bias for what goes, where
+    the family can carry one. The others are baselines."""
 
     allocation: str | None = None
     """How ratios vary over layers: log (the paper's, default), searched (measured on the model: a pass forward and back
-    finds where the loss feels it least), linear, uniform, log-down, linear-down, or a YAML/JSON file with one ratio per
-    layer (scaled to meet --ratio), or with two such lists, 'attention' and 'ffn'."""
+    finds where the loss feels it least), flap (one ranking of the units of all layers, the default of solver flap),
+    linear, uniform, log-down, linear-down, or a YAML/JSON file with one ratio per layer (scaled to meet --ratio), or
+    with two such lists, 'attention' and 'ffn'."""
 
     search_cache: str | None = None
     """Folder that keeps what the search measured: other ratios then need no new search (see slimgpt search)."""
@@ -102,6 +104,8 @@ class PruneConfig(TargetOptions):
         at_least("group-size", self.group_size, 0)
         at_least("batch-size", self.batch_size, 0)
         check_seed(self.seed)
+        if self.solver == "flap" and self.by_queries:
+            raise ConfigError("--solver flap removes whole KV groups: drop --attention-units queries.")
         if self.search_cache is not None and self.allocation != "searched":
             raise ConfigError("--search-cache goes with --allocation searched: add that, or drop it.")
         if self.layout == "uniform" and self.allocation not in (None, "uniform"):

@@ -14,8 +14,8 @@ from slimgpt.errors import ConfigError
 from slimgpt.evaluation import compare, harness, results, suite
 from slimgpt.evaluation.likelihood import Perplexity, measure
 from slimgpt.evaluation.windows import Windows, cut, read_text
-from slimgpt.job import check_context
 from slimgpt.loading import load_model
+from slimgpt.model_checks import check_context
 
 
 class Observer:

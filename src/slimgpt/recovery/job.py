@@ -17,8 +17,9 @@ from slimgpt import output, runtime
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import RecoverConfig
 from slimgpt.errors import ConfigError, ModelError
-from slimgpt.job import check_context, versions
+from slimgpt.job import versions
 from slimgpt.journal import Journal
+from slimgpt.model_checks import check_context
 from slimgpt.recovery import lora, rows, targets
 from slimgpt.recovery.packing import Row
 from slimgpt.recovery.teacher import Teacher, open_teacher
