@@ -111,9 +111,7 @@ def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None
     config.check()
     device = runtime.pick_device(config.device)
     team = Team.join(device)
-    checkpoint = open_checkpoint(config.model)
-    if config.solver == "flap":
-        checkpoint = with_biases(checkpoint)
+    checkpoint = _open(config)
     check_context(checkpoint.config, config.seqlen)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     out = Path(os.path.abspath(Path(config.out).expanduser()))
@@ -176,6 +174,12 @@ def _latency_table(
         return None
     _check_out(config, out, checkpoint, bytes_after=0)
     return latency.table_for(config, checkpoint, device, stored_dtype, note)
+
+
+def _open(config: PruneConfig) -> Checkpoint:
+    """The model, with room for the biases that FLAP leaves behind."""
+    checkpoint = open_checkpoint(config.model)
+    return with_biases(checkpoint) if config.solver == "flap" else checkpoint
 
 
 def _check_out(config: PruneConfig, out: Path, checkpoint: Checkpoint, bytes_after: int) -> None:
