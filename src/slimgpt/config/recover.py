@@ -69,10 +69,10 @@ class RecoverConfig:
     """AdamW's."""
 
     epochs: float = 1.0
-    """Passes over the data."""
+    """Passes over the data. The teacher reads a row once, however often the student does."""
 
     max_steps: int = 0
-    """Stop after so many optimiser steps; 0 goes by --epochs."""
+    """Stop after so many optimiser steps, of as many rows as fill them in --epochs passes; 0 takes all rows."""
 
     batch_size: int = 64
     """Rows in one optimiser step, over all processes."""
