@@ -58,6 +58,8 @@ class Options:
     """Rows of each task."""
     suite: bool = True
     """Measure the seven tasks; off: perplexity alone."""
+    processes: int = 1
+    """For ``slimgpt recover``, by torchrun; pruning and measuring take one."""
     flags: tuple[str, ...] = ()
     """More flags for every ``slimgpt recover``."""
     note: str = ""
@@ -84,7 +86,7 @@ class Cell:
 
 
 def cells(options: Options) -> list[Cell]:
-    equal = ("--max-steps", str(options.steps), "--batch-size", str(options.batch_size))
+    equal = ("--max-steps", str(options.steps), "--batch-size", str(options.batch_size), "--warmup", "10")
     teacher = ("--teacher", options.model)
     lora, distill = "recover-lora.yaml", "recover-distill.yaml"
     return [
@@ -135,7 +137,7 @@ def trained(options: Options, cell: Cell) -> dict[str, Any]:
             slimgpt("prune", start, out, "--calibration", options.calibration, *sizes, *how, "--resume")
         else:
             how = ["--recipe", RECIPES / cell.recipe, "--data", cell.data, *cell.flags, *options.flags]
-            slimgpt("recover", start, out, *how, "--resume")
+            slimgpt("recover", start, out, *how, "--resume", processes=options.processes)
     record = json.loads((Path(out) / "slimgpt.json").read_text())
     if cell.recipe is None:
         return {"parameters": record["parameters"]["after"]}
@@ -172,8 +174,10 @@ def measured(options: Options, cell: Cell) -> dict[str, Any]:
     return {**perplexities, "accuracy": accuracies}
 
 
-def slimgpt(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "slimgpt", *map(str, arguments)], check=True)
+def slimgpt(*arguments: object, processes: int = 1) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher = torchrun if processes > 1 else []
+    subprocess.run([sys.executable, *launcher, "-m", "slimgpt", *map(str, arguments)], check=True)
 
 
 def table(options: Options, rows: Sequence[dict[str, Any]]) -> str:

@@ -160,6 +160,8 @@ class RecoverConfig:
         """Options that mean nothing without another one."""
         if self.teacher is None and (self.hidden_weight or self.teacher_cache or self.teacher_streamed):
             raise ConfigError("--hidden-weight, --teacher-cache and --teacher-streamed need --teacher DENSE.")
+        if self.hidden_weight and self.teacher_cache:
+            raise ConfigError("--teacher-cache: with --hidden-weight the teacher runs at each step. Drop one.")
         if self.train_embeddings and not self.full:
             raise ConfigError("--train-embeddings is for --full: adapters sit on the projections alone.")
         if self.full and self.keep_adapter:

@@ -80,15 +80,17 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     observer.planned(job)
     with output.full_disk_named(job.out, 0), _quiet_transformers():
         store = None
-        if job.teacher is not None:
+        if job.reads_ahead:
             with clock.timed("teacher"):
                 store = _taught(job, observer)
         with clock.timed("train"):
             trainer = _trainer(job, store, observer)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job))
+        cpu = torch.tensor([clock.cpu_seconds], device=job.device)
+        job.team.sum_([cpu])
         if not job.team.leads:
             return {}
-        entry = _entry(job, trainer, clock)
+        entry = _entry(job, trainer, clock, cpu.item())
         _require_better(job, entry)
         return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
 
@@ -154,7 +156,7 @@ def _last_checkpoint(job: Job) -> str | None:
     return str(whole[-1]) if whole else None
 
 
-def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock) -> dict[str, Any]:
+def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock, cpu_seconds: float) -> dict[str, Any]:
     """What ``slimgpt.json`` says of a recovery."""
     history = _history(trainer.state.log_history)
     measured = {row["step"]: row["eval_perplexity"] for row in history if "eval_perplexity" in row}
@@ -179,7 +181,7 @@ def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock) -> dict[str, Any]:
             "perplexity_after": trainer.state.best_metric,
         },
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
-        "cpu_seconds": round(clock.cpu_seconds, 3),  # of all cores: what a run cost on a machine that others share
+        "cpu_seconds": round(cpu_seconds, 3),  # of all processes and cores: the cost on a machine that others share
         "peak_host_bytes": runtime.peak_host_bytes(),
         "peak_device_bytes": runtime.peak_device_bytes(job.device),
         "device": runtime.device_name(job.device),

@@ -27,7 +27,7 @@ from transformers import (
 
 from slimgpt.errors import NumericalError
 from slimgpt.recovery.batches import Rows, make_batch, take_targets
-from slimgpt.recovery.distill import Targets, hidden_state_error, kl_divergence
+from slimgpt.recovery.distill import Targets, hidden_state_error, kl_divergence, targets_of
 from slimgpt.recovery.job import Job
 from slimgpt.recovery.packing import learned
 from slimgpt.recovery.targets import TargetStore
@@ -61,8 +61,8 @@ class RecoveryTrainer(Trainer):
     Args:
         model: what learns, with adapters or whole.
         job: the run.
-        store: the teacher's targets of all training rows; None learns the data's own tokens.
-        teacher: for hidden states; None leaves them out.
+        store: the teacher's targets of all training rows; None without a teacher, or with one that is here.
+        teacher: runs at each step, for its hidden states as well; None leaves them out.
         observer: who watches.
         measure_first: measure held-out perplexity before the first step too.
     """
@@ -97,15 +97,24 @@ class RecoveryTrainer(Trainer):
         """The batch's share of the mean loss over all learned tokens of the optimiser step, of all processes."""
         labels_BT, targets = inputs.pop("labels"), take_targets(inputs)
         learned_BT = learned(labels_BT)
-        outputs = model(**inputs, use_cache=False, output_hidden_states=self._teacher is not None)
+        theirs = self._taught(inputs)
+        if theirs is not None:
+            logits_PV = theirs.logits[:, :-1][learned_BT]
+            targets = targets_of(logits_PV, self._settings.top_k, self._settings.temperature)
+        outputs = model(**inputs, use_cache=False, output_hidden_states=theirs is not None)
         total = summed_loss(outputs.logits, learned_BT, self._loss_of(labels_BT[:, 1:][learned_BT], targets))
-        if self._teacher is not None:
-            with torch.no_grad():
-                theirs = self._teacher(**inputs, use_cache=False, output_hidden_states=True).hidden_states
-            error = hidden_state_error(outputs.hidden_states, theirs, learned_BT)
+        if theirs is not None:
+            error = hidden_state_error(outputs.hidden_states, theirs.hidden_states, learned_BT)
             total = total + self._settings.hidden_weight * error
         loss = total * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _taught(self, inputs: dict[str, Any]) -> Any:
+        """What the teacher says and thinks, where its hidden states are wanted."""
+        if self._teacher is None:
+            return None
+        return self._teacher(**inputs, use_cache=False, output_hidden_states=True)
 
     def _loss_of(self, label_P: Tensor, targets: Targets | None) -> BlockLoss:
         if targets is None:
