@@ -26,11 +26,6 @@ from slimgpt.recovery import recover
 from slimgpt.recovery.lora import adapted_paths
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop(tmp_path_factory.mktemp("shop"))
-
-
 def held_out_perplexity(model: Path, seed: int = 99) -> float:
     return perplexity(*load_model(str(model), "cpu"), "\n".join(sentences(seed, 30)), 32).perplexity
 

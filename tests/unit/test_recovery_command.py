@@ -15,12 +15,6 @@ from slimgpt.config import RecoverConfig, read_recipe
 from slimgpt.errors import ConfigError, NumericalError
 from slimgpt.recovery import recover
 
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop(tmp_path_factory.mktemp("shop"))
-
-
 # --- bad input ---------------------------------------------------------------------------------------
 
 
