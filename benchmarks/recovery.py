@@ -44,17 +44,22 @@ class Options:
     samples: int = 64
     seqlen: int = 512
     """Pruning: calibration windows and their tokens."""
+    allocation: str = "searched"
+    prune_flags: tuple[str, ...] = ()
+    """More flags for ``slimgpt prune``."""
     steps: int = 60
     """Optimiser steps of the LoRA cells, and of the distillation that is compared with them."""
-    batch_size: int = 16
-    """Rows of 256 tokens in a step of those (the paper's 64 would leave 15 steps of a thousand instructions)."""
-    long_steps: int = 240
-    """Optimiser steps of the recipe's own distillation (8 rows each)."""
+    batch_size: int = 8
+    """Rows in a step of those (the paper's 64 would leave 15 steps of a thousand instructions)."""
+    long_steps: int = 400
+    """Optimiser steps of the recipe's own distillation."""
     max_tokens: int | None = None
     limit: int | None = None
     """Rows of each task."""
     suite: bool = True
     """Measure the seven tasks; off: perplexity alone."""
+    processes: int = 1
+    """For ``slimgpt recover``, by torchrun; pruning and measuring take one."""
     flags: tuple[str, ...] = ()
     """More flags for every ``slimgpt recover``."""
     note: str = ""
@@ -81,7 +86,7 @@ class Cell:
 
 
 def cells(options: Options) -> list[Cell]:
-    equal = ("--max-steps", str(options.steps), "--batch-size", str(options.batch_size))
+    equal = ("--max-steps", str(options.steps), "--batch-size", str(options.batch_size), "--warmup", "10")
     teacher = ("--teacher", options.model)
     lora, distill = "recover-lora.yaml", "recover-distill.yaml"
     return [
@@ -128,16 +133,26 @@ def trained(options: Options, cell: Cell) -> dict[str, Any]:
     if not Path(out).exists():
         if cell.recipe is None:
             sizes = ["--samples", options.samples, "--seqlen", options.seqlen, "--ratio", options.ratio]
-            slimgpt("prune", start, out, "--calibration", options.calibration, *sizes, "--resume")
+            how = ["--allocation", options.allocation, *options.prune_flags]
+            slimgpt("prune", start, out, "--calibration", options.calibration, *sizes, *how, "--resume")
         else:
             how = ["--recipe", RECIPES / cell.recipe, "--data", cell.data, *cell.flags, *options.flags]
-            slimgpt("recover", start, out, *how, "--resume")
+            slimgpt("recover", start, out, *how, "--resume", processes=options.processes)
     record = json.loads((Path(out) / "slimgpt.json").read_text())
     if cell.recipe is None:
         return {"parameters": record["parameters"]["after"]}
     entry = record["recovery"][-1]
-    kept = ("steps", "best_step", "tokens", "learned_tokens", "trained_parameters", "seconds", "device", "held_out")
-    return {key: entry[key] for key in kept}
+    kept = (
+        "steps",
+        "best_step",
+        "tokens",
+        "learned_tokens",
+        "trained_parameters",
+        "seconds",
+        "cpu_seconds",
+        "held_out",
+    )
+    return {key: entry[key] for key in (*kept, "device")} | {"epochs": entry["options"]["epochs"]}
 
 
 def measured(options: Options, cell: Cell) -> dict[str, Any]:
@@ -159,8 +174,10 @@ def measured(options: Options, cell: Cell) -> dict[str, Any]:
     return {**perplexities, "accuracy": accuracies}
 
 
-def slimgpt(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "slimgpt", *map(str, arguments)], check=True)
+def slimgpt(*arguments: object, processes: int = 1) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher = torchrun if processes > 1 else []
+    subprocess.run([sys.executable, *launcher, "-m", "slimgpt", *map(str, arguments)], check=True)
 
 
 def table(options: Options, rows: Sequence[dict[str, Any]]) -> str:
@@ -173,10 +190,12 @@ def table(options: Options, rows: Sequence[dict[str, Any]]) -> str:
         f"{f', first {options.max_tokens:,} tokens' if options.max_tokens else ''}; gap closed: of the log-perplexity "
         f"between dense and pruned. Tasks: {f'first {options.limit} rows of each' if options.limit else 'all rows'}, "
         f"accuracy. LoRA is the paper's recipe with {options.steps} steps of {options.batch_size} rows in place of an "
-        f"epoch in batches of 64. {options.note}",
+        f"epoch in batches of 64. Pruned with --allocation {options.allocation}, {options.samples} windows of "
+        f"{options.seqlen} tokens. Minutes: the whole of slimgpt recover, the teacher's reading and the measuring of "
+        f"held-out text included. {options.note}",
         "",
-        "| " + " | ".join([*header, "minutes", *tasks]) + " |",
-        "|---|" + "---:|" * (len(header) + len(tasks)),
+        "| " + " | ".join([*header, "minutes", "CPU minutes", *tasks]) + " |",
+        "|---|" + "---:|" * (len(header) + 1 + len(tasks)),
     ]
     return "\n".join([*lines, *("| " + " | ".join(line(row, rows, tasks)) + " |" for row in rows)]) + "\n"
 
@@ -188,8 +207,9 @@ def line(row: dict[str, Any], rows: Sequence[dict[str, Any]], tasks: Sequence[st
         *(f"{row[f'perplexity_{window}']:.2f}" for window in WINDOWS),
         *(gap_closed(row, rows, f"perplexity_{window}") for window in WINDOWS),
         f"{row['steps']:,}" if "steps" in row else "",
-        f"{row['tokens']:,}" if "tokens" in row else "",
+        f"{row['tokens'] * row['epochs']:,.0f}" if "tokens" in row else "",
         f"{seconds / 60:.1f}" if seconds else "",
+        f"{row['cpu_seconds'] / 60:.1f}" if seconds else "",
         *(f"{row['accuracy'][task]:.3f}" for task in tasks),
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -26,3 +27,11 @@ def own_cache() -> Iterator[None]:
         del os.environ["SLIMGPT_CACHE"]
     else:
         os.environ["SLIMGPT_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Models and data for the tests of recovery, made once: they only read them."""
+    from recovery_shop import Shop  # not before a test wants it, because it needs peft
+
+    return Shop(tmp_path_factory.mktemp("shop"))

@@ -21,11 +21,6 @@ TORCHRUN = ["torch.distributed.run", "--nproc-per-node=2"]
 ACCELERATE = ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop(tmp_path_factory.mktemp("shop"))
-
-
 @pytest.mark.parametrize(
     ("launcher", "flags"),
     [([*TORCHRUN, "--master-port=PORT", "-m"], ["--full"]), ([*ACCELERATE, "--main_process_port=PORT", "-m"], [])],

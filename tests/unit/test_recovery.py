@@ -26,11 +26,6 @@ from slimgpt.recovery import recover
 from slimgpt.recovery.lora import adapted_paths
 
 
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop(tmp_path_factory.mktemp("shop"))
-
-
 def held_out_perplexity(model: Path, seed: int = 99) -> float:
     return perplexity(*load_model(str(model), "cpu"), "\n".join(sentences(seed, 30)), 32).perplexity
 
@@ -91,6 +86,7 @@ def test_the_record_goes_on_and_the_card_says_so(shop: Shop, tmp_path: Path) -> 
     assert record == json.loads(json.dumps(twice.record))
     assert record["layers"] == json.loads((shop.pruned / "slimgpt.json").read_text())["layers"]
     first, second = record["recovery"]
+    assert 0 < first["cpu_seconds"] < 3600
     assert (first["method"], first["weights"], second["method"], second["weights"]) == (
         "fine-tuning",
         "lora",
@@ -153,6 +149,16 @@ def test_hidden_states_may_be_matched_too(shop: Shop, tmp_path: Path) -> None:
             for a, b in zip(ours.hidden_states, theirs.hidden_states, strict=True)
         )
     assert found[10.0] < found[0.0]
+
+
+def test_a_teacher_beside_the_training_says_what_it_says_ahead_of_it(shop: Shop, tmp_path: Path) -> None:
+    """Hidden states that weigh nothing leave the predictions, which then come from no store."""
+    given = {"teacher": str(shop.dense), "full": True}
+    ahead, watching = recover(options(shop, tmp_path / "a", **given)), Watching()
+    beside = recover(options(shop, tmp_path / "b", hidden_weight=1e-12, **given), watching)
+    torch.testing.assert_close(logits(loaded(ahead.path)), logits(loaded(beside.path)), rtol=1e-4, atol=1e-4)
+    assert "teacher" in ahead.record["recovery"][-1]["seconds"]
+    assert "teacher" not in beside.record["recovery"][-1]["seconds"]
 
 
 def test_only_responses_are_learned_unless_asked_otherwise(shop: Shop, tmp_path: Path) -> None:

@@ -15,12 +15,6 @@ from slimgpt.config import RecoverConfig, read_recipe
 from slimgpt.errors import ConfigError, NumericalError
 from slimgpt.recovery import recover
 
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop(tmp_path_factory.mktemp("shop"))
-
-
 # --- bad input ---------------------------------------------------------------------------------------
 
 
@@ -38,6 +32,9 @@ def places(shop: Shop, tmp_path: Path) -> Iterator[dict[str, Path]]:
     found["TAKEN"] = tmp_path / "taken"
     found["TAKEN"].mkdir()
     yield found
+
+
+STORED_AND_BESIDE = ["--teacher", "MODEL", "--hidden-weight", "1", "--teacher-cache", "C"]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +58,7 @@ def places(shop: Shop, tmp_path: Path) -> Iterator[dict[str, Path]]:
         (["MODEL", "OUT", "--data", "DATA", "--dropout", "1"], "--dropout 1.0 is outside [0, 1)"),
         (["MODEL", "OUT", "--data", "DATA", "--held-out", "0"], "leaves nothing to choose the best checkpoint by"),
         (["MODEL", "OUT", "--data", "DATA", "--hidden-weight", "1"], "need --teacher DENSE"),
+        (["MODEL", "OUT", "--data", "DATA", *STORED_AND_BESIDE], "with --hidden-weight the teacher runs at each step"),
         (["MODEL", "OUT", "--data", "DATA", "--train-embeddings"], "--train-embeddings is for --full"),
         (["MODEL", "OUT", "--data", "DATA", "--full", "--keep-adapter"], "so there is no adapter"),
     ],

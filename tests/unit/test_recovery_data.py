@@ -197,8 +197,10 @@ def test_a_second_file_has_its_share(tokenizer: Any, tmp_path: Path) -> None:
 
 def test_a_limit_of_steps_takes_no_more_rows_than_it_needs(tokenizer: Any, tmp_path: Path) -> None:
     path = write(tmp_path, *({"text": f"{number:05d}"} for number in range(100)))
-    train, _ = rows.build(options(path, max_steps=3, batch_size=4), tokenizer, packing=False)
-    assert len(train) == 12
+    for epochs, expected in ((1.0, 12), (2.0, 6), (0.5, 12), (5.0, 3)):
+        given = {"max_steps": 3, "batch_size": 4, "epochs": epochs}
+        train, _ = rows.build(options(path, **given), tokenizer, packing=False)
+        assert len(train) == expected
 
 
 def test_too_few_examples_are_refused(tokenizer: Any, tmp_path: Path) -> None:

@@ -23,12 +23,6 @@ from slimgpt.config import RecoverConfig
 from slimgpt.errors import OutputError
 from slimgpt.recovery import recover
 
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop(tmp_path_factory.mktemp("shop"))
-
-
 # --- equal runs, and resuming -------------------------------------------------------------------------
 
 

@@ -69,10 +69,10 @@ class RecoverConfig:
     """AdamW's."""
 
     epochs: float = 1.0
-    """Passes over the data."""
+    """Passes over the data. The teacher reads a row once, however often the student does."""
 
     max_steps: int = 0
-    """Stop after so many optimiser steps; 0 goes by --epochs."""
+    """Stop after so many optimiser steps, of as many rows as fill them in --epochs passes; 0 takes all rows."""
 
     batch_size: int = 64
     """Rows in one optimiser step, over all processes."""
@@ -160,6 +160,8 @@ class RecoverConfig:
         """Options that mean nothing without another one."""
         if self.teacher is None and (self.hidden_weight or self.teacher_cache or self.teacher_streamed):
             raise ConfigError("--hidden-weight, --teacher-cache and --teacher-streamed need --teacher DENSE.")
+        if self.hidden_weight and self.teacher_cache:
+            raise ConfigError("--teacher-cache: with --hidden-weight the teacher runs at each step. Drop one.")
         if self.train_embeddings and not self.full:
             raise ConfigError("--train-embeddings is for --full: adapters sit on the projections alone.")
         if self.full and self.keep_adapter:

@@ -33,6 +33,10 @@ class Targets(NamedTuple):
     token_PK: Tensor
     log_rest_P: Tensor
 
+    def at(self, positions: slice) -> Targets:
+        """Those of some of the positions."""
+        return Targets(*(tensor[positions] for tensor in self))
+
 
 def targets_of(logits_PV: Tensor, num_kept: int, temperature: float) -> Targets:
     """What is kept of a teacher's logits; all of them where the vocabulary is smaller than ``num_kept``."""

@@ -85,6 +85,11 @@ class Job:
         return output.partial_folder(self.out)
 
     @property
+    def reads_ahead(self) -> bool:
+        """The teacher reads all rows before training; where hidden states are wanted, it runs beside it instead."""
+        return self.teacher is not None and not self.config.hidden_weight
+
+    @property
     def targets_folder(self) -> Path:
         """Where the teacher's predictions are kept."""
         kept = self.config.teacher_cache
@@ -169,7 +174,8 @@ def _bytes(config: RecoverConfig, checkpoint: Checkpoint, train: list[Row]) -> i
     """What a run writes: the output, two checkpoints of what learns with its optimiser, the teacher's predictions."""
     output_bytes = checkpoint.num_params * checkpoint.dtype.itemsize
     checkpoints = 2 * 12 * checkpoint.num_params if config.full else 0
-    kept = targets.estimated_bytes(train, config.top_k) if config.teacher and not config.teacher_cache else 0
+    stored = config.teacher and not (config.teacher_cache or config.hidden_weight)
+    kept = targets.estimated_bytes(train, config.top_k) if stored else 0
     return output_bytes + checkpoints + kept
 
 

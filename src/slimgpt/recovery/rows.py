@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -28,7 +29,7 @@ def build(config: RecoverConfig, tokenizer: Any, packing: bool) -> tuple[list[Ro
         held_out = held_out + _share(more_held_out, len(held_out), config.mix_share)
     random.Random(config.seed).shuffle(train)
     if config.max_steps:
-        train = train[: config.max_steps * config.batch_size]
+        train = train[: math.ceil(config.max_steps * config.batch_size / max(1, config.epochs))]
     return train, held_out
 
 

@@ -26,6 +26,10 @@ from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
 from slimgpt.runtime import Clock
 
+PLAIN_ATTENTION = 512
+"""Tokens up to which a CPU trains faster by plain attention than by torch's fused one, whose backward pass is slow:
+measured, 9 % of a layer's time at 256 tokens and 7 % at 512; longer rows take too much memory for their scores."""
+
 
 @dataclass(frozen=True)
 class RecoverResult:
@@ -63,6 +67,8 @@ def recover(config: RecoverConfig, observer: Observer | None = None) -> RecoverR
     clock = Clock()
     with clock.timed("prepare"):
         job = prepare(config)
+    if job.device.type == "cpu":
+        runtime.keep_memory()
     watching = observer if observer is not None and job.team.leads else Unwatched()
     whole = job.finished or _carry_out(job, watching, clock)
     job.team.leave()
@@ -74,15 +80,17 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     observer.planned(job)
     with output.full_disk_named(job.out, 0), _quiet_transformers():
         store = None
-        if job.teacher is not None:
+        if job.reads_ahead:
             with clock.timed("teacher"):
                 store = _taught(job, observer)
         with clock.timed("train"):
             trainer = _trainer(job, store, observer)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job))
+        cpu = torch.tensor([clock.cpu_seconds], device=job.device)
+        job.team.sum_([cpu])
         if not job.team.leads:
             return {}
-        entry = _entry(job, trainer, clock)
+        entry = _entry(job, trainer, clock, cpu.item())
         _require_better(job, entry)
         return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
 
@@ -107,18 +115,25 @@ def _taught(job: Job, observer: Observer) -> targets.TargetStore:
 
 
 def _trainer(job: Job, store: targets.TargetStore | None, observer: Observer) -> RecoveryTrainer:
+    hidden_teacher = _loaded_teacher(job) if job.config.hidden_weight else None
+    fresh = _last_checkpoint(job) is None
+    return RecoveryTrainer(_learner(job), job, store, hidden_teacher, observer, measure_first=fresh)
+
+
+def _learner(job: Job) -> Any:
+    """The model that learns, with what learns of it in float32."""
     transformers.set_seed(job.config.seed)  # of the adapters
+    model = load_as(job.checkpoint.path, torch.float32 if job.config.full else _compute_dtype(job))
+    if job.device.type == "cpu" and job.config.seqlen <= PLAIN_ATTENTION:
+        model.set_attn_implementation("eager")
     if job.config.full:
-        model = load_as(job.checkpoint.path, torch.float32)
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
             module.requires_grad_(job.config.train_embeddings)
     else:
-        model = lora.with_adapters(load_as(job.checkpoint.path, _compute_dtype(job)), job.checkpoint, job.config)
+        model = lora.with_adapters(model, job.checkpoint, job.config)
     if job.config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    hidden_teacher = _loaded_teacher(job) if job.config.hidden_weight else None
-    fresh = _last_checkpoint(job) is None
-    return RecoveryTrainer(model, job, store, hidden_teacher, observer, measure_first=fresh)
+    return model
 
 
 def _compute_dtype(job: Job) -> torch.dtype:
@@ -141,7 +156,7 @@ def _last_checkpoint(job: Job) -> str | None:
     return str(whole[-1]) if whole else None
 
 
-def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock) -> dict[str, Any]:
+def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock, cpu_seconds: float) -> dict[str, Any]:
     """What ``slimgpt.json`` says of a recovery."""
     history = _history(trainer.state.log_history)
     measured = {row["step"]: row["eval_perplexity"] for row in history if "eval_perplexity" in row}
@@ -166,6 +181,7 @@ def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock) -> dict[str, Any]:
             "perplexity_after": trainer.state.best_metric,
         },
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+        "cpu_seconds": round(cpu_seconds, 3),  # of all processes and cores: the cost on a machine that others share
         "peak_host_bytes": runtime.peak_host_bytes(),
         "peak_device_bytes": runtime.peak_device_bytes(job.device),
         "device": runtime.device_name(job.device),

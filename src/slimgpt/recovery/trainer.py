@@ -4,18 +4,18 @@ All else is Trainer's: gradient accumulation, mixed precision, checkpoints, resu
 and the choice of the best checkpoint. A checkpoint's weights are safetensors; optimiser, schedule and random state are
 files that Trainer reads with ``weights_only=True``, which builds tensors and numbers and runs no code.
 
-Shapes: B rows · T tokens · P learned positions · V vocabulary.
+Shapes: B rows · T tokens · P learned positions, b of a block · V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -27,10 +27,11 @@ from transformers import (
 
 from slimgpt.errors import NumericalError
 from slimgpt.recovery.batches import Rows, make_batch, take_targets
-from slimgpt.recovery.distill import hidden_state_error, kl_divergence
+from slimgpt.recovery.distill import Targets, hidden_state_error, kl_divergence, targets_of
 from slimgpt.recovery.job import Job
 from slimgpt.recovery.packing import learned
 from slimgpt.recovery.targets import TargetStore
+from slimgpt.recovery.vocabulary import BlockLoss, summed_loss, token_loss
 
 LOGS = 100  # losses noted in a run
 
@@ -60,8 +61,8 @@ class RecoveryTrainer(Trainer):
     Args:
         model: what learns, with adapters or whole.
         job: the run.
-        store: the teacher's targets of all training rows; None learns the data's own tokens.
-        teacher: for hidden states; None leaves them out.
+        store: the teacher's targets of all training rows; None without a teacher, or with one that is here.
+        teacher: runs at each step, for its hidden states as well; None leaves them out.
         observer: who watches.
         measure_first: measure held-out perplexity before the first step too.
     """
@@ -87,6 +88,7 @@ class RecoveryTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole optimiser step
         self._settings = job.config
+        self._bfloat16 = job.bfloat16
         self._teacher = teacher
 
     def compute_loss(
@@ -95,19 +97,34 @@ class RecoveryTrainer(Trainer):
         """The batch's share of the mean loss over all learned tokens of the optimiser step, of all processes."""
         labels_BT, targets = inputs.pop("labels"), take_targets(inputs)
         learned_BT = learned(labels_BT)
-        outputs = model(**inputs, use_cache=False, output_hidden_states=self._teacher is not None)
-        logits_PV = outputs.logits[:, :-1][learned_BT]
-        if targets is None:
-            total = functional.cross_entropy(logits_PV.float(), labels_BT[:, 1:][learned_BT], reduction="sum")
-        else:
-            total = kl_divergence(logits_PV, targets, self._settings.temperature)
-        if self._teacher is not None:
-            with torch.no_grad():
-                theirs = self._teacher(**inputs, use_cache=False, output_hidden_states=True).hidden_states
-            error = hidden_state_error(outputs.hidden_states, theirs, learned_BT)
+        theirs = self._taught(inputs)
+        if theirs is not None:
+            logits_PV = theirs.logits[:, :-1][learned_BT]
+            targets = targets_of(logits_PV, self._settings.top_k, self._settings.temperature)
+        outputs = model(**inputs, use_cache=False, output_hidden_states=theirs is not None)
+        total = summed_loss(outputs.logits, learned_BT, self._loss_of(labels_BT[:, 1:][learned_BT], targets))
+        if theirs is not None:
+            error = hidden_state_error(outputs.hidden_states, theirs.hidden_states, learned_BT)
             total = total + self._settings.hidden_weight * error
         loss = total * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _taught(self, inputs: dict[str, Any]) -> Any:
+        """What the teacher says and thinks, where its hidden states are wanted."""
+        if self._teacher is None:
+            return None
+        return self._teacher(**inputs, use_cache=False, output_hidden_states=True)
+
+    def _loss_of(self, label_P: Tensor, targets: Targets | None) -> BlockLoss:
+        if targets is None:
+            return token_loss(label_P)
+        temperature = self._settings.temperature
+        return lambda logits_bV, block: kl_divergence(logits_bV, targets.at(block), temperature)
+
+    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+        """bfloat16 matrix products, by us: accelerate's own way turns all logits to float32 on leaving the model."""
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self._bfloat16)
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -116,10 +133,16 @@ class RecoveryTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         labels_BT = inputs.pop("labels")
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits_BTV = model(**inputs, use_cache=False).logits[:, :-1].float()
-        nll_BT = functional.cross_entropy(logits_BTV.transpose(1, 2), labels_BT[:, 1:], reduction="none")
-        nll_B, count_B = nll_BT.sum(1), learned(labels_BT).sum(1)
+            logits_BTV = model(**inputs, use_cache=False).logits
+            rows = zip(logits_BTV.split(1), labels_BT.split(1), strict=True)
+            nll_B = torch.stack([_negative_log_likelihood(*row) for row in rows])
+        count_B = learned(labels_BT).sum(1)
         return nll_B.sum() / count_B.sum(), nll_B, count_B
+
+
+def _negative_log_likelihood(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    learned_BT = learned(labels_BT)
+    return summed_loss(logits_BTV, learned_BT, token_loss(labels_BT[:, 1:][learned_BT]))
 
 
 def _perplexity(found: EvalPrediction) -> dict[str, float]:
@@ -168,7 +191,6 @@ def arguments(job: Job, measure_first: bool) -> TrainingArguments:
         warmup_steps=config.warmup,
         weight_decay=config.weight_decay,
         adam_beta2=0.95,  # a memory of twenty steps: runs are short
-        bf16=job.bfloat16,
         logging_strategy="steps",
         logging_steps=max(1, job.num_steps // LOGS),
         logging_nan_inf_filter=False,  # a loss that is no number is an error, not a zero
