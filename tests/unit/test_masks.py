@@ -136,7 +136,8 @@ def test_repair_is_what_makes_the_difference_on_correlated_inputs(group):
         name: lost(weight_OI, x_TI, method(weight_OI, x_TI.T @ x_TI, 0.5, MaskOptions(group=group)))
         for name, method in METHODS.items()
     }
-    assert errors["sparsegpt"] < errors["wanda"] < errors["magnitude"] < errors["random"]
+    unrepaired = errors["wanda"], errors["magnitude"]
+    assert 1.5 * errors["sparsegpt"] < min(unrepaired) and max(unrepaired) < errors["random"]
 
 
 def test_without_correlations_there_is_nothing_to_repair():
