@@ -25,8 +25,8 @@ class Layer:
 
 KERNELS = "linalg stats sites solvers"
 STREAMING = "activations prefetch team memory"
-MODEL_SIDE = "arch schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
-RUN = "job output record card measured driver search loading inspection generation"
+MODEL_SIDE = "arch atomic schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
+RUN = "job output record card measured driver search loading inspection generation quantisation"
 
 LAYERS = [
     Layer("errors _version"),
@@ -37,7 +37,8 @@ LAYERS = [
     Layer("arch", "errors sites modeling_slimgpt", "torch transformers huggingface_hub"),
     Layer("calibration", "errors", "torch transformers safetensors datasets pyarrow zstandard"),
     Layer("runtime", "errors", "torch"),
-    Layer("journal", "errors", "torch safetensors"),
+    Layer("atomic"),
+    Layer("journal", "errors atomic", "torch safetensors"),
     Layer("schema", "errors"),
     Layer("weights", "errors", "torch safetensors"),
     Layer("naming", "weights", "torch"),
@@ -60,7 +61,7 @@ LAYERS = [
     Layer(
         RUN,
         f"errors _version config allocation modeling_slimgpt {KERNELS} {MODEL_SIDE}",
-        "torch transformers safetensors huggingface_hub accelerate numpy yaml",
+        "torch transformers safetensors huggingface_hub accelerate numpy yaml torchao",
     ),
     Layer("evaluation", f"errors config {MODEL_SIDE} {RUN}", "torch transformers lm_eval yaml"),
     Layer("export", f"errors config modeling_slimgpt {KERNELS} {MODEL_SIDE} {RUN}", "torch transformers gguf numpy"),

@@ -6,6 +6,7 @@ tyro's markers that say which fields are positional on the command line, and YAM
 
 from slimgpt.config.bench import BenchConfig
 from slimgpt.config.evaluate import EvalConfig
+from slimgpt.config.drop import DropConfig
 from slimgpt.config.export import ExportConfig
 from slimgpt.config.generate import GenerateConfig
 from slimgpt.config.inspect import FamiliesConfig, InspectConfig
@@ -14,9 +15,12 @@ from slimgpt.config.recipe import options_from, read_recipe
 from slimgpt.config.recover import RecoverConfig
 from slimgpt.config.report import ReportConfig
 from slimgpt.config.search import SearchConfig
+from slimgpt.config.sparsify import SparsifyConfig
+from slimgpt.config.study import StudyConfig
 
 __all__ = [
     "BenchConfig",
+    "DropConfig",
     "EvalConfig",
     "ExportConfig",
     "FamiliesConfig",
@@ -26,6 +30,8 @@ __all__ = [
     "RecoverConfig",
     "ReportConfig",
     "SearchConfig",
+    "SparsifyConfig",
+    "StudyConfig",
     "options_from",
     "read_recipe",
 ]

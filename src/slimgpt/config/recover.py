@@ -50,6 +50,9 @@ class RecoverConfig:
     train_embeddings: bool = False
     """With --full: train embeddings and head too, which pruning has left as they were (slower)."""
 
+    keep_zeros: bool = False
+    """With --full: weights that are zero stay zero, as in a model made by slimgpt sparsify."""
+
     rank: int = 8
     """LoRA: rank of the adapters, on every projection that pruning touched."""
 
@@ -162,6 +165,8 @@ class RecoverConfig:
             raise ConfigError("--hidden-weight, --teacher-cache and --teacher-streamed need --teacher DENSE.")
         if self.train_embeddings and not self.full:
             raise ConfigError("--train-embeddings is for --full: adapters sit on the projections alone.")
+        if self.keep_zeros and not self.full:
+            raise ConfigError("--keep-zeros is for --full: merged adapters change every weight of a projection.")
         if self.full and self.keep_adapter:
             raise ConfigError("--keep-adapter: --full trains all weights, so there is no adapter. Drop one of the two.")
 

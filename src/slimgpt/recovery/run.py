@@ -24,6 +24,7 @@ from slimgpt.recovery import lora, save, targets, teacher
 from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
+from slimgpt.recovery.zeros import hold_zeros
 from slimgpt.runtime import Clock
 
 
@@ -112,6 +113,8 @@ def _trainer(job: Job, store: targets.TargetStore | None, observer: Observer) ->
         model = load_as(job.checkpoint.path, torch.float32)
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
             module.requires_grad_(job.config.train_embeddings)
+        if job.config.keep_zeros:
+            hold_zeros(model)
     else:
         model = lora.with_adapters(load_as(job.checkpoint.path, _compute_dtype(job)), job.checkpoint, job.config)
     if job.config.gradient_checkpointing:
