@@ -134,3 +134,59 @@ def coarse_kl(teacher_V: Tensor, student_V: Tensor, kept: list[int], temperature
     outcomes = [[token] for token in kept] + ([others] if others else [])
     p, q = ([float(of_V[tokens].sum()) for tokens in outcomes] for of_V in (p_V, q_V))
     return temperature**2 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def lowest_in(scores: list[float], num: int) -> set[int]:
+    """Places of the ``num`` lowest; of equal ones the first."""
+    return set(sorted(range(len(scores)), key=lambda place: scores[place])[:num])
+
+
+def masked(weight_OI: Tensor, score_OI: Tensor, sparsity: float, group: int, by_row: bool) -> Tensor:
+    """The weight with zeros at the lowest scores: of each group, row, or the whole matrix; zeros go first."""
+    num_outputs, num_inputs = weight_OI.shape
+    whole = [(i, j) for i in range(num_outputs) for j in range(num_inputs)]
+    rows = [whole[i * num_inputs : (i + 1) * num_inputs] for i in range(num_outputs)]
+    groups = [row[j : j + group] for row in rows for j in range(0, num_inputs, group)] if group else []
+    result = weight_OI.clone()
+    for places in groups or (rows if by_row else [whole]):
+        scores = [-1.0 if weight_OI[place] == 0 else float(score_OI[place]) for place in places]
+        for gone in lowest_in(scores, math.floor(sparsity * len(places) + 0.5)):
+            result[places[gone]] = 0.0
+    return result
+
+
+def sparsegpt(
+    weight_OI: Tensor, hessian_II: Tensor, sparsity: float, group: int, damping: float, block: int = 128
+) -> Tensor:
+    """Input after input, inverting anew the Hessian of those that are left; every weight that goes is repaired alone."""
+    damped_II, weight_OI = damped(hessian_II, damping), weight_OI.double().clone()
+    num_outputs, num_inputs = weight_OI.shape
+    before_OI, dead_I = weight_OI == 0, hessian_II.diagonal() == 0
+    inverses = [torch.linalg.inv(damped_II[j:, j:]) for j in range(num_inputs)]
+    width = group or block
+    gone: set[tuple[int, int]] = set()
+    for j in range(num_inputs):
+        if j % width == 0:
+            here = range(j, min(j + width, num_inputs))
+            cost = {
+                (i, k): -1.0
+                if before_OI[i, k]
+                else 0.0
+                if dead_I[k]
+                else float(weight_OI[i, k] ** 2 / inverses[k][0, 0])
+                for i in range(num_outputs)
+                for k in here
+            }
+            if group:
+                for i in range(num_outputs):
+                    num = math.floor(sparsity * group + 0.5)
+                    gone |= {(i, j + place) for place in lowest_in([cost[i, k] for k in here], num)}
+            else:
+                last, first = (math.floor(sparsity * num_outputs * end + 0.5) for end in (here.stop, j))
+                places = list(cost)
+                gone |= {places[place] for place in lowest_in(list(cost.values()), last - first)}
+        for i in range(num_outputs):
+            if (i, j) in gone or before_OI[i, j]:
+                weight_OI[i, j:] -= weight_OI[i, j].clone() / inverses[j][0, 0] * inverses[j][0]
+                weight_OI[i, j] = 0.0
+    return weight_OI

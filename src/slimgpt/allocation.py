@@ -143,7 +143,7 @@ def allocate(
         )
     if target <= 0:
         return [LayerPlan(layer.attention.num_units, layer.ffn.num_units) for layer in budget]
-    amount = _amount_for(target, lambda s: _continuous(budget, floors, attention_curve(s), ffn_curve(s)))
+    amount = amount_for(target, lambda s: _continuous(budget, floors, attention_curve(s), ffn_curve(s)))
     heads = _whole_heads(budget, floors, attention_curve(amount), target)
     widths = _widths(budget, floors, target - _removed_heads(budget, heads), ffn_curve, round_to)
     return [LayerPlan(h, w) for h, w in zip(heads, widths, strict=True)]
@@ -193,7 +193,7 @@ def _continuous(
     return total
 
 
-def _amount_for(target: float, removed: Callable[[float], float]) -> float:
+def amount_for(target: float, removed: Callable[[float], float]) -> float:
     """The amount whose curve removes ``target`` parameters: ``removed`` is continuous and grows, so bisect."""
     low, high = 0.0, 1.0
     while removed(high) < target and high < 1e6:  # clipped layers may need an amount above one elsewhere
@@ -245,7 +245,7 @@ def _widths(
             for layer, width in zip(budget, ideal(amount), strict=True)
         )
 
-    exact = ideal(_amount_for(max(target, 0), removed))
+    exact = ideal(amount_for(max(target, 0), removed))
     widths = [_down(width, layer.ffn.num_units, round_to) for width, layer in zip(exact, budget, strict=True)]
     return _hand_out(budget, exact, widths, target, round_to)
 

@@ -115,7 +115,7 @@ def prepare(config: PruneConfig) -> Job:
         _check_out(config, out, checkpoint, plan)
     tokenizer = checkpoint.tokenizer()
     windows_BT = team.from_leader(_windows(config, tokenizer) if team.leads else torch.empty(0))
-    _check_rest(checkpoint, windows_BT, stored_dtype)
+    check_rest(checkpoint, windows_BT, stored_dtype)
     batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
     compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
     offload_dir = Path(config.offload_dir).expanduser() if config.offload_dir else partial
@@ -218,11 +218,16 @@ def check_context(model_config: Any, seqlen: int) -> None:
         raise ConfigError(f"--seqlen {seqlen} is beyond the model's context of {context} tokens.")
 
 
-def _check_rest(checkpoint: Checkpoint, windows_BT: torch.Tensor, stored_dtype: torch.dtype) -> None:
-    """What no layer will show: that the tokens have embeddings, and the weights outside the layers are numbers."""
+def check_rest(checkpoint: Checkpoint, windows_BT: torch.Tensor | None, stored_dtype: torch.dtype) -> None:
+    """What no layer will show: that the tokens have embeddings, and the weights outside the layers are numbers.
+
+    Raises:
+        ModelError: the tokenizer makes tokens that the model does not know.
+        NumericalError: a weight is not finite.
+    """
     skeleton: Any = checkpoint.skeleton
     vocabulary = skeleton.get_input_embeddings().weight.shape[0]
-    largest = int(windows_BT.max())
+    largest = int(windows_BT.max()) if windows_BT is not None else 0
     if largest >= vocabulary:
         raise ModelError(
             f"{checkpoint.path}: the tokenizer makes token {largest}, but the model has embeddings for {vocabulary} "

@@ -162,10 +162,15 @@ def recover(out: Path) -> None:
 
 def finished_record(out: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
     """The record of ``out`` if the very same run has made it, and died before it could say so."""
+    record = record_of(out)
+    return record if record is not None and record.get("fingerprint") == fingerprint else None
+
+
+def record_of(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder that slimgpt made; None where there is none that can be read."""
     try:
-        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        return record if record["fingerprint"] == fingerprint else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return None
 
 
@@ -225,7 +230,7 @@ def assemble(job: Job) -> Path:
     write_weights(folder, rest, shards, job.plan.bytes_after)
     job.output_config.save_pretrained(folder)
     if job.config.layout == "per-layer":
-        _add_modelling_file(folder)
+        add_modelling_file(folder)
     generation_config(job.checkpoint).save_pretrained(folder)
     job.tokenizer.save_pretrained(folder)
     return folder
@@ -259,7 +264,8 @@ def _tensor_names(file: Path) -> list[str]:
         return list(tensors.keys())
 
 
-def _add_modelling_file(folder: Path) -> None:
+def add_modelling_file(folder: Path) -> None:
+    """What plain transformers needs to load layers of different sizes."""
     assert modeling.__file__ is not None
     shutil.copyfile(modeling.__file__, folder / Path(modeling.__file__).name)
 

@@ -132,6 +132,13 @@ class ActivationStream:
             self._pruned[site.name] = (site, columns_I.to(self._device))
 
     @torch.inference_mode()
+    def visit(self, layer: nn.Module, index: int) -> None:
+        """Run ``layer`` for what hooks on it see; the residual stream stays where it is."""
+        for rows in self._batches():
+            output = self._run(layer, index, rows)
+            self._progress(output.shape[0] * output.shape[1])
+
+    @torch.inference_mode()
     def advance(self, layer: nn.Module, index: int) -> None:
         """Carry the residual stream through the pruned layer, and forget what was kept for it."""
         for rows in self._batches():
@@ -214,7 +221,7 @@ class ActivationStream:
 
         with ExitStack() as stack:
             for site in sites:
-                stack.enter_context(_hooked(layer.get_submodule(site.consumer), catcher(site)))
+                stack.callback(layer.get_submodule(site.consumer).register_forward_pre_hook(catcher(site)).remove)
             stack.enter_context(self._finished_blocks(layer, rows))
             with suppress(Stop):
                 self._run(layer, index, rows)
@@ -274,15 +281,6 @@ def materialised(
         yield layer
     finally:
         layer.to("meta")
-
-
-@contextmanager
-def _hooked(module: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _adds_up(before_BTD: Tensor, outputs: Sequence[Tensor], after_BTD: Tensor) -> bool:

@@ -16,10 +16,14 @@ def remove(layer: nn.Module, site: Site, removal: Removal) -> None:
     """
     for path in dict.fromkeys(segment.path for segment in site.producers):
         _keep_rows_(layer.get_submodule(path), site, path, removal.kept_N)
-    consumer = layer.get_submodule(site.consumer)
-    repaired = removal.weight_OI.T if output_dim(consumer) == 1 else removal.weight_OI
-    _assign_(consumer, "weight", repaired.contiguous())
-    _restate_shape_(consumer)
+    replace_weight(layer, site.consumer, removal.weight_OI)
+
+
+def replace_weight(layer: nn.Module, path: str, new_OI: Tensor) -> None:
+    """Give the projection at ``path`` inside ``layer`` another weight, in place; its dtype and device stay."""
+    module = layer.get_submodule(path)
+    _assign_(module, "weight", (new_OI.T if output_dim(module) == 1 else new_OI).contiguous())
+    _restate_shape_(module)
 
 
 def _keep_rows_(producer: nn.Module, site: Site, path: str, kept_N: Tensor) -> None:

@@ -23,10 +23,10 @@ class Layer:
     outside: str = ""
 
 
-KERNELS = "linalg stats sites solvers"
+KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = "arch atomic schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
-RUN = "job output record card measured driver search loading inspection generation quantisation"
+RUN = "job output outcome record card measured driver sparsify search loading inspection generation quantisation"
 
 LAYERS = [
     Layer("errors _version"),
@@ -66,9 +66,14 @@ LAYERS = [
     Layer("evaluation", f"errors config {MODEL_SIDE} {RUN}", "torch transformers lm_eval yaml"),
     Layer("export", f"errors config modeling_slimgpt {KERNELS} {MODEL_SIDE} {RUN}", "torch transformers gguf numpy"),
     Layer(
+        "study",
+        "errors _version atomic config",
+        "pyarrow scipy yaml ray",
+    ),
+    Layer(
         "report",
-        f"errors _version config evaluation allocation {MODEL_SIDE} {RUN}",
-        "rich matplotlib jinja2 markupsafe",
+        f"study errors _version config evaluation allocation {MODEL_SIDE} {RUN}",
+        "rich matplotlib jinja2 markupsafe yaml",
     ),
     Layer("recovery", f"errors config {MODEL_SIDE} {RUN}", "torch transformers peft safetensors"),
     Layer("bench", f"errors config {KERNELS} {MODEL_SIDE} {RUN}", "torch"),

@@ -103,6 +103,15 @@ def weight_OI(module: nn.Module) -> Tensor:
     return weight.T if output_dim(module) == 1 else weight
 
 
+def projections(layer: nn.Module) -> dict[str, nn.Module]:
+    """All projections of a decoder layer by their paths in it; a switch with a single output is none."""
+    return {
+        path: module
+        for path, module in layer.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and weight_OI(module).shape[0] > 1
+    }
+
+
 def unit_params(layer: nn.Module, site: Site) -> int:
     """Parameters that leave with one unit: its consumer columns, producer rows and their biases."""
     count = weight_OI(layer.get_submodule(site.consumer)).shape[0] * site.unit_width

@@ -17,6 +17,7 @@ from slimgpt.config import (
     RecoverConfig,
     ReportConfig,
     SearchConfig,
+    SparsifyConfig,
     StudyConfig,
 )
 from slimgpt.errors import ConfigError, OutputError
@@ -38,6 +39,19 @@ def _prune(config: PruneConfig) -> None:
         out.print(f"Written to {result.path}")
         if config.report:
             _report(ReportConfig((str(result.path),), str(result.path / "report.html"), force=True))
+
+
+def _sparsify(config: SparsifyConfig) -> None:
+    from slimgpt.report.sparsity import SparsifyProgress, print_sparsity
+    from slimgpt.sparsify import sparsify
+
+    observer = SparsifyProgress()
+    try:
+        result = sparsify(config, observer)
+    finally:
+        observer.close()
+    print_sparsity(result.record)
+    print(f"Written to {result.path}")
 
 
 def _search(config: SearchConfig) -> None:
@@ -217,6 +231,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "prune": Command(PruneConfig, _prune),
+    "sparsify": Command(SparsifyConfig, _sparsify),
     "search": Command(SearchConfig, _search),
     "recover": Command(RecoverConfig, _recover),
     "eval": Command(EvalConfig, _eval),

@@ -129,6 +129,11 @@ def _run(folder: Path, given: str, name: str) -> Run:
         hint = f" It holds runs, though: name {inside[0]}, …" if inside else ""
         raise ModelError(f"{folder} holds no {RECORD}: name a folder made by slimgpt prune or slimgpt recover.{hint}")
     record = _read(path, SCHEMA)
+    if "kind" in record:
+        raise ModelError(
+            f"{folder} was made by slimgpt {record['kind']}: a report is of models pruned by slimgpt prune. Its record "
+            f"is {path}."
+        )
     if "layers" not in record and "recovery" in record:
         raise ModelError(f"{folder} was fine-tuned, but never pruned: a report is of pruned models.")
     with _whole(path):

@@ -1,0 +1,63 @@
+"""What ``slimgpt sparsify`` shows: a line while it works, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from slimgpt.report.console import err, mebibytes, out
+from slimgpt.sparsify import Observer
+
+
+class SparsifyProgress(Observer):
+    """One line that says which round runs, with a bar where its length is known; on a terminal alone."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def stage(self, name: str, num_tokens: int | None = None) -> None:
+        """Name the stage, and start its bar anew."""
+        self._progress.start()
+        self._progress.reset(self._task, description=name, total=num_tokens)
+
+    def tokens(self, count: int) -> None:
+        """Move the bar."""
+        self._progress.advance(self._task, count)
+
+    def close(self) -> None:
+        """Take the line down, also after an error."""
+        self._progress.stop()
+
+
+def print_sparsity(record: Mapping[str, Any]) -> None:
+    """The zeros of every layer, and what they come to."""
+    table = Table(title="Result", title_justify="left")
+    for column in ("layer", "weights", "zeros", "sparsest projection", "densest"):
+        table.add_column(column, justify="right")
+    for layer in record["projections"]:
+        matrices = layer["matrices"].values()
+        shares = [matrix["sparsity"] for matrix in matrices]
+        weights = sum(matrix["shape"][0] * matrix["shape"][1] for matrix in matrices)
+        zeros = sum(matrix["zeros"] for matrix in matrices)
+        cells = f"{weights:,}", f"{zeros / weights:.2%}", f"{max(shares):.2%}", f"{min(shares):.2%}"
+        table.add_row(str(layer["layer"]), *cells)
+    out.print(table)
+    found, cost = record["sparsity"], record["cost"]
+    out.print(
+        f"{found['zeros']:,} of {found['projection_weights']:,} weights of projections are zero "
+        f"({found['projections']:.2%}; {found['parameters']:.2%} of all parameters). Stored dense: "
+        f"{mebibytes(record['parameters']['bytes_after'])}, as before, and no faster without sparse kernels. "
+        f"{sum(cost['seconds'].values()):.0f} s, peak memory {mebibytes(cost['peak_host_bytes'])}."
+    )

@@ -1,0 +1,107 @@
+"""sparsify(): zeros in the projections of the decoder layers, by a method of :mod:`slimgpt.masks`.
+
+options --job--> checked job --ratios--> sparsity of every projection --rounds--> layers --> folder, record, card
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimgpt import outcome, output
+from slimgpt.arch.family import projections, weight_OI
+from slimgpt.config import SparsifyConfig
+from slimgpt.record import write
+from slimgpt.runtime import Clock
+from slimgpt.sparsify import record
+from slimgpt.sparsify.job import Job, prepare
+from slimgpt.sparsify.ratios import along_curve, fractions, owl
+from slimgpt.sparsify.rounds import Observer, Rounds
+from slimgpt.sparsify.threshold import smallest_per_matrix
+from slimgpt.stream import read_layer
+
+__all__ = ["Observer", "SparsifyResult", "sparsify"]
+
+
+@dataclass(frozen=True)
+class SparsifyResult:
+    """Where the sparse model is, and its full record (what ``slimgpt.json`` holds)."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> SparsifyResult:
+    """Make a sparse model: check everything, go through the layers as often as the schedule says, write atomically.
+
+    Raises:
+        SlimGPTError: something the user can mend; raised before any work wherever that is possible.
+    """
+    clock = Clock()
+    with clock.timed("prepare"):
+        job = prepare(config)
+    with outcome.working_folder(job.out) as folder:
+        rounds = Rounds(job, folder, observer or Observer(), clock)
+        final = _sparsities(job, rounds)
+        steps = fractions(config.schedule, config.rounds)
+        for number, step in enumerate(steps):
+            name = f"round {number + 1} of {len(steps)}" if len(steps) > 1 else config.method
+            targets = [{path: value * step for path, value in layer.items()} for layer in final]
+            layers = rounds.carry_out(name, targets, first=number == 0)
+        with clock.timed("write"):
+            finished = _assemble(job, rounds, folder)
+        whole = record.build(job, final, layers, clock)
+        write(finished, whole)
+        output.publish(finished, job.out)
+    return SparsifyResult(job.out, whole)
+
+
+def _sparsities(job: Job, rounds: Rounds) -> list[Mapping[str, float]]:
+    """Zeros' share that every projection is to have in the end, by layer and path."""
+    sizes = [_sizes(job, index) for index in range(len(job.checkpoint.layers))]
+    if job.config.scope == "global":
+        num = round(job.config.target * sum(sum(layer.values()) for layer in sizes))
+        counts = smallest_per_matrix(lambda index: _weights(job, index), len(sizes), num)
+        return [{path: counts[index][path] / size for path, size in layer.items()} for index, layer in enumerate(sizes)]
+    by_layer = _by_layer(job, rounds, [sum(layer.values()) for layer in sizes])
+    return [dict.fromkeys(layer, sparsity) for layer, sparsity in zip(sizes, by_layer, strict=True)]
+
+
+def _by_layer(job: Job, rounds: Rounds, sizes: list[int]) -> list[float]:
+    config = job.config
+    if config.layer_ratios == "owl":
+        return owl(config.target, sizes, rounds.outliers())
+    return along_curve(config.layer_ratios, config.target, sizes)
+
+
+def _sizes(job: Job, index: int) -> dict[str, int]:
+    return {path: weight_OI(module).numel() for path, module in projections(job.checkpoint.layers[index]).items()}
+
+
+def _weights(job: Job, index: int) -> dict[str, Tensor]:
+    """The projections of a layer as they will be read when it is their turn."""
+    state = read_layer(job.checkpoint, index, job.stored_dtype)
+    return {path: state[f"{path}.weight"] for path in projections(job.checkpoint.layers[index])}
+
+
+def _assemble(job: Job, rounds: Rounds, folder: Path) -> Path:
+    """Put weights, configuration and tokenizer together in the working folder; where."""
+    finished = folder / output.FINISHED
+    finished.mkdir()
+    checkpoint, dtype = job.checkpoint, job.stored_dtype
+    rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
+    output.write_weights(finished, rest, [rounds.shard(i) for i in range(len(checkpoint.layers))], job.num_bytes)
+    config = _config(checkpoint.config, dtype)
+    outcome.add_the_rest(finished, checkpoint, config, job.tokenizer)
+    return finished
+
+
+def _config(config: Any, dtype: torch.dtype) -> Any:
+    """The model's own configuration, with the dtype that is written."""
+    config.dtype = dtype
+    return config

@@ -1,0 +1,114 @@
+"""Turns options into a checked job: whatever can refuse a run refuses it here, before any work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimgpt import calibration, memory, outcome, output, runtime
+from slimgpt.arch.family import projections, weight_OI
+from slimgpt.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.config import SparsifyConfig
+from slimgpt.errors import ConfigError
+from slimgpt.job import check_context, check_rest
+from slimgpt.masks import NEED_INPUTS
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run after all its checks.
+
+    Attributes:
+        config: the options.
+        checkpoint: the dense model, opened.
+        tokenizer: the model's.
+        windows_BT: int64 calibration windows; None where nothing depends on the text.
+        device: where layers run and masks are chosen.
+        compute_dtype: dtype of the forward pass.
+        stored_dtype: dtype of the written weights.
+        batch_size: windows in one forward pass.
+        out: the folder to make.
+        offloaded: the activations go to a file.
+    """
+
+    config: SparsifyConfig
+    checkpoint: Checkpoint
+    tokenizer: Any
+    windows_BT: Tensor | None
+    device: torch.device
+    compute_dtype: torch.dtype
+    stored_dtype: torch.dtype
+    batch_size: int
+    out: Path
+    offloaded: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the written weights: zeros take as much as other numbers."""
+        return self.checkpoint.num_params * self.stored_dtype.itemsize
+
+
+def prepare(config: SparsifyConfig) -> Job:
+    """Check the options, open the model and read the calibration text where something depends on it.
+
+    Raises:
+        SlimGPTError: the first thing that is wrong.
+    """
+    config.check()
+    device = runtime.pick_device(config.device)
+    checkpoint = open_checkpoint(config.model)
+    check_pattern(config, checkpoint)
+    check_context(checkpoint.config, config.seqlen)
+    stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    out = Path(os.path.abspath(Path(config.out).expanduser()))
+    outcome.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
+    tokenizer = checkpoint.tokenizer()
+    windows_BT = _windows(config, tokenizer)
+    check_rest(checkpoint, windows_BT, stored_dtype)
+    batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
+    compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
+    num_windows = 0 if windows_BT is None else len(windows_BT)
+    needs = memory.estimate(checkpoint, num_windows, config.seqlen, batch_size, device, compute_dtype, offload=False)
+    memory.check(needs, device, output.partial_folder(out))
+    return Job(
+        config=config,
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        windows_BT=windows_BT,
+        device=device,
+        compute_dtype=compute_dtype,
+        stored_dtype=stored_dtype,
+        batch_size=batch_size,
+        out=out,
+        offloaded=needs.offloaded,
+    )
+
+
+def check_pattern(config: SparsifyConfig, checkpoint: Checkpoint) -> None:
+    """Refuse a pattern that does not fit the width of some projection.
+
+    Raises:
+        ConfigError: names the first such projection.
+    """
+    if config.kept_of_group is None:
+        return
+    _, group = config.kept_of_group
+    for index, layer in enumerate(checkpoint.layers):
+        for path, module in projections(layer).items():
+            num_inputs = weight_OI(module).shape[1]
+            if num_inputs % group:
+                raise ConfigError(
+                    f"--pattern {config.pattern}: {path} of layer {index} has {num_inputs} inputs, which is no "
+                    f"multiple of {group}. Use --pattern unstructured, or prune with --round-to {group} first."
+                )
+
+
+def _windows(config: SparsifyConfig, tokenizer: Any) -> Tensor | None:
+    if config.method not in NEED_INPUTS and config.layer_ratios != "owl":
+        return None
+    return calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
