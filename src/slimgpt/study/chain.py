@@ -150,9 +150,7 @@ def steps(cell: Cell, recipe: Recipe, folder: Path) -> list[Step]:
     if cell.quantisation in IN_GGUF:
         places = (current, str(folder / GGUF))
         chain.append(Step("export", "export", places, {"format": "gguf", "outtype": IN_GGUF[cell.quantisation]}))
-        if cell.granularity == "structured":
-            return chain  # layers of different sizes: llama.cpp runs them, but transformers does not read them back
-        current = places[1]
+        return chain  # it is for llama.cpp, whose quality and speed are not measured here
     return chain + _measurements(cell, recipe, current, dense, folder)
 
 
@@ -165,16 +163,22 @@ def _measurements(cell: Cell, recipe: Recipe, current: str, dense: str, folder: 
         options |= {"suite": "slimgpt"}
         options |= {name: _here(value) for name in ("task_data",) if (value := getattr(how, name)) is not None}
         options |= {"limit": how.limit} if how.limit is not None else {}
-    if how.corruption and cell.method != DENSE and cell.quantisation not in IN_GGUF:
+    if how.corruption and cell.method != DENSE:
         options |= {"against": dense, "compare_json": str(folder / "compare.json")}
     chain = [Step("evaluate", "eval", (current,), options)]
-    if model.seen_text is not None:
+    if model.seen_text is not None and (cell.tuning != NONE or cell.method == DENSE):
         seen = {"text": _here(model.seen_text), **text, "json": str(folder / "seen.json")}
         chain.append(Step("evaluate on seen text", "eval", (current,), seen))
-    if how.bench and cell.quantisation not in IN_GGUF:
-        timing = {"repeats": how.repeats, "new_tokens": how.new_tokens, **in_memory, "json": str(folder / "bench.json")}
+    if how.bench and _changes_speed(cell):
+        amounts = {"prompt_tokens": how.prompt_tokens, "new_tokens": how.new_tokens, "repeats": how.repeats}
+        timing = {**amounts, **in_memory, "json": str(folder / "bench.json")}
         chain.append(Step("bench", "bench", (dense, current), timing))
     return chain
+
+
+def _changes_speed(cell: Cell) -> bool:
+    """Seeds and tuning change no shape, so one cell of each shape is timed."""
+    return cell.seed == 0 and cell.tuning == NONE
 
 
 def _here(path: str) -> str:

@@ -30,7 +30,7 @@ class Model:
         path: folder or hub id.
         text: held-out text, for the loss that counts.
         calibration: what pruning looks at.
-        seen_text: text like what tuning sees, for the gap between loss on seen and on held-out text.
+        seen_text: text like what tuning sees, for the gap between loss on seen and on held-out text of tuned cells.
         tuning_data: what tuning learns from; the calibration's text where it is not named.
     """
 
@@ -77,9 +77,11 @@ class Evaluation:
         task_data: their rows, as ``slimgpt eval --task-data``.
         limit: the first rows of each.
         corruption: also compare with the dense model, on corrupted text too.
-        bench: also measure speed and memory, in turns with the dense model.
-        repeats: of that measurement.
-        new_tokens: generated in it.
+        bench: also measure speed and memory, in turns with the dense model, of the untuned cells of seed 0: neither
+            tuning nor another seed changes a shape.
+        prompt_tokens: read in each of its repeats.
+        new_tokens: generated in each.
+        repeats: of it.
     """
 
     seqlen: int = 128
@@ -89,8 +91,9 @@ class Evaluation:
     limit: int | None = None
     corruption: bool = False
     bench: bool = True
-    repeats: int = 7
+    prompt_tokens: int = 128
     new_tokens: int = 32
+    repeats: int = 7
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ RECORD = "cell.json"
 KIND, SCHEMA = "study-cell", 1
 DONE, FAILED = "done", "failed"
 LAST_LINES = 6  # of what a failed command says
+NAMED_ERROR = "slimgpt: error:"
 WEIGHTS = (".safetensors", ".gguf")
 
 Command = Callable[[Sequence[str], Path], int]
@@ -115,9 +116,11 @@ def _run(step: Step, log: Path, command: Command) -> dict[str, Any]:
 
 
 def last_lines(log: Path) -> str:
-    """The end of what a command said."""
-    lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return "\n".join([line for line in lines if line][-LAST_LINES:])
+    """The error that a command named, or the end of what it said where it died without one."""
+    said = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line for line in said if line][-LAST_LINES:]
+    named = [place for place, line in enumerate(lines) if line.startswith(NAMED_ERROR)]
+    return "\n".join(lines[named[-1] :] if named else lines)
 
 
 def drop_weights(folder: Path) -> None:
