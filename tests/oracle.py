@@ -158,7 +158,7 @@ def masked(weight_OI: Tensor, score_OI: Tensor, sparsity: float, group: int, by_
 def sparsegpt(
     weight_OI: Tensor, hessian_II: Tensor, sparsity: float, group: int, damping: float, block: int = 128
 ) -> Tensor:
-    """Input after input, inverting anew the Hessian of those that are left; every weight that goes is repaired alone."""
+    """Input after input, inverting anew the Hessian of those left; every weight that goes is repaired alone."""
     damped_II, weight_OI = damped(hessian_II, damping), weight_OI.double().clone()
     num_outputs, num_inputs = weight_OI.shape
     before_OI, dead_I = weight_OI == 0, hessian_II.diagonal() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from slimgpt.card_kinds import making, opening
 from slimgpt.sites import part_of
 
 LOAD_PER_LAYER = """\
@@ -33,8 +34,8 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 
 def model_card(record: Mapping[str, Any], measured: Mapping[str, Any] | None = None) -> str:
     """Markdown made from the run's record, and from what was measured since, by kind: eval, compare, bench."""
-    if record.get("kind") == "sparsify":
-        return _sparse(record, measured or {})
+    if (start := opening(record)) is not None:
+        return _other_kind(record, start, measured or {})
     if "layers" not in record:
         return _fine_tuned(record, measured or {})
     options, sizes = record["options"], record["parameters"]
@@ -78,42 +79,19 @@ quality: run `slimgpt eval`).
 """
 
 
-def _sparse(record: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
-    """The card of a model with zeros in its projections."""
-    options, found = record["options"], record["sparsity"]
+def _other_kind(record: Mapping[str, Any], start: str, measured: Mapping[str, Any]) -> str:
+    """The card of a model that was made sparse or shallower."""
     return f"""\
----
-library_name: transformers
-pipeline_tag: text-generation
-tags: [slimgpt, pruning, sparsity]
----
-
-# {record["source"]}, {found["projections"]:.1%} zeros
-
-Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}`: {found["zeros"]:,} of the
-{found["projection_weights"]:,} weights of the decoder layers' projections are zero, {found["parameters"]:.1%} of all
-parameters. **It is stored dense and takes as much memory and time as the original**, unless a tool with sparse kernels
-makes use of the zeros; no speed is claimed. With such kernels at their best, {found["flops_left_with_head"]:.1%} of the
-multiplications with weights (head included) would be left.
-
+{start}
 {_measured(measured)}## How to load it
 
 {LOAD_PER_LAYER if record["layout"] == "per-layer" else LOAD_UNIFORM}
 
 ## How it was made
 
-Method `{options["method"]}`, pattern `{options["pattern"]}`, scope `{options["scope"]}`, layer ratios
-`{options["layer_ratios"]}`, schedule `{options["schedule"]}` in {options["rounds"]} round(s){_text(options)}, seed
-{options["seed"]}. `slimgpt.json` holds all options, versions and the zeros of every projection.
+{making(record)}
 
 {_recoveries(record)}"""
-
-
-def _text(options: Mapping[str, Any]) -> str:
-    """The calibration text, where the masks depend on it."""
-    if options["method"] in ("magnitude", "random") and options["layer_ratios"] != "owl":
-        return ""
-    return f", calibrated on {options['samples']} windows of {options['seqlen']} tokens of `{options['calibration']}`"
 
 
 def _fine_tuned(record: Mapping[str, Any], measured: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from slimgpt.config import (
     BenchConfig,
+    DropConfig,
     EvalConfig,
     ExportConfig,
     FamiliesConfig,
@@ -51,6 +52,15 @@ def _sparsify(config: SparsifyConfig) -> None:
     finally:
         observer.close()
     print_sparsity(result.record)
+    print(f"Written to {result.path}")
+
+
+def _drop(config: DropConfig) -> None:
+    from slimgpt.depth import drop
+    from slimgpt.report.sparsity import print_dropped
+
+    result = drop(config)
+    print_dropped(result.record)
     print(f"Written to {result.path}")
 
 
@@ -232,6 +242,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "prune": Command(PruneConfig, _prune),
     "sparsify": Command(SparsifyConfig, _sparsify),
+    "drop": Command(DropConfig, _drop),
     "search": Command(SearchConfig, _search),
     "recover": Command(RecoverConfig, _recover),
     "eval": Command(EvalConfig, _eval),

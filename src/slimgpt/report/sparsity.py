@@ -1,4 +1,4 @@
-"""What ``slimgpt sparsify`` shows: a line while it works, and what came of it."""
+"""What ``slimgpt sparsify`` shows while it works, and what came of it; and what came of ``slimgpt drop``."""
 
 from __future__ import annotations
 
@@ -60,4 +60,24 @@ def print_sparsity(record: Mapping[str, Any]) -> None:
         f"({found['projections']:.2%}; {found['parameters']:.2%} of all parameters). Stored dense: "
         f"{mebibytes(record['parameters']['bytes_after'])}, as before, and no faster without sparse kernels. "
         f"{sum(cost['seconds'].values()):.0f} s, peak memory {mebibytes(cost['peak_host_bytes'])}."
+    )
+
+
+def print_dropped(record: Mapping[str, Any]) -> None:
+    """The layers that went, and by which scores."""
+    angular = record["options"]["method"] == "angular"
+    title = "Angle from input to output of each run, of π" if angular else "Influence of each layer"
+    table = Table(title=title, title_justify="left")
+    table.add_column("first layer" if angular else "layer", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("")
+    chosen = record["dropped"][:1] if angular else record["dropped"]
+    for index, score in enumerate(record["scores"]):
+        table.add_row(str(index), f"{score:.4f}", "goes" if index in chosen else "")
+    out.print(table)
+    sizes, cost = record["parameters"], record["cost"]
+    out.print(
+        f"Layers {', '.join(map(str, record['dropped']))} of {record['num_layers']['before']} are gone: "
+        f"{sizes['before']:,} → {sizes['after']:,} parameters ({sizes['removed_ratio']:.2%} removed) in "
+        f"{sum(cost['seconds'].values()):.0f} s; peak memory {mebibytes(cost['peak_host_bytes'])}."
     )

@@ -63,12 +63,11 @@ def prepare(config: SparsifyConfig) -> Job:
     device = runtime.pick_device(config.device)
     checkpoint = open_checkpoint(config.model)
     check_pattern(config, checkpoint)
-    check_context(checkpoint.config, config.seqlen)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     out = Path(os.path.abspath(Path(config.out).expanduser()))
     outcome.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
-    windows_BT = _windows(config, tokenizer)
+    windows_BT = _windows(config, checkpoint, tokenizer) if reads_text(config) else None
     check_rest(checkpoint, windows_BT, stored_dtype)
     batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
     compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
@@ -108,7 +107,11 @@ def check_pattern(config: SparsifyConfig, checkpoint: Checkpoint) -> None:
                 )
 
 
-def _windows(config: SparsifyConfig, tokenizer: Any) -> Tensor | None:
-    if config.method not in NEED_INPUTS and config.layer_ratios != "owl":
-        return None
+def reads_text(config: SparsifyConfig) -> bool:
+    """The masks, or how sparse the layers are, depend on the calibration text."""
+    return config.method in NEED_INPUTS or config.layer_ratios == "owl"
+
+
+def _windows(config: SparsifyConfig, checkpoint: Checkpoint, tokenizer: Any) -> Tensor:
+    check_context(checkpoint.config, config.seqlen)
     return calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)

@@ -1,0 +1,69 @@
+"""The opening of the cards of models that were made in other ways than by pruning heads and channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADER = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [slimgpt, pruning]
+---
+"""
+
+
+def opening(record: Mapping[str, Any]) -> str | None:
+    """What the model is; None where it was pruned, or only fine-tuned."""
+    write = {"sparsify": _sparse, "drop": _shallower}.get(record.get("kind", ""))
+    return write(record) if write is not None else None
+
+
+def making(record: Mapping[str, Any]) -> str:
+    """How it was made, in a sentence or two."""
+    options = record["options"]
+    if record["kind"] == "drop":
+        return f"Method `{options['method']}`{_text(options)}. `slimgpt.json` holds all options, versions and scores."
+    reads = options["method"] not in ("magnitude", "random") or options["layer_ratios"] == "owl"
+    return f"""\
+Method `{options["method"]}`, pattern `{options["pattern"]}`, scope `{options["scope"]}`, layer ratios
+`{options["layer_ratios"]}`, schedule `{options["schedule"]}`, {options["rounds"]} round(s), seed
+{options["seed"]}{_text(options) if reads else ""}. `slimgpt.json` holds all options, versions and the zeros of every
+projection."""
+
+
+def _sparse(record: Mapping[str, Any]) -> str:
+    found = record["sparsity"]
+    trained = (
+        "\nThese figures are of the model before it was trained (below): training fills zeros again unless its trainer "
+        "keeps them.\n"
+        if record.get("recovery")
+        else ""
+    )
+    return f"""\
+{HEADER}
+# {record["source"]}, {found["projections"]:.1%} zeros
+
+Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}`: {found["zeros"]:,} of the
+{found["projection_weights"]:,} weights of the decoder layers' projections are zero, {found["parameters"]:.1%} of all
+parameters. **It is stored dense and takes as much memory and time as the original**, unless a tool with sparse kernels
+makes use of the zeros; no speed is claimed. With such kernels at their best, {found["flops_left_with_head"]:.1%} of the
+multiplications with weights (head included) would be left.
+{trained}"""
+
+
+def _shallower(record: Mapping[str, Any]) -> str:
+    depth, sizes = record["num_layers"], record["parameters"]
+    return f"""\
+{HEADER}
+# {record["source"]}, {sizes["removed_ratio"]:.1%} smaller
+
+Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}` by taking out {len(record["dropped"])} of its
+{depth["before"]} decoder layers: {", ".join(map(str, record["dropped"]))}, counted from 0. The others are as they were;
+nothing was repaired. {sizes["before"]:,} parameters became {sizes["after"]:,}.
+"""
+
+
+def _text(options: Mapping[str, Any]) -> str:
+    return f", calibrated on {options['samples']} windows of {options['seqlen']} tokens of `{options['calibration']}`"

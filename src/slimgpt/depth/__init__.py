@@ -1,0 +1,186 @@
+"""drop(): whole decoder layers out of a model, chosen by how little they turn the residual stream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimgpt import calibration, memory, outcome, output, runtime
+from slimgpt.activations import ActivationRoom
+from slimgpt.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.config import DropConfig
+from slimgpt.depth.scores import StreamTurns, least_influence, least_run
+from slimgpt.depth.shallower import shallower_config
+from slimgpt.errors import ConfigError
+from slimgpt.job import check_context, check_rest, versions
+from slimgpt.journal import write_tensors
+from slimgpt.record import write
+from slimgpt.runtime import Clock
+from slimgpt.schema import SCHEMA
+from slimgpt.stream import ActivationStream, materialised, read_layer
+
+__all__ = ["DropResult", "drop"]
+
+
+@dataclass(frozen=True)
+class DropResult:
+    """Where the shallower model is, and its full record (what ``slimgpt.json`` holds)."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run after all its checks."""
+
+    config: DropConfig
+    checkpoint: Checkpoint
+    tokenizer: Any
+    windows_BT: Tensor
+    device: torch.device
+    stored_dtype: torch.dtype
+    num: int
+    out: Path
+    offloaded: bool
+
+
+def drop(config: DropConfig) -> DropResult:
+    """Make a shallower model: check everything, measure every layer in one pass, write what stays.
+
+    Raises:
+        SlimGPTError: something the user can mend; raised before any work wherever that is possible.
+    """
+    clock = Clock()
+    with clock.timed("prepare"):
+        job = _prepare(config)
+    with outcome.working_folder(job.out) as folder:
+        with clock.timed("measure", job.device):
+            turns = _measure(job, folder)
+        scores, dropped = _choose(config.method, turns, job.num)
+        kept = [index for index in range(len(job.checkpoint.layers)) if index not in dropped]
+        with clock.timed("write"):
+            finished, num_params = _assemble(job, kept, folder)
+        whole = _record(job, scores, dropped, num_params, clock)
+        write(finished, whole)
+        output.publish(finished, job.out)
+    return DropResult(job.out, whole)
+
+
+def _prepare(config: DropConfig) -> _Job:
+    config.check()
+    device = runtime.pick_device(config.device)
+    checkpoint = open_checkpoint(config.model)
+    check_context(checkpoint.config, config.seqlen)
+    num = _number(config, len(checkpoint.layers))
+    stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    shallower_config(checkpoint, range(len(checkpoint.layers)), stored_dtype)  # fails here where none can go
+    out = Path(os.path.abspath(Path(config.out).expanduser()))
+    outcome.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
+    tokenizer = checkpoint.tokenizer()
+    windows_BT = calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
+    check_rest(checkpoint, windows_BT, stored_dtype)
+    batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
+    compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
+    needs = memory.estimate(
+        checkpoint, len(windows_BT), config.seqlen, batch_size, device, compute_dtype, offload=False
+    )
+    memory.check(needs, device, output.partial_folder(out))
+    return _Job(config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, out, needs.offloaded)
+
+
+def _number(config: DropConfig, num_layers: int) -> int:
+    """How many layers go.
+
+    Raises:
+        ConfigError: none, or all of them.
+    """
+    asked = f"--layers {config.layers}" if config.layers is not None else f"--ratio {config.ratio}"
+    num = config.layers if config.layers is not None else round((config.ratio or 0) * num_layers)
+    if not 0 < num < num_layers:
+        raise ConfigError(f"{asked} takes {num} of {num_layers} decoder layers: at least one goes and one stays.")
+    return num
+
+
+def _measure(job: _Job, folder: Path) -> StreamTurns:
+    """Run the calibration text through the model, one layer at a time."""
+    checkpoint, device = job.checkpoint, job.device
+    dtype = runtime.compute_dtype(checkpoint.dtype, device)
+    batch_size = runtime.pick_batch_size(job.config.batch_size, job.config.seqlen, device)
+    room = ActivationRoom(checkpoint.dtype, folder / "activations" if job.offloaded else None)
+    turns = StreamTurns()
+    with closing(ActivationStream(checkpoint, job.windows_BT, device, dtype, batch_size, room)) as stream:
+        for index, layer in enumerate(checkpoint.layers):
+            with materialised(layer, read_layer(checkpoint, index, job.stored_dtype), device, dtype):
+                turns.begin()
+                handle = layer.register_forward_hook(turns.watch)
+                try:
+                    stream.advance(layer, index)
+                finally:
+                    handle.remove()
+                turns.end()
+    return turns
+
+
+def _choose(method: str, turns: StreamTurns, num: int) -> tuple[list[float], list[int]]:
+    """The scores that decide, and the layers that go."""
+    if method == "angular":
+        distances = turns.angular_distances(num)
+        return distances, least_run(distances, num)
+    influence = turns.block_influence()
+    return influence, least_influence(influence, num)
+
+
+def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> tuple[Path, int]:
+    """Put the layers that stay, and all around them, together in the working folder; where, and how many parameters."""
+    checkpoint, dtype = job.checkpoint, job.stored_dtype
+    finished = folder / output.FINISHED
+    finished.mkdir()
+    gone = set(range(len(checkpoint.layers))) - set(kept)
+    lost = sum(parameter.numel() for index in gone for parameter in checkpoint.layers[index].parameters())
+    num_params = checkpoint.num_params - lost
+    shards = [folder / f"layer-{new:05d}.safetensors" for new in range(len(kept))]
+    for new, (old, shard) in enumerate(zip(kept, shards, strict=True)):
+        prefix = checkpoint.layer_prefix(new)
+        state = read_layer(checkpoint, old, dtype)
+        write_tensors(shard, {prefix + name: tensor.contiguous() for name, tensor in state.items()})
+    rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
+    output.write_weights(finished, rest, shards, num_params * dtype.itemsize)
+    outcome.add_the_rest(finished, checkpoint, shallower_config(checkpoint, kept, dtype), job.tokenizer)
+    return finished, num_params
+
+
+def _record(
+    job: _Job, scores: Sequence[float], dropped: Sequence[int], num_params: int, clock: Clock
+) -> dict[str, Any]:
+    before = job.checkpoint.num_params
+    return {
+        "schema": SCHEMA,
+        "kind": "drop",
+        **outcome.provenance(job.checkpoint),
+        "options": asdict(job.config),
+        "versions": versions(),
+        "parameters": {
+            "before": before,
+            "after": num_params,
+            "removed_ratio": 1 - num_params / before,
+            "bytes_after": num_params * job.stored_dtype.itemsize,
+        },
+        "num_layers": {"before": len(job.checkpoint.layers), "after": len(job.checkpoint.layers) - len(dropped)},
+        "dropped": list(dropped),
+        "scores": list(scores),
+        "layout": "per-layer" if outcome.is_per_layer(job.checkpoint.config) else "uniform",
+        "cost": {
+            "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+            "peak_host_bytes": runtime.peak_host_bytes(),
+            "peak_device_bytes": runtime.peak_device_bytes(job.device),
+            "device": runtime.device_name(job.device),
+        },
+    }
