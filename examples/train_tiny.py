@@ -1,4 +1,4 @@
-"""Train a small Llama from nothing, offline, in a few minutes on one CPU core: the second model of recipes/study-small.yaml.
+"""Train a small Llama from nothing, offline, in minutes on one CPU core: the first model of recipes/study-small.yaml.
 
 The text comes with Python (its language reference and docstrings). A twentieth of the documents is held out before the
 tokenizer is trained, so that neither it nor the model has seen them. OUT becomes

@@ -62,11 +62,15 @@ def quantise_(model: Any, scheme: Scheme) -> Quantised:
 
     chosen = [module for module in model.modules() if _is_quantised(module, model)]
     if not chosen:
-        raise ConfigError(f"--quantise {scheme}: {type(model).__name__} has no nn.Linear layers, which torchao quantises.")
+        raise ConfigError(
+            f"--quantise {scheme}: {type(model).__name__} has no nn.Linear layers, which torchao quantises."
+        )
     packed = _packed_bytes(model, [module.weight for module in chosen], scheme)
     weights = sum(module.weight.numel() for module in chosen)
     for module in chosen:
-        quantize_(module, _settings(scheme, module.weight.shape[1]), filter_fn=lambda own, _: isinstance(own, nn.Linear))
+        quantize_(
+            module, _settings(scheme, module.weight.shape[1]), filter_fn=lambda own, _: isinstance(own, nn.Linear)
+        )
     return Quantised(scheme, f"torchao {version('torchao')}", weights, packed)
 
 

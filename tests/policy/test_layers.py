@@ -25,7 +25,9 @@ class Layer:
 
 KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
-MODEL_SIDE = "arch atomic schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
+MODEL_SIDE = (
+    "arch atomic schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
+)
 RUN = (
     "job output outcome record card card_kinds measured driver sparsify depth search loading inspection generation "
     "quantisation"

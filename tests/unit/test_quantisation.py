@@ -62,7 +62,8 @@ def test_evaluation_says_what_it_measured(tmp_path: Path) -> None:
     model, text = save_model(tmp_path / "model"), tmp_path / "text.txt"
     text.write_text("several words in a line. " * 60)
     plain, rounded = (
-        evaluate(EvalConfig(str(model), text=str(text), seqlen=(32,), quantise=scheme)).found for scheme in (None, "int4")
+        evaluate(EvalConfig(str(model), text=str(text), seqlen=(32,), quantise=scheme)).found
+        for scheme in (None, "int4")
     )
     assert plain["quantisation"] is None and rounded["quantisation"]["scheme"] == "int4"
     assert plain["results"]["text@32"] != rounded["results"]["text@32"]

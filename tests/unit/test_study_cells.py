@@ -67,9 +67,9 @@ def commands(folder: Path, cell: Cell, **sections: Any) -> list[str]:
 def test_a_structured_cell_prunes_tunes_and_measures(tmp_path: Path) -> None:
     found = commands(tmp_path, Cell("tiny", "obs", "structured", 0.25, allocation="uniform", tuning="full", seed=3))
     assert found == [
-        "prune a-model C/pruned --solver obs --allocation uniform --ratio 0.25 --calibration c4 --samples 4 --seqlen 32 "
-        "--seed 3",
-        "recover C/pruned C/tuned --data c4 --full --max-steps 3 --seed 3",
+        "prune a-model C/pruned --solver obs --allocation uniform --ratio 0.25 --calibration c4 --samples 4 "
+        "--seqlen 32 --seed 3",
+        "recover C/pruned C/tuned --data c4 --keep last --full --max-steps 3 --seed 3",
         "eval C/tuned --text held-out.txt --seqlen 128 --max-tokens 4096 --json C/eval.json",
         "eval C/tuned --text seen.txt --seqlen 128 --max-tokens 4096 --json C/seen.json",
     ]
@@ -85,7 +85,9 @@ def test_sparse_cells_keep_their_zeros_while_they_are_tuned(tmp_path: Path) -> N
 
 def test_schedules_and_allocations_of_sparse_cells(tmp_path: Path) -> None:
     cell = Cell("tiny", "magnitude", "unstructured", 0.5, schedule="gradual", allocation="global")
-    assert "--method magnitude --scope global --sparsity 0.5 --schedule gradual --rounds 4" in commands(tmp_path, cell)[0]
+    assert (
+        "--method magnitude --scope global --sparsity 0.5 --schedule gradual --rounds 4" in commands(tmp_path, cell)[0]
+    )
     cell = Cell("tiny", "wanda", "unstructured", 0.5, allocation="owl")
     assert "--method wanda --layer-ratios owl --sparsity 0.5 --calibration" in commands(tmp_path, cell)[0]
 

@@ -112,7 +112,9 @@ def test_failed_cells_are_no_evidence() -> None:
 
 def test_gaps_are_between_held_out_and_seen_text() -> None:
     cells = [Cell("tiny"), Cell("tiny", tuning="full"), structured("obs", "full")]
-    records = [record(cell, nll, seen) for cell, nll, seen in zip(cells, (3.0, 2.8, 2.9), (2.9, 2.5, 2.75), strict=True)]
+    records = [
+        record(cell, nll, seen) for cell, nll, seen in zip(cells, (3.0, 2.8, 2.9), (2.9, 2.5, 2.75), strict=True)
+    ]
     (evidence,) = answers(records)[2].evidence
     assert evidence.details["gap"] == pytest.approx(0.15, abs=1e-6)
     assert evidence.details["gap of tuned dense"] == pytest.approx(0.3, abs=1e-6)

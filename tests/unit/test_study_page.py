@@ -67,7 +67,9 @@ def test_answers_every_claim_with_its_comparisons(done: Done, text: str) -> None
     for answer in done.answers:
         assert answer.claim in text
     page = Page(text)
-    assert {"claim-1", "claim-2", "claim-3", "pareto-1-size", "pareto-1-latency", "curves-1", "speed-1"} <= set(page.ids)
+    assert {"claim-1", "claim-2", "claim-3", "pareto-1-size", "pareto-1-latency", "curves-1", "speed-1"} <= set(
+        page.ids
+    )
 
 
 def test_shows_failures_and_every_cell(done: Done, text: str) -> None:

@@ -45,7 +45,7 @@ def test_the_shops_recipe_is_fine(tmp_path: Path) -> None:
         ({"grid": [{**BLOCK, "models": ["tinny"]}]}, "grid, models: unknown name 'tinny'; did you mean 'tiny'?"),
         ({"grid": [{**BLOCK, "tuning": ["ful"]}]}, "grid, tuning: unknown name 'ful'; did you mean 'full'?"),
         ({"grid": [{"methods": ["wanda"], "ratios": [0.5]}]}, "granularities is missing. Needed are methods,"),
-        ({"grid": [{**BLOCK, "granularities": [124]}]}, "granularity 124 is a number to YAML. Put it in quotes: '2:4'."),
+        ({"grid": [{**BLOCK, "granularities": [124]}]}, "granularity 124 is a number to YAML. Put it in quotes: '2:4'"),
         ({"grid": [{**BLOCK, "granularities": ["rows"]}]}, "unknown granularity 'rows'. Known: structured, depth,"),
         ({"grid": [{**BLOCK, "quantisation": ["int3"]}]}, "unknown quantisation 'int3'. Known: none, int8, int4,"),
         ({"grid": [{**BLOCK, "methods": ["wonder"]}]}, "must be one of obs,"),

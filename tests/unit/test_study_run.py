@@ -1,4 +1,4 @@
-"""Running a study: every cell once, failures shown and left behind, and no death that costs more than the cell at hand."""
+"""Running a study: every cell once, failures shown and left behind, no death that costs more than the cell at hand."""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ def test_both_files_give_back_what_went_in(tmp_path: Path) -> None:
 
 def test_a_row_says_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
     sections = {"tuning": {"full": {"full": True}}}
-    sections["grid"] = [{"methods": ["obs"], "granularities": ["structured"], "ratios": [0.2], "tuning": ["none", "full"]}]
+    sections["grid"] = [
+        {"methods": ["obs"], "granularities": ["structured"], "ratios": [0.2], "tuning": ["none", "full"]}
+    ]
     done = run_study(study_config(tmp_path, sections), command=Pretended(lambda words: 2.0))
     rows = {(row["method"], row["tuning"]): row for row in done.table.to_pylist()}
     pruned, tuned = rows["obs", "none"], rows["obs", "full"]

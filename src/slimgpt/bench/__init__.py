@@ -52,7 +52,9 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
         lanes = [stack.enter_context(_Lane(model)) for model in config.models]
         work = Load(config.batch_size, config.prompt_tokens, config.new_tokens, config.seed)
         schemes = [None, *[config.quantise] * (len(lanes) - 1)]
-        facts = [_loaded(lane, str(device), work, scheme, progress) for lane, scheme in zip(lanes, schemes, strict=True)]
+        facts = [
+            _loaded(lane, str(device), work, scheme, progress) for lane, scheme in zip(lanes, schemes, strict=True)
+        ]
         repeats = _in_turns(lanes, config, progress)
         measured = [
             {

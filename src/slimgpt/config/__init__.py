@@ -7,7 +7,6 @@ tyro's markers that say which fields are positional on the command line, and YAM
 from slimgpt.config.bench import BenchConfig
 from slimgpt.config.drop import DropConfig
 from slimgpt.config.evaluate import EvalConfig
-from slimgpt.config.drop import DropConfig
 from slimgpt.config.export import ExportConfig
 from slimgpt.config.generate import GenerateConfig
 from slimgpt.config.inspect import FamiliesConfig, InspectConfig

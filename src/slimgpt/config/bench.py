@@ -34,7 +34,7 @@ class BenchConfig:
     """Unmeasured repeats before them."""
 
     quantise: Literal["int8", "int4"] | None = None
-    """Round the weights of every model's linear layers to 8 or 4 bits first, by torchao; but the first model's."""
+    """Round the linear layers of all models but the first to 8 or 4 bits, by torchao."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
@@ -64,6 +64,6 @@ class BenchConfig:
             )
         if self.record and self.quantise is not None:
             raise ConfigError(
-                f"--record keeps figures of models as they are stored, and --quantise {self.quantise} changes them: drop "
-                "one of the two."
+                f"--record keeps figures of models as they are stored, and --quantise {self.quantise} changes them: "
+                "drop one of the two."
             )

@@ -110,6 +110,10 @@ class RecoverConfig:
     eval_every: int = 0
     """Optimiser steps between measurements (and checkpoints) on the held-out examples; 0 makes ten a run."""
 
+    keep: Literal["best", "last"] = "best"
+    """best: the checkpoint that predicts the held-out examples best, and nothing where that is the model itself. last:
+    what all steps led to, better or not, as a comparison of models after equal tuning needs it; no early stop."""
+
     patience: int = 3
     """Stop after so many measurements in a row without a better one."""
 

@@ -84,7 +84,8 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
         if not job.team.leads:
             return {}
         entry = _entry(job, trainer, clock)
-        _require_better(job, entry)
+        if job.config.keep == "best":
+            _require_better(job, entry)
         return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
 
 
@@ -161,12 +162,12 @@ def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock) -> dict[str, Any]:
         "tokens": sum(len(row.ids) for row in job.train),
         "learned_tokens": sum(map(num_learned, job.train)),
         "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step,
+        "best_step": trainer.state.best_global_step if job.config.keep == "best" else trainer.state.global_step,
         "held_out": {
             "rows": len(job.held_out),
             "learned_tokens": sum(map(num_learned, job.held_out)),
             "perplexity_before": measured[0],
-            "perplexity_after": trainer.state.best_metric,
+            "perplexity_after": trainer.state.best_metric if job.config.keep == "best" else measured[max(measured)],
         },
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
         "peak_host_bytes": runtime.peak_host_bytes(),

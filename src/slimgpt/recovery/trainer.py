@@ -82,7 +82,7 @@ class RecoveryTrainer(Trainer):
             train_dataset=Rows(job.train, store),
             eval_dataset=Rows(job.held_out),
             compute_metrics=_perplexity,
-            callbacks=[EarlyStoppingCallback(job.config.patience), _Watcher(observer)],
+            callbacks=[*_early_stop(job), _Watcher(observer)],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole optimiser step
@@ -178,7 +178,7 @@ def arguments(job: Job, measure_first: bool) -> TrainingArguments:
         save_strategy="steps",
         save_steps=job.eval_every,
         save_total_limit=1,  # and the best one
-        load_best_model_at_end=True,
+        load_best_model_at_end=config.keep == "best",
         metric_for_best_model="eval_perplexity",
         greater_is_better=False,
         use_cpu=job.device.type == "cpu",
@@ -195,6 +195,10 @@ def arguments(job: Job, measure_first: bool) -> TrainingArguments:
     if made.n_gpu > 1:  # one process takes one GPU: several are for accelerate launch
         made._n_gpu = 1
     return made
+
+
+def _early_stop(job: Job) -> list[EarlyStoppingCallback]:
+    return [EarlyStoppingCallback(job.config.patience)] if job.config.keep == "best" else []
 
 
 def checkpoints_folder(job: Job) -> Path:

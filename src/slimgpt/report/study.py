@@ -117,7 +117,9 @@ def _curves(cells: Cells) -> list[Chart]:
         own = group[0]
         if all(cells.has(cell.control()) for cell in group):
             figure = lines.setdefault((own.model, own.granularity, own.tuning), {})
-            way = " ".join([own.method, *(p for p in (own.schedule, own.allocation) if p not in ("one-shot", "default"))])
+            way = " ".join(
+                [own.method, *(p for p in (own.schedule, own.allocation) if p not in ("one-shot", "default"))]
+            )
             figure.setdefault(way, []).append((cells.removed(own), cells.compared(group, Cell.control)))
     return [
         charts.curves(

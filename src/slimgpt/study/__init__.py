@@ -8,7 +8,7 @@ Every cell is a chain of slimgpt's own commands in processes of their own, so no
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -96,7 +96,7 @@ def _run(
     observer: Observer,
     command: run.Command,
 ) -> list[dict[str, Any]]:
-    """Records of all cells, in the order of the grid: those on disk, and of those that are missing once they have run."""
+    """Records of all cells, in the order of the grid: those on disk, and of the others once they have run."""
     known = {identity: record for identity in cells if (record := run.finished(folder, identity)) is not None}
     if config.retry:
         known = {identity: record for identity, record in known.items() if record["status"] != run.FAILED}

@@ -86,6 +86,6 @@ def check_size(cells: int, yes: bool) -> None:
     """Raise ConfigError on a grid that is larger than anyone may have meant."""
     if cells > MOST_CELLS and not yes:
         raise ConfigError(
-            f"the grid has {cells:,} cells, dense controls among them, and more than {MOST_CELLS} may be a slip: shorten "
-            "its lists, or say --yes."
+            f"the grid has {cells:,} cells, dense controls among them, and more than {MOST_CELLS} may be a slip: "
+            "shorten its lists, or say --yes."
         )

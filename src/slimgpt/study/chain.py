@@ -126,9 +126,11 @@ def _pruning(cell: Cell, kind: Granularity, recipe: Recipe) -> dict[str, Any]:
 
 
 def _tuning(cell: Cell, recipe: Recipe) -> dict[str, Any]:
-    """Options of the tuning: where pruning has left zeros they stay, or a sparse model would be dense again."""
+    """Options of the tuning. All steps count, better or not, so that pruned and dense models are tuned equally; and where
+    pruning has left zeros they stay, or a sparse model would be dense again.
+    """
     sparse = cell.method != DENSE and granularity(cell.granularity).zeros
-    return {**recipe.tuning[cell.tuning], **({"keep_zeros": True} if sparse else {})}
+    return {"keep": "last", **recipe.tuning[cell.tuning], **({"keep_zeros": True} if sparse else {})}
 
 
 def steps(cell: Cell, recipe: Recipe, folder: Path) -> list[Step]:

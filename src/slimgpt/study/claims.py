@@ -1,4 +1,4 @@
-"""Answers to the claims of "Can pruning make Large Language Models more efficient?" (arXiv 2310.04573), from cells alone.
+"""Answers to the claims of "Can pruning make Large Language Models more efficient?" (arXiv 2310.04573), from cells.
 
 The paper's abstract claims that (1) large reductions are possible without considerable loss where hyper-parameters are
 chosen well, (2) the method of pruning matters, and (3) some models that are tuned after pruning generalise better. It
@@ -21,6 +21,7 @@ from slimgpt.study.run import DONE
 from slimgpt.study.table import text_entry
 
 CONSIDERABLE = 0.05  # of perplexity
+LARGE = 0.25  # of all parameters
 SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTED = "supported", "contradicted", "undecided", "not tested"
 
 Records = Sequence[Mapping[str, Any]]
@@ -105,6 +106,11 @@ class Cells:
         own, dense = (self._by_cell[one]["measured"]["eval"] for one in (cell, Cell(cell.model)))
         return 1 - (own["parameters"] - own["zeros"]) / (dense["parameters"] - dense["zeros"])
 
+    def no_longer_stored(self, cell: Cell) -> float:
+        """Share of the dense model's parameters that no file holds: in an ordinary file zeros are numbers as any."""
+        own, dense = (self._by_cell[one]["measured"]["eval"] for one in (cell, Cell(cell.model)))
+        return float(1 - own["parameters"] / dense["parameters"])
+
     def compared(self, group: Sequence[Cell], against: Callable[[Cell], Cell], comparisons: int = 1) -> Difference:
         """A configuration less another, paired by seed and window."""
         return difference([(self.windows(own), self.windows(against(own))) for own in group], comparisons)
@@ -138,7 +144,7 @@ def reduction(cells: Cells) -> Answer:
             _what(group[0]),
             cells.removed(group[0]),
             cells.compared(group, Cell.control, len(groups)),
-            {"stored parameters removed": _stored_removed(cells, group[0])},
+            {"stored parameters removed": cells.no_longer_stored(group[0])},
         )
         for group in groups
     ]
@@ -148,20 +154,16 @@ def reduction(cells: Cells) -> Answer:
     most = max(cheap, key=lambda own: own.ratio or 0.0, default=None)
     if not evidence:
         return Answer(claim, UNTESTED, test, "No pruned model and its dense control were both measured.", evidence)
-    verdict = SUPPORTED if most and (most.ratio or 0) >= 0.25 else CONTRADICTED if len(costly) == len(evidence) else UNDECIDED
-    best = min(evidence, key=lambda own: own.difference.value)
-    summary = f"{len(cheap)} of {len(evidence)} configurations stay within {CONSIDERABLE:.0%}, {len(costly)} do not. " + (
-        f"The largest reduction within it is {most.ratio:.0%} of all parameters: {most.what}, {shown(most.difference)}."
-        if most
-        else f"The least loss is {shown(best.difference)} at {best.ratio:.0%} of all parameters: {best.what}."
-    )
-    return Answer(claim, verdict, test, summary, evidence)
-
-
-def _stored_removed(cells: Cells, cell: Cell) -> float:
-    """Share of the parameters that are no longer stored: zeros in a dense file are."""
-    own, dense = (cells._by_cell[one]["measured"]["eval"] for one in (cell, Cell(cell.model)))
-    return float(1 - own["parameters"] / dense["parameters"])
+    large = most is not None and (most.ratio or 0) >= LARGE
+    verdict = SUPPORTED if large else CONTRADICTED if len(costly) == len(evidence) else UNDECIDED
+    if most is not None:
+        extreme = f"The largest reduction within it is {most.ratio:.0%} of all parameters: {most.what}, "
+        extreme += f"{shown(most.difference)}."
+    else:
+        best = min(evidence, key=lambda own: own.difference.value)
+        extreme = f"The least loss is {shown(best.difference)} at {best.ratio:.0%} of all parameters: {best.what}."
+    counts = f"{len(cheap)} of {len(evidence)} configurations stay within {CONSIDERABLE:.0%}, {len(costly)} do not."
+    return Answer(claim, verdict, test, f"{counts} {extreme}", evidence)
 
 
 def methods(cells: Cells) -> Answer:
@@ -231,16 +233,18 @@ def generalisation(cells: Cells) -> Answer:
         for group in groups
     ]
     if not evidence:
-        return Answer(claim, UNTESTED, test, "No tuned pruned model and its tuned dense control were measured.", evidence)
+        return Answer(
+            claim, UNTESTED, test, "No tuned pruned model and its tuned dense control were measured.", evidence
+        )
     better = [own for own in evidence if own.difference.high < 0]
     worse = [own for own in evidence if own.difference.low > 0]
     uncontrolled = [own for own in evidence if (own.details["high against untuned dense"] or 0) < 0]
     verdict = SUPPORTED if better else CONTRADICTED if len(worse) == len(evidence) else UNDECIDED
     best = min(evidence, key=lambda own: own.difference.value)
     summary = (
-        f"Of {len(evidence)} tuned pruned configurations {len(better)} are certainly better than the dense model with the "
-        f"same tuning, and {len(worse)} certainly worse. The best is {best.what}: {shown(best.difference)}. Against the "
-        f"dense model without tuning, {len(uncontrolled)} would have seemed better."
+        f"Of {len(evidence)} tuned pruned configurations {len(better)} are certainly better than the dense model with "
+        f"the same tuning, and {len(worse)} certainly worse. The best is {best.what}: {shown(best.difference)}. Against "
+        f"the dense model without tuning, {len(uncontrolled)} would have seemed better."
     )
     return Answer(claim, verdict, test, summary, evidence)
 

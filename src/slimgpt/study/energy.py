@@ -1,4 +1,4 @@
-"""Energy of this machine's processor packages, where the kernel counts it (Intel's and AMD's RAPL) and lets us read it."""
+"""Energy of this machine's processors, where the kernel counts it (RAPL, of Intel and AMD) and lets us read it."""
 
 from __future__ import annotations
 

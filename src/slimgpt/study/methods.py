@@ -1,7 +1,7 @@
 """What can be combined: which command prunes at which granularity, and how it calls method, ratio and allocation.
 
-Data alone. Whether a method, a pattern or an allocation exists is known to the options of the command itself, which check
-every cell before work starts.
+Data alone. Whether a method, a pattern or an allocation exists is known to the options of the command itself, which
+check every cell before work starts.
 """
 
 from __future__ import annotations
@@ -84,5 +84,7 @@ def allocation_options(kind: Granularity, allocation: str) -> dict[str, Any]:
     if kind.zeros and allocation == GLOBAL:
         return {"scope": GLOBAL}
     if kind.allocation is None:
-        raise ConfigError(f"slimgpt {kind.command} has no allocation, so {allocation!r} means nothing: say {DEFAULT!r}.")
+        raise ConfigError(
+            f"slimgpt {kind.command} has no allocation, so {allocation!r} means nothing: say {DEFAULT!r}."
+        )
     return {kind.allocation: allocation}

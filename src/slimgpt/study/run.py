@@ -1,7 +1,7 @@
 """Runs cells: each a chain of commands in a folder of its own, which gets its name when its record is in it.
 
-A cell works in ``cells/ID.partial-PID``. So whatever moment a study dies at, a folder ``cells/ID`` is a finished cell, and
-all else is run anew. A command that outlives its study writes into a folder that nobody looks at.
+A cell works in ``cells/ID.partial-PID``. So whatever moment a study dies at, a folder ``cells/ID`` is a finished cell,
+and all else is run anew. A command that outlives its study writes into a folder that nobody looks at.
 """
 
 from __future__ import annotations

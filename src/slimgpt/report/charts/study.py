@@ -34,8 +34,16 @@ class Cost:
 
 COSTS = (
     Cost("size", "nonzero_parameters", 1e6, "parameters that are not zero, millions", "Zeros count as nothing here."),
-    Cost("bytes", "stored_bytes", 2**20, "stored weights, MiB", "Zeros in an ordinary file take the space of any number."),
-    Cost("latency", "decode_ms_per_token", 1, "ms per generated token, measured", "Zeros are multiplied as any number is."),
+    Cost(
+        "bytes", "stored_bytes", 2**20, "stored weights, MiB", "Zeros in an ordinary file take the space of any number."
+    ),
+    Cost(
+        "latency",
+        "decode_ms_per_token",
+        1,
+        "ms per generated token, measured",
+        "Zeros are multiplied as any number is.",
+    ),
 )
 
 
@@ -65,7 +73,9 @@ def pareto(name: str, model: str, rows: Sequence[Row], cost: Cost) -> Chart | No
         axes.set_xlabel(cost.label)
         _perplexity_axis(axes, "perplexity, log scale")
         legend(figure, len(methods))
-    left_out = f" {len(points) - len(shown)} cells above {WORST:g} times the best are left out." if points != shown else ""
+    left_out = (
+        f" {len(points) - len(shown)} cells above {WORST:g} times the best are left out." if points != shown else ""
+    )
     reading = (
         f"Left is cheaper, down is better; the dotted line joins the cells that no other beats in both. {cost.note}"
         f"{left_out}"
@@ -81,7 +91,10 @@ def curves(name: str, title: str, lines: Sequence[Curve]) -> Chart:
     """Perplexity relative to the dense control by removed share, with paired 95 % intervals as bands."""
     with canvas(320) as (figure, axes):
         for index, line in enumerate(lines):
-            points = [(0.0, 1.0, 1.0, 1.0), *((share, *_ratios(found)) for share, found in sorted(line.points, key=_share))]
+            points = [
+                (0.0, 1.0, 1.0, 1.0),
+                *((share, *_ratios(found)) for share, found in sorted(line.points, key=_share)),
+            ]
             own = look(style(index))
             shares, values, lows, highs = zip(*points, strict=True)
             axes.fill_between(shares, lows, highs, color=own["color"], alpha=0.15, lw=0)
@@ -99,7 +112,9 @@ def curves(name: str, title: str, lines: Sequence[Curve]) -> Chart:
         "1 is the dense model with the same tuning. Bands are 95 % intervals of the paired difference, over windows of "
         f"text and over seeds where there are several; the axis ends at {WORST:g}."
     )
-    return Chart(name, title, reading, Table(("method", "removed", "times dense", "low", "high", "seeds"), body), figure)
+    return Chart(
+        name, title, reading, Table(("method", "removed", "times dense", "low", "high", "seeds"), body), figure
+    )
 
 
 def _share(point: tuple[float, Difference]) -> float:
@@ -132,7 +147,11 @@ def forest(name: str, title: str, reading: str, evidence: Sequence[Evidence]) ->
         axes.grid(axis="x")
         axes.set_xlabel("perplexity, % of the other's, logarithmic beyond 5")
     body = [
-        (own.what, *(f"{100 * (ratio - 1):+,.2f} %" for ratio in _ratios(own.difference, cut=False)), str(own.difference.seeds))
+        (
+            own.what,
+            *(f"{100 * (ratio - 1):+,.2f} %" for ratio in _ratios(own.difference, cut=False)),
+            str(own.difference.seeds),
+        )
         for own in ordered
     ]
     return Chart(name, title, reading, Table(("comparison", "difference", "low", "high", "seeds"), body), figure)
@@ -164,14 +183,16 @@ def zeros_and_speed(name: str, model: str, rows: Sequence[Row]) -> Chart | None:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         legend(figure, len(methods))
     reading = (
-        "The dotted line is where speed would grow as arithmetic shrinks. Cells with zeros stay near 1: ordinary kernels "
-        "multiply zeros as they do any number."
+        "The dotted line is where speed would grow as arithmetic shrinks. Ordinary kernels multiply zeros as they do "
+        "any number."
     )
     body = [
         (cell_name(row), f"{row['flops_per_token_without_zeros'] / whole:.1%}", f"{row['decode_ratio_to_dense']:.2f}")
         for row in points
     ]
-    return Chart(name, f"{model}: zeros are not speed", reading, Table(("cell", "arithmetic left", "speed"), body), figure)
+    return Chart(
+        name, f"{model}: zeros are not speed", reading, Table(("cell", "arithmetic left", "speed"), body), figure
+    )
 
 
 def cell_name(row: Row) -> str:
