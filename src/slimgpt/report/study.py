@@ -79,9 +79,9 @@ def write_page(done: Done) -> Path:
         light=palette.css_variables(palette.LIGHT),
         dark=palette.css_variables(palette.DARK),
         done=done,
-        answers=[(answer, _forest(index, answer), _evidence(answer)) for index, answer in enumerate(done.answers, 1)],
+        answers=[(own, _forest(index, own), evidence_table(own)) for index, own in enumerate(done.answers, 1)],
         tradeoffs=_tradeoffs(done, rows),
-        curves=_curves(cells),
+        curves=curve_charts(cells),
         speeds=_speeds(done, rows),
         quantised=_quantised(rows),
         robustness=_robustness(rows),
@@ -110,7 +110,7 @@ def _speeds(done: Done, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return [chart for chart in found if chart is not None]
 
 
-def _curves(cells: Cells) -> list[Chart]:
+def curve_charts(cells: Cells) -> list[Chart]:
     """One figure for each model, tuning and granularity, without quantisation."""
     lines: dict[tuple[str, str, str], dict[str, list[tuple[float, Any]]]] = {}
     for group in cells.groups(lambda cell: cell.quantisation == NONE):
@@ -142,7 +142,8 @@ def _forest(number: int, answer: Answer) -> Chart | None:
     return charts.forest(f"claim-{number}", title, reading, answer.evidence)
 
 
-def _evidence(answer: Answer) -> Table:
+def evidence_table(answer: Answer) -> Table:
+    """Every comparison of an answer."""
     names = list(dict.fromkeys(name for own in answer.evidence for name in own.details))
     rows = [
         (

@@ -126,7 +126,7 @@ def _pruning(cell: Cell, kind: Granularity, recipe: Recipe) -> dict[str, Any]:
 
 
 def _tuning(cell: Cell, recipe: Recipe) -> dict[str, Any]:
-    """Options of the tuning. All steps count, better or not, so that pruned and dense models are tuned equally; and where
+    """Options of the tuning. All steps count, better or not, so that pruned and dense models are tuned equally; where
     pruning has left zeros they stay, or a sparse model would be dense again.
     """
     sparse = cell.method != DENSE and granularity(cell.granularity).zeros

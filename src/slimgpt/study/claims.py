@@ -186,7 +186,7 @@ def methods(cells: Cells) -> Answer:
     verdict = SUPPORTED if 2 * len(clear) > len(evidence) else UNDECIDED if clear else CONTRADICTED
     widest = max(evidence, key=lambda own: own.difference.value)
     summary = (
-        f"In {len(clear)} of {len(evidence)} places the best and the worst method differ for certain. The widest: "
+        f"In {len(clear)} of {len(evidence)} places the best and the worst method surely differ. The widest: "
         f"{widest.what}, {shown(widest.difference)}."
     )
     return Answer(claim, verdict, test, summary, evidence)
@@ -243,7 +243,7 @@ def generalisation(cells: Cells) -> Answer:
     best = min(evidence, key=lambda own: own.difference.value)
     summary = (
         f"Of {len(evidence)} tuned pruned configurations {len(better)} are certainly better than the dense model with "
-        f"the same tuning, and {len(worse)} certainly worse. The best is {best.what}: {shown(best.difference)}. Against "
+        f"the same tuning, and {len(worse)} surely worse. The best is {best.what}: {shown(best.difference)}. Against "
         f"the dense model without tuning, {len(uncontrolled)} would have seemed better."
     )
     return Answer(claim, verdict, test, summary, evidence)
