@@ -229,7 +229,7 @@ def _repair(options: Mapping[str, Any]) -> str:
 
 
 def _default_allocation(options: Mapping[str, Any]) -> str:
-    return "uniform" if options["layout"] == "uniform" else "log"
+    return "uniform" if options["layout"] == "uniform" else "flap" if options["solver"] == "flap" else "log"
 
 
 def _units(record: Mapping[str, Any], site: str, key: str) -> str:

@@ -17,7 +17,9 @@ from slimgpt.arch.family import weight_OI
 from slimgpt.config import PruneConfig
 from slimgpt.errors import NumericalError
 from slimgpt.job import Job, prepare
+from slimgpt.planning import ranks
 from slimgpt.prefetch import Prefetcher
+from slimgpt.ranking import rank
 from slimgpt.runtime import Clock
 from slimgpt.search import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
@@ -71,8 +73,8 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     observer = observer if job.team.leads else Observer()
     with output.full_disk_named(job.out, job.plan.bytes_after):
         try:
-            if job.search_folder is not None:
-                job = _searched(job, observer, clock)
+            if job.search_folder is not None or ranks(job.config):
+                job = _with_found_plan(job, observer, clock)
             observer.planned(job)
             layers = _Run(job, observer, clock).all_layers()
         except NumericalError:
@@ -83,11 +85,12 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
         return _write(job, layers, clock) if job.team.leads else {}
 
 
-def _searched(job: Job, observer: Observer, clock: Clock) -> Job:
-    """The job with the plan that a search finds."""
+def _with_found_plan(job: Job, observer: Observer, clock: Clock) -> Job:
+    """The job with the plan that a search or a ranking finds."""
     observer.searching(job)
+    find = rank if ranks(job.config) else search
     with clock.timed("search", job.device):
-        plan = job.plan.with_layers(search(job, observer.stage, observer.tokens))
+        plan = job.plan.with_layers(find(job, observer.stage, observer.tokens))
     config = output.pruned_config(job.checkpoint, plan, job.config.layout, job.stored_dtype)
     return dataclasses.replace(job, plan=plan, output_config=config)
 
@@ -183,31 +186,40 @@ class _Run:
             for site in sites:
                 with _naming(index, site):
                     lead = self.job.team.leads
-                    solved = self._solve(weights[site.name], stats.pop(site.name), index, site) if lead else None
+                    solved = self._solve(layer, stats.pop(site.name), index, site) if lead else None
                 removals[site.name] = self._cut(layer, site, solved)
         return removals
 
-    def _solve(self, weight: Tensor, stats: InputStats | GapStats, index: int, site: Site) -> Removal:
+    def _solve(self, layer: nn.Module, stats: InputStats | GapStats, index: int, site: Site) -> Removal:
         """Choose and repair. What comes later, in this run or in one that resumes it, must see the weight that will be
         on disk: it is rounded here.
         """
         num_removed = site.num_units - self.job.plan.kept(index)[site.part]
-        options = self._options(index, site)
         inputs = stats.pooled() if isinstance(stats, GapStats) else stats
+        consumer = layer.get_submodule(site.consumer)
+        weight, options = weight_OI(consumer), self._options(index, site, inputs, getattr(consumer, "bias", None))
         removal = self.solve(weight, inputs.hessian_II(), site.num_units, num_removed, options)
         if isinstance(stats, GapStats):
             removal = correct(removal, weight, stats, options.damping)
-        require_finite("the repaired weight", removal.weight_OI, self.job.stored_dtype)
+        dtype = self.job.stored_dtype
+        require_finite("the repaired weight", removal.weight_OI, dtype)
         return dataclasses.replace(
-            removal, kept_N=removal.kept_N.cpu(), weight_OI=removal.weight_OI.to("cpu", self.job.stored_dtype)
+            removal,
+            kept_N=removal.kept_N.cpu(),
+            weight_OI=removal.weight_OI.to("cpu", dtype),
+            bias_O=None if removal.bias_O is None else removal.bias_O.to("cpu", dtype),
         )
 
-    def _options(self, index: int, site: Site) -> SolverOptions:
+    def _options(self, index: int, site: Site, inputs: InputStats, bias_O: Tensor | None) -> SolverOptions:
         """Where a search has been, its metric says how much the loss feels an error of the site's outputs."""
-        options, folder = self.job.solver_options, self.job.search_folder
-        if folder is None:
-            return options
-        return dataclasses.replace(options, metric_OO=read_metric(folder, index, site.name))
+        folder = self.job.search_folder
+        return dataclasses.replace(
+            self.job.solver_options,
+            mean_I=inputs.mean_I(),
+            num_tokens=inputs.num_tokens,
+            bias_O=bias_O,
+            metric_OO=None if folder is None else read_metric(folder, index, site.name),
+        )
 
     def _replay(self, layer: nn.Module, index: int, sites: Sequence[Site], done: dict[str, Any]) -> None:
         """Do again what an earlier run decided, to bring the stream to where that run had it."""

@@ -14,6 +14,7 @@ import transformers
 
 from slimgpt import calibration, memory, output, runtime
 from slimgpt._version import __version__
+from slimgpt.biases import with_biases
 from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError, ModelError
@@ -105,6 +106,8 @@ def prepare(config: PruneConfig) -> Job:
     device = runtime.pick_device(config.device)
     team = Team.join(device)
     checkpoint = open_checkpoint(config.model)
+    if config.solver == "flap":
+        checkpoint = with_biases(checkpoint)
     check_context(checkpoint.config, config.seqlen)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     plan = make_plan(checkpoint, config, stored_dtype.itemsize)

@@ -31,6 +31,9 @@ from slimgpt.sites import Site
 SEARCHED = "searched"
 """The allocation that is measured on the model at hand, not read off a curve."""
 
+RANKED = "flap"
+"""The allocation that ranks the units of all layers by their standardised fluctuation."""
+
 TOLERANCE = 0.003
 """How far the result may be from the asked ratio, as a fraction of the model, before the plan warns."""
 
@@ -82,12 +85,18 @@ def make_plan(checkpoint: Checkpoint, config: PruneConfig, bytes_per_param: int)
     if config.layout == "uniform":
         layers = allocate_uniform(budget, target, config.round_to)
     else:
-        # What a search will find, nobody knows yet; it will be of this size.
-        name = "log" if config.allocation in (None, SEARCHED) else config.allocation
+        # What a search or a ranking will find, nobody knows yet; it will be of this size.
+        name = "log" if config.allocation in (None, SEARCHED, RANKED) else config.allocation
         attention, ffn = curves(name, len(budget))
         layers = allocate(budget, target, attention, ffn, config.round_to)
     after = checkpoint.num_params - removed_params(budget, layers)
     return Plan(budget, layers, checkpoint.num_params, after, after * bytes_per_param)
+
+
+def ranks(config: PruneConfig) -> bool:
+    """A ranking says what every layer keeps."""
+    chosen = config.allocation or (RANKED if config.solver == "flap" and config.layout == "per-layer" else None)
+    return chosen == RANKED and config.ratio > 0
 
 
 def _check_round_to(round_to: int, family: Family) -> None:
@@ -121,8 +130,8 @@ def curves(allocation: str, num_layers: int) -> tuple[Curve, Curve]:
     path = Path(allocation).expanduser()
     if not path.is_file():
         raise ConfigError(
-            f"--allocation {allocation!r} is neither one of {SEARCHED}, {', '.join(CURVES)} nor a file with one ratio "
-            "per layer."
+            f"--allocation {allocation!r} is neither one of {SEARCHED}, {RANKED}, {', '.join(CURVES)} nor a file with "
+            "one ratio per layer."
         )
     content = _read(path)
     named = content if isinstance(content, Mapping) else {ATTENTION: content, FFN: content}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slimgpt import journal, measured, runtime
 from slimgpt.arch.family import output_dim
+from slimgpt.biases import carried
 from slimgpt.job import Job, versions
 from slimgpt.runtime import Clock
 from slimgpt.schema import RECORD, SCHEMA
@@ -45,9 +46,10 @@ def removal(job: Job, index: int, site: Site, done: Mapping[str, Any]) -> Remova
     entry = done["sites"][site.name]
     kept_N = torch.zeros(site.num_units, dtype=torch.bool)
     kept_N[entry["kept"]] = True
-    weight = job.journal.weights(index)[f"{job.checkpoint.layer_prefix(index)}{site.consumer}.weight"]
+    weights, name = job.journal.weights(index), f"{job.checkpoint.layer_prefix(index)}{site.consumer}"
+    weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
     consumer = job.checkpoint.layers[index].get_submodule(site.consumer)
-    return Removal(kept_N, weight.T if output_dim(consumer) == 1 else weight, entry["error"], torch.empty(0))
+    return Removal(kept_N, weight.T if output_dim(consumer) == 1 else weight, entry["error"], torch.empty(0), bias)
 
 
 def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any
             "removed_ratio": plan.ratio,
             "bytes_after": plan.bytes_after,
         },
+        **({"bias_compensation": carried(job.checkpoint)} if job.config.solver == "flap" else {}),
         "layers": [
             {"layer": index, "config": sizes, "sites": entry["sites"]}
             for index, (entry, sizes) in enumerate(zip(layers, _sizes(job), strict=True))

@@ -83,12 +83,14 @@ class Removal:
             (undamped), in [0, 1] for a repaired removal.
         curve: estimated relative error after 0, 1, 2, … removals in the solver's own order, as far as the solver
             knows it (float64; empty for solvers without an error model).
+        bias_O: the consumer's new bias; None leaves it as it is.
     """
 
     kept_N: Tensor
     weight_OI: Tensor
     error: float
     curve: Tensor
+    bias_O: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,9 @@ class SolverOptions:
         group_size: paper solver only: channels removed per round; 0 is the dynamic schedule 1024 … 8.
         metric_OO: obs solver only: M, how much an error of the outputs matters; units go by tr(M E H Eᵀ) in place of
             tr(E H Eᵀ). (The best repair of the survivors is the same for every M.)
+        mean_I: flap solver only: the mean input.
+        num_tokens: flap solver only: calibration tokens in the Hessian and the mean.
+        bias_O: flap solver only: the consumer's bias; None where it has none.
     """
 
     damping: float = 0.01
@@ -113,6 +118,9 @@ class SolverOptions:
     grouped_cholesky: bool = True
     group_size: int = 0
     metric_OO: Tensor | None = None
+    mean_I: Tensor | None = None
+    num_tokens: int = 0
+    bias_O: Tensor | None = None
 
 
 Solver = Callable[[Tensor, Tensor, int, int, SolverOptions], Removal]

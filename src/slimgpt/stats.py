@@ -1,4 +1,4 @@
-"""Running input statistics of one linear layer: X Xᵀ and the number of tokens.
+"""Running input statistics of one linear layer: X Xᵀ, the sum of the inputs, and the number of tokens.
 
 The *fitter* half of the mathematics: it is fed while the model runs, asked once for its Hessian, and
 thrown away.
@@ -31,6 +31,7 @@ class InputStats:
 
     def __init__(self, num_inputs: int, device: torch.device | str = "cpu") -> None:
         self._sum_II = torch.zeros(num_inputs, num_inputs, dtype=torch.float32, device=device)
+        self._total_I = torch.zeros(num_inputs, dtype=torch.float32, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
 
     def update(self, x_TI: Tensor) -> None:
@@ -40,6 +41,7 @@ class InputStats:
         with _exact_float32():
             for start, stop in panels(x_TI.shape[1]):
                 _accumulate_(self._sum_II[start:stop, start:], x_TI[:, start:stop].T, x_TI[:, start:])
+        self._total_I += x_TI.sum(0, dtype=torch.float32)
         self._count += x_TI.shape[0]
 
     def like(self) -> InputStats:
@@ -53,13 +55,17 @@ class InputStats:
 
     def buffers(self) -> list[Tensor]:
         """The raw sums. Adding them up in place over processes (an all-reduce) pools their tokens."""
-        return [self._sum_II, self._count]
+        return [self._sum_II, self._total_I, self._count]
 
     def merge_(self, other: InputStats) -> InputStats:
         """Pool the tokens of another accumulator into this one."""
         for mine, theirs in zip(self.buffers(), other.buffers(), strict=True):
             mine += theirs.to(mine.device)
         return self
+
+    def mean_I(self) -> Tensor:
+        """The mean input, I float32."""
+        return self._total_I / self._count
 
     def hessian_II(self) -> Tensor:
         """H = X Xᵀ, symmetric to the bit, I x I float32: the accumulator's own memory, not a copy.

@@ -12,11 +12,13 @@ def remove(layer: nn.Module, site: Site, removal: Removal) -> None:
     """Cut the units that ``removal`` drops out of ``layer``, in place.
 
     The consumer takes the repaired weight; the producers lose the matching rows and bias entries. The consumer's own
-    bias stays: it belongs to the outputs.
+    bias stays, unless the solver has moved it: it belongs to the outputs.
     """
     for path in dict.fromkeys(segment.path for segment in site.producers):
         _keep_rows_(layer.get_submodule(path), site, path, removal.kept_N)
     replace_weight(layer, site.consumer, removal.weight_OI)
+    if removal.bias_O is not None:
+        _assign_(layer.get_submodule(site.consumer), "bias", removal.bias_O)
 
 
 def replace_weight(layer: nn.Module, path: str, new_OI: Tensor) -> None:

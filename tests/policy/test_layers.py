@@ -26,11 +26,12 @@ class Layer:
 KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = (
-    "arch atomic schema weights checkpoint outer stream surgery calibration journal runtime planning " + STREAMING
+    "arch atomic schema weights checkpoint biases outer stream surgery calibration journal runtime planning "
+    + STREAMING
 )
 RUN = (
-    "job output outcome record card card_kinds measured driver sparsify depth search loading inspection generation "
-    "quantisation"
+    "job output outcome record card card_kinds measured driver ranking sparsify depth search loading inspection "
+    "generation quantisation"
 )
 
 LAYERS = [
@@ -53,6 +54,7 @@ LAYERS = [
         "torch transformers accelerate huggingface_hub gguf",
     ),
     Layer("surgery", "sites arch", "torch"),
+    Layer("biases", "weights checkpoint", "torch"),
     Layer("activations prefetch", "errors", "torch"),
     Layer("team", "errors", "torch"),
     Layer("memory", "errors sites arch checkpoint runtime stream", "torch psutil"),

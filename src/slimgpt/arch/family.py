@@ -39,6 +39,7 @@ class Family:
         spellings: part of a tensor's name in checkpoints -> what it is in the modules, where they differ.
         width_multiple: FFN widths have to be multiples of this, or kernels that the family needs refuse them.
         packs: transformers keeps examples apart that are packed into one row, by positions that start anew.
+        bias_keys: configuration keys that give the consumers of all sites a bias, where they have none by nature.
         prepare: changes an empty layer into one that can be pruned and has the tensor names of checkpoints.
     """
 
@@ -51,6 +52,7 @@ class Family:
     spellings: Mapping[str, str] = field(default_factory=dict)
     width_multiple: int = 1
     packs: bool = True
+    bias_keys: tuple[str, ...] = ()
     prepare: Callable[[nn.Module], None] = lambda layer: None
 
 

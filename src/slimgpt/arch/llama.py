@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,4 +32,4 @@ def stock_config(settings: Mapping[str, Any]) -> Any:
     return MistralConfig(**{**{key: settings[key] for key in settings if key in known}, "sliding_window": None})
 
 
-LLAMA = gated.family("llama", stock_config)
+LLAMA = dataclasses.replace(gated.family("llama", stock_config), bias_keys=("attention_bias", "mlp_bias"))

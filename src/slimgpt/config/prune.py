@@ -38,13 +38,15 @@ class PruneConfig:
     seqlen: int = 2048
     """Tokens in a window."""
 
-    solver: Literal["obs", "slimgpt", "wanda", "magnitude", "random"] = "obs"
-    """obs: exact greedy Optimal Brain Surgeon. slimgpt: the paper's. The others are baselines."""
+    solver: Literal["obs", "slimgpt", "flap", "wanda", "magnitude", "random"] = "obs"
+    """obs: exact greedy Optimal Brain Surgeon. slimgpt: the paper's. flap: by fluctuation, a bias for what goes, where
+    the family can carry one. The others are baselines."""
 
     allocation: str | None = None
     """How ratios vary over layers: log (the paper's, default), searched (measured on the model: a pass forward and back
-    finds where the loss feels it least), linear, uniform, log-down, linear-down, or a YAML/JSON file with one ratio per
-    layer (scaled to meet --ratio), or with two such lists, 'attention' and 'ffn'."""
+    finds where the loss feels it least), flap (one ranking of the units of all layers, the default of solver flap),
+    linear, uniform, log-down, linear-down, or a YAML/JSON file with one ratio per layer (scaled to meet --ratio), or
+    with two such lists, 'attention' and 'ffn'."""
 
     search_cache: str | None = None
     """Folder that keeps what the search measured: other ratios then need no new search (see slimgpt search)."""

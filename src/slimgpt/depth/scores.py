@@ -39,8 +39,9 @@ class StreamTurns:
         before_BTD, after_BTD = args[0].float(), (output[0] if isinstance(output, tuple) else output).float()
         self.turns[-1] += float((1 - cosine_similarity(before_BTD, after_BTD, dim=-1)).sum())
         self.num_tokens += before_BTD.shape[:2].numel()
-        self._inputs.append(before_BTD[:, -1].cpu())
-        self._outputs.append(after_BTD[:, -1].cpu())
+        # Copies: the stream's own memory is about to take the output.
+        self._inputs.append(before_BTD[:, -1].to("cpu", copy=True))
+        self._outputs.append(after_BTD[:, -1].to("cpu", copy=True))
 
     def end(self) -> None:
         """The layer has seen all windows."""

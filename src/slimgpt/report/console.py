@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from slimgpt.arch.family import ATTENTION, FFN, Family
+from slimgpt.biases import carried
 from slimgpt.card import layer_row
 from slimgpt.driver import Observer
 from slimgpt.evaluation import Observer as EvaluationObserver
@@ -102,6 +103,10 @@ def print_plan(job: Job) -> None:
         f"{job.windows_BT.shape[1]} tokens, {config.solver} on {job.device}."
     )
     out.print(_needs(job))
+    if config.solver == "flap" and (without := [part for part, has in carried(job.checkpoint).items() if not has]):
+        out.print(
+            f"note: {config.solver} cannot put a bias behind {' and '.join(without)} of this family: left out there."
+        )
     if abs(plan.ratio - config.ratio) > TOLERANCE:
         out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
 

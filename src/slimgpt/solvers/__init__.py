@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slimgpt.sites import Solver
+from slimgpt.solvers.flap import flap
 from slimgpt.solvers.magnitude import magnitude
 from slimgpt.solvers.obs import obs
 from slimgpt.solvers.random import random
@@ -13,6 +14,7 @@ SOLVERS: dict[str, Solver] = {
     "obs": obs,
     "slimgpt": slimgpt,
     "wanda": wanda,
+    "flap": flap,
     "magnitude": magnitude,
     "random": random,
 }
