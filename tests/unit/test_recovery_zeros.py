@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from recovery_shop import sentences
 from safetensors.torch import load_file
 from tiny_llama import edit_weights, make_model, save_model
 
@@ -52,8 +54,8 @@ def test_without_it_zeros_fill() -> None:
 def test_a_recovered_model_has_the_zeros_that_went_in(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model")
     edit_weights(model, half_zero)
-    text = tmp_path / "text.txt"
-    text.write_text("a line of words and another line of words. " * 200)
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": sentence}) + "\n" for sentence in sentences(0, 60)))
     recover(
         RecoverConfig(
             str(model), str(tmp_path / "out"), str(text), full=True, keep_zeros=True, max_steps=3, batch_size=4,
