@@ -97,4 +97,4 @@ def _settings(scheme: str, inputs: int) -> Any:
     if scheme == "int8":
         return Int8WeightOnlyConfig()
     granularity = PerAxis(0) if inputs % GROUP else PerGroup(GROUP)
-    return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=granularity)
+    return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=granularity)  # type: ignore[attr-defined]
