@@ -45,6 +45,8 @@ def test_a_quarter_for_little_is_support_for_the_first_claim() -> None:
     dense = record(Cell("tiny"), DENSE)
     cheap = seeds(lambda seed: structured("obs", seed=seed), [DENSE + 0.01, DENSE + 0.012])
     assert verdicts([dense, *cheap])[0] == SUPPORTED
+    summary = answers([dense, *cheap])[0].summary
+    assert "The largest in parameters that are no longer stored is 25%: tiny, obs, structured 25%." in summary
     costly = seeds(lambda seed: structured("obs", seed=seed), [DENSE + 0.3, DENSE + 0.31])
     assert verdicts([dense, *costly])[0] == CONTRADICTED
     assert "0 of 1 configurations stay within 5%, 1 do not." in answers([dense, *costly])[0].summary
@@ -62,7 +64,8 @@ def test_zeros_count_as_removed_but_stored_parameters_are_named() -> None:
     records = [record(Cell("tiny"), DENSE), record(cell, DENSE + 0.01, zeros=PARAMETERS // 2)]
     (evidence,) = answers(records)[0].evidence
     assert evidence.ratio == pytest.approx(0.5)
-    assert evidence.details["stored parameters removed"] == pytest.approx(0.0)
+    assert evidence.details["no longer stored"] == pytest.approx(0.0)
+    assert "None of those within it has fewer parameters to store" in answers(records)[0].summary
 
 
 def test_methods_that_differ_for_certain() -> None:

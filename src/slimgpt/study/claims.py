@@ -22,6 +22,7 @@ from slimgpt.study.table import text_entry
 
 CONSIDERABLE = 0.05  # of perplexity
 LARGE = 0.25  # of all parameters
+STORED = "no longer stored"
 SUPPORTED, CONTRADICTED, UNDECIDED, UNTESTED = "supported", "contradicted", "undecided", "not tested"
 
 Records = Sequence[Mapping[str, Any]]
@@ -144,7 +145,7 @@ def reduction(cells: Cells) -> Answer:
             _what(group[0]),
             cells.removed(group[0]),
             cells.compared(group, Cell.control, len(groups)),
-            {"stored parameters removed": cells.no_longer_stored(group[0])},
+            {STORED: cells.no_longer_stored(group[0])},
         )
         for group in groups
     ]
@@ -158,12 +159,21 @@ def reduction(cells: Cells) -> Answer:
     verdict = SUPPORTED if large else CONTRADICTED if len(costly) == len(evidence) else UNDECIDED
     if most is not None:
         extreme = f"The largest reduction within it is {most.ratio:.0%} of all parameters: {most.what}, "
-        extreme += f"{shown(most.difference)}."
+        extreme += f"{shown(most.difference)}. {_smaller_files(cheap)}"
     else:
         best = min(evidence, key=lambda own: own.difference.value)
         extreme = f"The least loss is {shown(best.difference)} at {best.ratio:.0%} of all parameters: {best.what}."
     counts = f"{len(cheap)} of {len(evidence)} configurations stay within {CONSIDERABLE:.0%}, {len(costly)} do not."
     return Answer(claim, verdict, test, f"{counts} {extreme}", evidence)
+
+
+def _smaller_files(cheap: Sequence[Evidence]) -> str:
+    """Zeros make no file smaller, so what is no longer stored is said apart."""
+    smaller = [own for own in cheap if (own.details[STORED] or 0) > 0]
+    if not smaller:
+        return "None of those within it has fewer parameters to store: they are zeros in matrices of the old size."
+    most = max(smaller, key=lambda own: own.details[STORED] or 0)
+    return f"The largest in parameters that are no longer stored is {most.details[STORED]:.0%}: {most.what}."
 
 
 def methods(cells: Cells) -> Answer:
@@ -186,7 +196,7 @@ def methods(cells: Cells) -> Answer:
     verdict = SUPPORTED if 2 * len(clear) > len(evidence) else UNDECIDED if clear else CONTRADICTED
     widest = max(evidence, key=lambda own: own.difference.value)
     summary = (
-        f"In {len(clear)} of {len(evidence)} places the best and the worst method surely differ. The widest: "
+        f"In {len(clear)} of {len(evidence)} places the best and the worst method clearly differ. The widest: "
         f"{widest.what}, {shown(widest.difference)}."
     )
     return Answer(claim, verdict, test, summary, evidence)
@@ -242,8 +252,8 @@ def generalisation(cells: Cells) -> Answer:
     verdict = SUPPORTED if better else CONTRADICTED if len(worse) == len(evidence) else UNDECIDED
     best = min(evidence, key=lambda own: own.difference.value)
     summary = (
-        f"Of {len(evidence)} tuned pruned configurations {len(better)} are certainly better than the dense model with "
-        f"the same tuning, and {len(worse)} surely worse. The best is {best.what}: {shown(best.difference)}. Against "
+        f"Of {len(evidence)} tuned pruned configurations {len(better)} are clearly better than the dense model with "
+        f"the same tuning, and {len(worse)} clearly worse. The best is {best.what}: {shown(best.difference)}. Against "
         f"the dense model without tuning, {len(uncontrolled)} would have seemed better."
     )
     return Answer(claim, verdict, test, summary, evidence)

@@ -91,7 +91,7 @@ def run_cell(work: Work, command: Command = slimgpt) -> dict[str, Any]:
         "status": FAILED if error else DONE,
         "error": error,
         "steps": ran,
-        "measured": collected(folder),
+        "measured": collected(folder, Path(work.about["settings"]["model"]["path"]).expanduser()),
         "slimgpt": __version__,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
