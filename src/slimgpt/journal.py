@@ -1,4 +1,4 @@
-"""Atomic files, and the journal of a run: one finished layer, one shard, one record.
+"""The journal of a run: one finished layer, one shard, one record.
 
 A record is written after its shard and carries the shard's hash, and every file appears under its name only when it is
 whole and on disk. So whatever moment a run dies at, the journal holds a number of finished layers and nothing that
@@ -9,68 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from slimgpt.atomic import scratch, sync, write_json, write_text
 from slimgpt.errors import OutputError
 
+__all__ = ["Journal", "sync", "write_json", "write_tensors", "write_text"]
+
 HEADER = "journal.json"
-NUMBERS = re.compile(r"\[\n[\d\s,.eE+-]*\]")  # the line break is JSON's own: strings hold none
 METADATA = {"format": "pt"}  # what transformers asks of a safetensors file
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file so that it is there whole or not at all."""
-    with _scratch(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that it is there whole or not at all; lists of numbers stay on one line."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    write_text(path, NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file so that it is there whole or not at all."""
-    with _scratch(path) as scratch:
-        save_file(dict(tensors), scratch, metadata=METADATA)
-        scratch.chmod(0o644)  # safetensors makes it readable by its owner alone
-
-
-@contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """A file to fill: brought to disk, then under its name, then the name to disk, which is safe against power loss.
-
-    A failure removes it: on a disk that is full, half a file is in the way of everything else.
-    """
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        yield scratch
-        sync(scratch)
-        os.replace(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to disk."""
-    with suppress(OSError) if path.is_dir() else nullcontext():  # not every file system can do it for a folder
-        opened = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+    with scratch(path) as unfinished:
+        save_file(dict(tensors), unfinished, metadata=METADATA)
+        unfinished.chmod(0o644)  # safetensors makes it readable by its owner alone
 
 
 class Journal:

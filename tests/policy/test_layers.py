@@ -26,11 +26,12 @@ class Layer:
 KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = (
-    "arch schema weights checkpoint biases outer stream surgery calibration journal runtime planning goal " + STREAMING
+    "arch atomic schema weights checkpoint biases outer stream surgery calibration journal runtime planning goal "
+    + STREAMING
 )
 RUN = (
     "job model_checks output outcome record card card_kinds measured driver ranking sparsify depth search loading "
-    "inspection generation latency timing selftext"
+    "inspection generation latency timing selftext quantisation"
 )
 
 LAYERS = [
@@ -43,7 +44,8 @@ LAYERS = [
     Layer("arch", "errors sites modeling_slimgpt", "torch transformers huggingface_hub"),
     Layer("calibration", "errors runtime", "torch transformers safetensors datasets pyarrow zstandard"),
     Layer("runtime", "errors", "torch"),
-    Layer("journal", "errors", "torch safetensors"),
+    Layer("atomic"),
+    Layer("journal", "errors atomic", "torch safetensors"),
     Layer("schema", "errors"),
     Layer("weights", "errors", "torch safetensors"),
     Layer("naming", "weights", "torch"),
@@ -67,14 +69,19 @@ LAYERS = [
     Layer(
         RUN,
         f"errors _version config allocation heads modeling_slimgpt {KERNELS} {MODEL_SIDE}",
-        "torch transformers safetensors huggingface_hub accelerate numpy yaml psutil",
+        "torch transformers safetensors huggingface_hub accelerate numpy yaml psutil torchao",
     ),
     Layer("evaluation", f"errors config {MODEL_SIDE} {RUN}", "torch transformers lm_eval yaml"),
     Layer("export", f"errors config modeling_slimgpt {KERNELS} {MODEL_SIDE} {RUN}", "torch transformers gguf numpy"),
     Layer(
+        "study",
+        "errors _version atomic config",
+        "pyarrow scipy yaml ray",
+    ),
+    Layer(
         "report",
-        f"errors _version config evaluation allocation {MODEL_SIDE} {RUN}",
-        "rich matplotlib jinja2 markupsafe",
+        f"study errors _version config evaluation allocation {MODEL_SIDE} {RUN}",
+        "rich matplotlib jinja2 markupsafe yaml",
     ),
     Layer("recovery", f"errors config {MODEL_SIDE} {RUN}", "torch transformers peft safetensors"),
     Layer("bench", f"errors config {KERNELS} {MODEL_SIDE} {RUN}", "torch"),

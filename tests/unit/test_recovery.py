@@ -266,6 +266,18 @@ def test_a_run_that_only_harms_is_not_written(shop: Shop, tmp_path: Path) -> Non
     assert recover(options(shop, tmp_path / "out")).path.exists()
 
 
+def test_the_last_step_is_written_where_that_is_asked(shop: Shop, tmp_path: Path) -> None:
+    """Equal training of several models, of which it may harm some."""
+    config = options(shop, tmp_path / "out", full=True, learning_rate=1.0, keep="last", patience=1)
+    result = recover(config)
+    entry = result.record["recovery"][-1]
+    assert entry["best_step"] == entry["steps"] == config.max_steps
+    held_out = entry["held_out"]
+    assert held_out["perplexity_after"] > held_out["perplexity_before"]
+    assert held_out["perplexity_after"] == entry["history"][-1]["eval_perplexity"]
+    assert held_out["perplexity_after"] == pytest.approx(remeasured(result.path, shop, config), rel=1e-2)
+
+
 # --- teachers ----------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from slimgpt.checkpoint import open_checkpoint
 from slimgpt.config import BenchConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.job import versions
+from slimgpt.quantisation import Scheme, require_library
 from slimgpt.timing import Load, Repeat
 from slimgpt.weights import INDEX
 
@@ -44,11 +45,16 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
     """
     config.check()
     device = runtime.pick_device(config.device)
+    if config.quantise is not None:
+        require_library(config.quantise)
     bytes_on_disk = [_check(model, config) for model in config.models]
     with contextlib.ExitStack() as stack:
         lanes = [stack.enter_context(_Lane(model)) for model in config.models]
         work = Load(config.batch_size, config.prompt_tokens, config.new_tokens, config.seed)
-        facts = [_loaded(lane, str(device), work, progress) for lane in lanes]
+        schemes = [None, *[config.quantise] * (len(lanes) - 1)]
+        facts = [
+            _loaded(lane, str(device), work, scheme, progress) for lane, scheme in zip(lanes, schemes, strict=True)
+        ]
         repeats = _in_turns(lanes, config, progress)
         measured = [
             {
@@ -130,8 +136,10 @@ class _Lane:
             ) from error
 
 
-def _loaded(lane: _Lane, device: str, work: Load, progress: Callable[[], None]) -> dict[str, Any]:
-    facts = lane.ask(worker.load, lane.model, device, work)
+def _loaded(
+    lane: _Lane, device: str, work: Load, quantise: Scheme | None, progress: Callable[[], None]
+) -> dict[str, Any]:
+    facts = lane.ask(worker.load, lane.model, device, work, quantise)
     progress()
     return facts
 

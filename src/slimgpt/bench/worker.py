@@ -10,6 +10,7 @@ import torch
 
 from slimgpt import runtime
 from slimgpt.loading import load_model
+from slimgpt.quantisation import Scheme, quantise_
 from slimgpt.timing import Load, Measured, Repeat
 
 STATUS = Path("/proc/self/status")  # Linux
@@ -23,13 +24,16 @@ def start(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
-def load(model: str, device: str, work: Load) -> dict[str, Any]:
-    """Load the model of this process and say what it is."""
+def load(model: str, device: str, work: Load, quantise: Scheme | None) -> dict[str, Any]:
+    """Load the model of this process, with weights of fewer bits where asked, and say what it is."""
     global _measured
     idle_bytes = _peak_bytes(torch.device("cpu"))
     _measured = Measured(load_model(model, device)[0], work)
+    num_parameters = _measured.model.num_parameters()
+    quantised = quantise_(_measured.model, quantise) if quantise is not None else None
     return {
-        "parameters": _measured.model.num_parameters(),
+        "parameters": num_parameters,
+        "quantisation": quantised.record() if quantised else None,
         "dtype": str(_measured.model.dtype).removeprefix("torch."),
         "idle_bytes": None if _measured.device.type == "cuda" else idle_bytes,
     }

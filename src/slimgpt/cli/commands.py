@@ -19,6 +19,7 @@ from slimgpt.config import (
     ReportConfig,
     SearchConfig,
     SparsifyConfig,
+    StudyConfig,
 )
 from slimgpt.errors import ConfigError, OutputError
 
@@ -153,6 +154,28 @@ def _report(config: ReportConfig) -> None:
         print(f"{len(written.figures)} figures in {config.figures}")
 
 
+def _study(config: StudyConfig) -> int:
+    _require_study_extra()
+    _require_report_extra()
+    from slimgpt.report.study import StudyProgress, print_study, write_page
+    from slimgpt.study import run_study
+
+    done = run_study(config, StudyProgress())
+    page = write_page(done)
+    print_study(done)
+    print(f"Written to {page}")
+    return EXIT_CELLS_FAILED if done.failures else 0
+
+
+def _require_study_extra() -> None:
+    """Raise ConfigError where the libraries of a study are not installed, which is before any work."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("pyarrow", "scipy") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"a study needs {' and '.join(missing)}: pip install 'slimgpt[study]'.")
+
+
 def _require_report_extra() -> None:
     """Raise ConfigError where the libraries of the report are not installed, which is before any work."""
     from importlib.util import find_spec
@@ -205,11 +228,14 @@ def _write_json(path: str | None, content: Any) -> None:
         write_json(Path(path), content)
 
 
+EXIT_CELLS_FAILED = 1
+
+
 class Command(NamedTuple):
     """A command's options, and what carries them out."""
 
     config: type
-    run: Callable[[Any], None]
+    run: Callable[[Any], int | None]
 
 
 COMMANDS: dict[str, Command] = {
@@ -221,6 +247,7 @@ COMMANDS: dict[str, Command] = {
     "eval": Command(EvalConfig, _eval),
     "bench": Command(BenchConfig, _bench),
     "report": Command(ReportConfig, _report),
+    "study": Command(StudyConfig, _study),
     "inspect": Command(InspectConfig, _inspect),
     "families": Command(FamiliesConfig, _families),
     "generate": Command(GenerateConfig, _generate),

@@ -16,6 +16,7 @@ from slimgpt.config.recover import RecoverConfig
 from slimgpt.config.report import ReportConfig
 from slimgpt.config.search import SearchConfig
 from slimgpt.config.sparsify import SparsifyConfig
+from slimgpt.config.study import StudyConfig
 
 __all__ = [
     "BenchConfig",
@@ -30,6 +31,7 @@ __all__ = [
     "ReportConfig",
     "SearchConfig",
     "SparsifyConfig",
+    "StudyConfig",
     "options_from",
     "read_recipe",
 ]

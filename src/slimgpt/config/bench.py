@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -33,6 +33,9 @@ class BenchConfig:
     warmup: int = 1
     """Unmeasured repeats before them."""
 
+    quantise: Literal["int8", "int4"] | None = None
+    """Round the linear layers of all models but the first to 8 or 4 bits, by torchao."""
+
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
@@ -55,3 +58,12 @@ class BenchConfig:
         at_least("repeats", self.repeats, 1)
         at_least("warmup", self.warmup, 0)
         check_seed(self.seed)
+        if self.quantise is not None and len(self.models) < 2:
+            raise ConfigError(
+                f"--quantise {self.quantise} leaves the first MODEL as it is, to compare with: name it and another."
+            )
+        if self.record and self.quantise is not None:
+            raise ConfigError(
+                f"--record keeps figures of models as they are stored, and --quantise {self.quantise} changes them: "
+                "drop one of the two."
+            )

@@ -56,6 +56,9 @@ class EvalConfig:
     against_by: Literal["token", "byte"] = "token"
     """token: all comparisons; the tokenizers must be equal. byte: only those that any two models allow."""
 
+    quantise: Literal["int8", "int4"] | None = None
+    """Round the weights of the decoder's linear layers to 8 or 4 bits first, by torchao."""
+
     seed: int = 0
     """Seed of the text's corruption."""
 
@@ -113,6 +116,11 @@ class EvalConfig:
                 raise ConfigError(f"{flag} is for tasks: add --suite slimgpt or --tasks NAMES.")
 
     def _check_comparison(self) -> None:
+        if self.record and self.quantise is not None:
+            raise ConfigError(
+                f"--record keeps figures of MODEL as it is stored, and --quantise {self.quantise} changes it: drop one "
+                "of the two."
+            )
         if self.against is not None and self.text is None:
             raise ConfigError(f"--against {self.against} compares on a text: add --text FILE.")
         if self.against is None and self.compare_json is not None:

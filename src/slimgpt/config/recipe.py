@@ -55,6 +55,9 @@ def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
         if value not in get_args(hint):
             raise ConfigError(f"{where}: {name} is {value!r}, but must be one of {', '.join(get_args(hint))}.")
         return value
+    if get_origin(hint) is tuple:  # one value alone stands for a list of one
+        items = value if isinstance(value, list) else [value]
+        return tuple(_typed(name, item, get_args(hint)[0], where) for item in items)
     kinds = get_args(hint) or (hint,)
     accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):

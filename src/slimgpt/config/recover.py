@@ -50,6 +50,9 @@ class RecoverConfig:
     train_embeddings: bool = False
     """With --full: train embeddings and head too, which pruning has left as they were (slower)."""
 
+    keep_zeros: bool = False
+    """With --full: weights that are zero stay zero, as in a model made by slimgpt sparsify."""
+
     rank: int = 8
     """LoRA: rank of the adapters, on every projection that pruning touched."""
 
@@ -106,6 +109,10 @@ class RecoverConfig:
 
     eval_every: int = 0
     """Optimiser steps between measurements (and checkpoints) on the held-out examples; 0 makes ten a run."""
+
+    keep: Literal["best", "last"] = "best"
+    """best: the checkpoint that predicts the held-out examples best, and nothing where that is the model itself. last:
+    what all steps led to, better or not, as a comparison of models after equal tuning needs it; no early stop."""
 
     patience: int = 3
     """Stop after so many measurements in a row without a better one."""
@@ -164,6 +171,8 @@ class RecoverConfig:
             raise ConfigError("--teacher-cache: with --hidden-weight the teacher runs at each step. Drop one.")
         if self.train_embeddings and not self.full:
             raise ConfigError("--train-embeddings is for --full: adapters sit on the projections alone.")
+        if self.keep_zeros and not self.full:
+            raise ConfigError("--keep-zeros is for --full: merged adapters change every weight of a projection.")
         if self.full and self.keep_adapter:
             raise ConfigError("--keep-adapter: --full trains all weights, so there is no adapter. Drop one of the two.")
 

@@ -40,6 +40,7 @@ class Perplexity:
         seqlen: tokens in a window.
         stride: tokens from one window to the next.
         bos: where a beginning-of-sequence token stood: none, text or window.
+        window_nll: nats of each window, summed over its predicted tokens: what a paired comparison of models needs.
     """
 
     perplexity: float
@@ -52,6 +53,7 @@ class Perplexity:
     seqlen: int
     stride: int
     bos: str
+    window_nll: tuple[float, ...]
 
     @property
     def perplexity_error(self) -> float:
@@ -106,7 +108,8 @@ def measure(
     for ids_BT, count_BT in zip(windows.ids_BT.split(batch_size), counts_BT.split(batch_size), strict=True):
         losses.append(_token_losses(model, ids_BT.to(model.device))[count_BT[:, 1:]])
         progress(ids_BT.numel())
-    return _summarise(torch.cat(losses).double(), windows, windows.num_bytes(tokenizer))
+    counts = counts_BT.sum(1).tolist()
+    return _summarise(torch.cat(losses).double(), counts, windows, windows.num_bytes(tokenizer))
 
 
 def check_vocabulary(model: Any, ids_BT: Tensor) -> None:
@@ -136,7 +139,7 @@ def token_losses(logits_NV: Tensor, ids_N: Tensor) -> Tensor:
     return torch.cat([functional.cross_entropy(logits.float(), ids, reduction="none") for logits, ids in rows])
 
 
-def _summarise(losses: Tensor, windows: Windows, num_bytes: int) -> Perplexity:
+def _summarise(losses: Tensor, counts: list[int], windows: Windows, num_bytes: int) -> Perplexity:
     mean = losses.mean().item()
     return Perplexity(
         perplexity=math.exp(mean),
@@ -149,4 +152,5 @@ def _summarise(losses: Tensor, windows: Windows, num_bytes: int) -> Perplexity:
         seqlen=windows.ids_BT.shape[1],
         stride=windows.stride,
         bos=windows.bos,
+        window_nll=tuple(round(own.sum().item(), 4) for own in losses.split(counts)),
     )

@@ -14,7 +14,7 @@ from slimgpt.evaluation.likelihood import Perplexity
 from slimgpt.job import versions
 
 SCHEMA = 1
-BY_NAME = ("results", "configs", "n-shot", "n-samples", "higher_is_better", "versions")
+BY_NAME = ("results", "configs", "n-shot", "n-samples", "higher_is_better", "versions", "window_nll")
 """The parts of the schema that hold one entry a task, and can be merged entry by entry."""
 
 PROBE = " Probing 12,345 tokenizers:\n\tnaïve → ¿cuál?"
@@ -93,6 +93,7 @@ def _add_perplexity(found: dict[str, Any], name: str, measured: Perplexity) -> N
     found["configs"][name] = {
         key: getattr(measured, key) for key in ("seqlen", "stride", "bos", "num_tokens", "num_bytes", "num_windows")
     }
+    found["window_nll"][name] = list(measured.window_nll)
     found["n-shot"][name] = 0
     found["n-samples"][name] = dict.fromkeys(("original", "effective"), measured.num_windows)
     found["higher_is_better"][name] = {"perplexity": False, "nll_per_token": False, "bits_per_byte": False}
@@ -106,7 +107,11 @@ def merge(before: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[st
     if before is None or any(before.get(key) != found[key] for key in ("parameters", "tokenizer")):
         return dict(found)
     stale = {suite.NAME} if set(suite.METRICS) & set(found["results"]) else set()
-    kept = {part: {k: v for k, v in before[part].items() if k not in stale} for part in BY_NAME if part != "versions"}
+    kept = {
+        part: {name: entry for name, entry in before.get(part, {}).items() if name not in stale}
+        for part in BY_NAME
+        if part != "versions"
+    }
     return {
         **found,
         **{part: {**entries, **found[part]} for part, entries in kept.items()},

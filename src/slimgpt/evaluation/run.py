@@ -16,6 +16,7 @@ from slimgpt.evaluation.likelihood import Perplexity, measure
 from slimgpt.evaluation.windows import Windows, cut, read_text
 from slimgpt.loading import load_model
 from slimgpt.model_checks import check_context
+from slimgpt.quantisation import quantise_, require_library
 
 
 class Observer:
@@ -65,14 +66,19 @@ def evaluate(config: EvalConfig, observer: Observer | None = None) -> Evaluation
     job = _prepare(config, observer)
     observer.stage("loading the model")
     model, tokenizer = load_model(config.model, config.device)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    zeros = num_parameters - sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+    quantised = quantise_(model, config.quantise) if config.quantise is not None else None
     perplexities = _perplexities(job, model, tokenizer, observer)
     tasks = _tasks(job, model, tokenizer, observer)
     conditions = _conditions(config, model)
     found = results.assemble(
         {
             "model": config.model,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": num_parameters,
+            "zeros": zeros,
             "tokenizer": job.tokenizer_hash,
+            "quantisation": quantised.record() if quantised else None,
         },
         conditions,
         perplexities,
@@ -89,6 +95,8 @@ def evaluate(config: EvalConfig, observer: Observer | None = None) -> Evaluation
 def _prepare(config: EvalConfig, observer: Observer) -> _Job:
     config.check()
     runtime.pick_device(config.device)
+    if config.quantise is not None:
+        require_library(config.quantise)
     if config.record:
         measured.require_run(config.model)
     text = read_text(config.text) if config.text is not None else ""

@@ -24,6 +24,7 @@ from slimgpt.recovery import lora, save, targets, teacher
 from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
+from slimgpt.recovery.zeros import hold_zeros
 from slimgpt.runtime import Clock
 
 PLAIN_ATTENTION = 512
@@ -91,7 +92,8 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
         if not job.team.leads:
             return {}
         entry = _entry(job, trainer, clock, cpu.item())
-        _require_better(job, entry)
+        if job.config.keep == "best":
+            _require_better(job, entry)
         return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
 
 
@@ -129,6 +131,8 @@ def _learner(job: Job) -> Any:
     if job.config.full:
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
             module.requires_grad_(job.config.train_embeddings)
+        if job.config.keep_zeros:
+            hold_zeros(model)
     else:
         model = lora.with_adapters(model, job.checkpoint, job.config)
     if job.config.gradient_checkpointing:
@@ -173,12 +177,12 @@ def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock, cpu_seconds: float)
         "tokens": sum(len(row.ids) for row in job.train),
         "learned_tokens": sum(map(num_learned, job.train)),
         "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step,
+        "best_step": trainer.state.best_global_step if job.config.keep == "best" else trainer.state.global_step,
         "held_out": {
             "rows": len(job.held_out),
             "learned_tokens": sum(map(num_learned, job.held_out)),
             "perplexity_before": measured[0],
-            "perplexity_after": trainer.state.best_metric,
+            "perplexity_after": trainer.state.best_metric if job.config.keep == "best" else measured[max(measured)],
         },
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
         "cpu_seconds": round(cpu_seconds, 3),  # of all processes and cores: the cost on a machine that others share

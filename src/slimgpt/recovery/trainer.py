@@ -10,7 +10,7 @@ Shapes: B rows · T tokens · P learned positions, b of a block · V vocabulary.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,7 +83,7 @@ class RecoveryTrainer(Trainer):
             train_dataset=Rows(job.train, store),
             eval_dataset=Rows(job.held_out),
             compute_metrics=_perplexity,
-            callbacks=[EarlyStoppingCallback(job.config.patience), _Watcher(observer)],
+            callbacks=[*_early_stop(job), _Watcher(observer)],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the whole optimiser step
@@ -122,9 +122,11 @@ class RecoveryTrainer(Trainer):
         temperature = self._settings.temperature
         return lambda logits_bV, block: kl_divergence(logits_bV, targets.at(block), temperature)
 
-    def compute_loss_context_manager(self) -> AbstractContextManager[Any]:
+    def compute_loss_context_manager(self) -> ExitStack[Any]:
         """bfloat16 matrix products, by us: accelerate's own way turns all logits to float32 on leaving the model."""
-        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self._bfloat16)
+        stack: ExitStack[Any] = ExitStack()
+        stack.enter_context(torch.autocast(self.args.device.type, torch.bfloat16, enabled=self._bfloat16))
+        return stack
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -200,7 +202,7 @@ def arguments(job: Job, measure_first: bool) -> TrainingArguments:
         save_strategy="steps",
         save_steps=job.eval_every,
         save_total_limit=1,  # and the best one
-        load_best_model_at_end=True,
+        load_best_model_at_end=config.keep == "best",
         metric_for_best_model="eval_perplexity",
         greater_is_better=False,
         use_cpu=job.device.type == "cpu",
@@ -217,6 +219,10 @@ def arguments(job: Job, measure_first: bool) -> TrainingArguments:
     if made.n_gpu > 1:  # one process takes one GPU: several are for accelerate launch
         made._n_gpu = 1
     return made
+
+
+def _early_stop(job: Job) -> list[EarlyStoppingCallback]:
+    return [EarlyStoppingCallback(job.config.patience)] if job.config.keep == "best" else []
 
 
 def checkpoints_folder(job: Job) -> Path:

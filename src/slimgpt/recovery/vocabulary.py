@@ -25,7 +25,7 @@ BlockLoss = Callable[[Tensor, slice], Tensor]
 
 def summed_loss(logits_BTV: Tensor, learned_BT: Tensor, loss_of: BlockLoss) -> Tensor:
     """The loss of all learned positions, a float32 scalar; differentiable once, by the logits."""
-    total: Tensor = _Blockwise.apply(logits_BTV, learned_BT, loss_of)  # type: ignore[no-untyped-call]
+    total: Tensor = _Blockwise.apply(logits_BTV, learned_BT, loss_of)
     return total
 
 

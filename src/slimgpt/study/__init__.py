@@ -1,0 +1,141 @@
+"""A study: a grid of pruned models with their dense controls, run cell by cell, resumable, answered with intervals.
+
+    recipe ──expand──▶ cells ──chain──▶ commands ──run──▶ records ──▶ table, claims, page
+
+Every cell is a chain of slimgpt's own commands in processes of their own, so nothing here loads a model.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+
+from slimgpt.atomic import write_json
+from slimgpt.config import StudyConfig
+from slimgpt.errors import OutputError
+from slimgpt.study import chain, cluster, recipe, run, table
+from slimgpt.study.cells import Cell, check_size, expand, settings
+from slimgpt.study.claims import Answer, answers
+from slimgpt.study.recipe import Recipe
+
+CELLS, HEADER, LOCK, ANSWERS = "cells", "study.json", "study.lock", "claims.json"
+
+
+class Observer:
+    """Hears how a study goes; this one does nothing with it."""
+
+    def planned(self, num_cells: int, num_finished: int) -> None:
+        """Work starts on what is not finished."""
+
+    def finished(self, record: Mapping[str, Any]) -> None:
+        """A cell has run."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A study whose cells have all run.
+
+    Attributes:
+        out: its folder.
+        recipe: what it was asked.
+        records: one a cell, in the grid's order.
+        table: one row a cell.
+        answers: to the claims, as far as the cells allow.
+    """
+
+    out: Path
+    recipe: Recipe
+    records: Sequence[Mapping[str, Any]]
+    table: pyarrow.Table
+    answers: Sequence[Answer]
+
+    @property
+    def failures(self) -> list[Mapping[str, Any]]:
+        """Records of cells that failed."""
+        return [record for record in self.records if record["status"] == run.FAILED]
+
+
+def run_study(config: StudyConfig, observer: Observer | None = None, command: run.Command = run.slimgpt) -> Done:
+    """Run what is missing of a study, and write its table and its answers.
+
+    Raises:
+        ConfigError: the recipe is wrong somewhere, or Ray is asked for and not installed.
+        OutputError: OUT is no study's, or another process works there.
+    """
+    config.check()
+    if config.ray:
+        cluster.require_ray()
+    asked = recipe.read(config.grid)
+    cells = expand(asked)
+    for cell in cells.values():
+        chain.check(cell, asked)
+    check_size(len(cells), config.yes)
+    out = Path(config.out).expanduser().absolute()
+    with _held(out):
+        write_json(out / HEADER, {"kind": "study", "schema": 1, "recipe": asdict(asked), "cells": list(cells)})
+        records = _run(config, asked, cells, out / CELLS, observer or Observer(), command)
+        rows = table.as_table(records)
+        found = answers(records)
+        table.write(rows, out)
+        write_json(out / ANSWERS, {"kind": "study-claims", "schema": 1, "answers": [asdict(own) for own in found]})
+    return Done(out, asked, records, rows, found)
+
+
+def _run(
+    config: StudyConfig,
+    asked: Recipe,
+    cells: Mapping[str, Cell],
+    folder: Path,
+    observer: Observer,
+    command: run.Command,
+) -> list[dict[str, Any]]:
+    """Records of all cells, in the order of the grid: those on disk, and of the others once they have run."""
+    known = {identity: record for identity in cells if (record := run.finished(folder, identity)) is not None}
+    if config.retry:
+        known = {identity: record for identity, record in known.items() if record["status"] != run.FAILED}
+    run.clear_unfinished(folder)
+    observer.planned(len(cells), len(known))
+    works = [
+        run.Work(
+            identity,
+            {"cell": asdict(cell), "settings": settings(cell, asked)},
+            partial(chain.steps, cell, asked),
+            folder,
+            config.keep_models,
+        )
+        for identity, cell in cells.items()
+        if identity not in known
+    ]
+    for record in _executed(config, works, command):
+        known[record["id"]] = record
+        observer.finished(record)
+    return [known[identity] for identity in cells]
+
+
+def _executed(config: StudyConfig, works: Sequence[run.Work], command: run.Command) -> Iterator[dict[str, Any]]:
+    if config.ray and works:
+        return cluster.run_on_ray(works, config.workers)
+    return run.run_here(works, config.workers, command)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """OUT is ours, and nobody else's for now; the lock goes with the process."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"OUT {out} is a file: name a folder.")
+    if out.is_dir() and not (out / HEADER).is_file() and any(path.name not in (LOCK, CELLS) for path in out.iterdir()):
+        raise OutputError(f"OUT {out} has no {HEADER}, so it is no study's folder: choose another.")
+    (out / CELLS).mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(f"another slimgpt study works in {out}: let it finish, or end it.") from error
+        yield
