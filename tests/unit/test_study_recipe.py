@@ -25,6 +25,14 @@ def refusal(tmp_path: Path, **sections: Any) -> str:
     return str(caught.value)
 
 
+def test_the_projects_recipe_is_fine() -> None:
+    found = recipe.read(str(Path(__file__).parents[2] / "recipes" / "study-small.yaml"))
+    expanded = cells.expand(found)
+    cells.check_size(len(expanded), yes=False)
+    for cell in expanded.values():
+        chain.check(cell, found)
+
+
 def test_the_shops_recipe_is_fine(tmp_path: Path) -> None:
     """Negative control of all that follows."""
     found = recipe.read(str(write_recipe(tmp_path)))
