@@ -121,7 +121,6 @@ def serve(folder: Path) -> None:
     import slimgpt.report.console  # noqa: F401 - imported now, not in every child
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
-
     torch.set_num_threads(1)
     for line in sys.stdin:
         arguments, how = json.loads(line)
