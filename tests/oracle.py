@@ -196,3 +196,20 @@ def sparsegpt(
                 weight_OI[i, j:] -= weight_OI[i, j].clone() / inverses[j][0, 0] * inverses[j][0]
                 weight_OI[i, j] = 0.0
     return weight_OI
+
+
+def movement(start, gradients, sparsities, rate):
+    """Movement pruning weight by weight, with plain descent: the masked weight in the end, and how many came back."""
+    value = start.double().flatten().tolist()
+    score, masked, came_back = [0.0] * len(value), [False] * len(value), 0
+    for gradient, sparsity in zip(gradients.double().flatten(1).tolist(), sparsities, strict=True):
+        for i, slope in enumerate(gradient):
+            score[i] -= value[i] * slope
+            if not masked[i]:
+                value[i] -= rate * slope
+        lowest = sorted(range(len(value)), key=score.__getitem__)[: math.floor(sparsity * len(value) + 0.5)]
+        now = [i in set(lowest) for i in range(len(value))]
+        came_back += sum(before and not after for before, after in zip(masked, now, strict=True))
+        masked = now
+    result = [0.0 if gone else v for v, gone in zip(value, masked, strict=True)]
+    return torch.tensor(result, dtype=torch.float64).view_as(start), came_back

@@ -83,7 +83,7 @@ LAYERS = [
         f"study errors _version config evaluation allocation {MODEL_SIDE} {RUN}",
         "rich matplotlib jinja2 markupsafe yaml",
     ),
-    Layer("recovery", f"errors config {MODEL_SIDE} {RUN}", "torch transformers peft safetensors"),
+    Layer("recovery", f"errors config masks {MODEL_SIDE} {RUN}", "torch transformers peft safetensors"),
     Layer("bench", f"errors config {KERNELS} {MODEL_SIDE} {RUN}", "torch"),
 ]
 EVERYTHING = ["cli", "__init__", "__main__"]

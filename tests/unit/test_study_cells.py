@@ -83,6 +83,12 @@ def test_sparse_cells_keep_their_zeros_while_they_are_tuned(tmp_path: Path) -> N
     assert "--keep-zeros" not in plain[1]
 
 
+def test_movement_prunes_while_it_tunes(tmp_path: Path) -> None:
+    found = commands(tmp_path, Cell("tiny", "movement", "unstructured", 0.5, tuning="full"))
+    assert found[0] == ("recover a-model C/tuned --data c4 --keep last --full --max-steps 3 --movement 0.5 --seed 0")
+    assert found[1].startswith("eval C/tuned ")
+
+
 def test_schedules_and_allocations_of_sparse_cells(tmp_path: Path) -> None:
     cell = Cell("tiny", "magnitude", "unstructured", 0.5, schedule="gradual", allocation="global")
     assert (

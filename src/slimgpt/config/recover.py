@@ -53,6 +53,10 @@ class RecoverConfig:
     keep_zeros: bool = False
     """With --full: weights that are zero stay zero, as in a model made by slimgpt sparsify."""
 
+    movement: float = 0.0
+    """With --full and --keep last: prune while training, this share of every projection's weights by movement pruning
+    (zeros in place, see slimgpt sparsify). 0 prunes nothing."""
+
     rank: int = 8
     """LoRA: rank of the adapters, on every projection that pruning touched."""
 
@@ -171,6 +175,13 @@ class RecoverConfig:
             raise ConfigError("--teacher-cache: with --hidden-weight the teacher runs at each step. Drop one.")
         if self.train_embeddings and not self.full:
             raise ConfigError("--train-embeddings is for --full: adapters sit on the projections alone.")
+        if not 0 <= self.movement < 1:
+            raise ConfigError(f"--movement {self.movement} is outside [0, 1): it is the share of weights that go.")
+        if self.movement and not (self.full and self.keep == "last"):
+            raise ConfigError(
+                "--movement scores the steps of all weights, and its sparsity rises to the last one: add --full and "
+                "--keep last."
+            )
         if self.keep_zeros and not self.full:
             raise ConfigError("--keep-zeros is for --full: merged adapters change every weight of a projection.")
         if self.full and self.keep_adapter:

@@ -20,7 +20,7 @@ from slimgpt.config import RecoverConfig
 from slimgpt.errors import NumericalError
 from slimgpt.job import versions
 from slimgpt.loading import load_as
-from slimgpt.recovery import lora, save, targets, teacher
+from slimgpt.recovery import lora, movement, save, targets, teacher
 from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
@@ -119,7 +119,12 @@ def _taught(job: Job, observer: Observer) -> targets.TargetStore:
 def _trainer(job: Job, store: targets.TargetStore | None, observer: Observer) -> RecoveryTrainer:
     hidden_teacher = _loaded_teacher(job) if job.config.hidden_weight else None
     fresh = _last_checkpoint(job) is None
-    return RecoveryTrainer(_learner(job), job, store, hidden_teacher, observer, measure_first=fresh)
+    model = _learner(job)
+    trainer = RecoveryTrainer(model, job, store, hidden_teacher, observer, measure_first=fresh)
+    if job.config.movement:
+        layers = model.get_submodule(job.checkpoint.family.layers)
+        trainer.add_callback(movement.Movement(layers, job.config.movement, job.config.warmup))
+    return trainer
 
 
 def _learner(job: Job) -> Any:
@@ -153,7 +158,8 @@ def _loaded_teacher(job: Job) -> Any:
 def _last_checkpoint(job: Job) -> str | None:
     """The last whole checkpoint: Trainer writes its own state last, so one without it was cut short, and goes."""
     found = sorted(checkpoints_folder(job).glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
-    whole = [folder for folder in found if (folder / TRAINER_STATE_NAME).is_file()]
+    last_file = movement.FILE if job.config.movement else TRAINER_STATE_NAME  # a callback comes after Trainer
+    whole = [folder for folder in found if (folder / last_file).is_file()]
     if job.team.leads:
         for folder in set(found) - set(whole):
             shutil.rmtree(folder)

@@ -12,7 +12,9 @@ from slimgpt.config import RecoverConfig, options_from
 from slimgpt.errors import ConfigError
 from slimgpt.study.cells import Cell
 from slimgpt.study.methods import (
+    DEFAULT,
     DENSE,
+    MOVEMENT,
     ONE_SHOT,
     PATTERN,
     Granularity,
@@ -67,7 +69,9 @@ def check(cell: Cell, recipe: Recipe) -> None:
     try:
         if cell.quantisation not in QUANTISATIONS:
             raise ConfigError(f"unknown quantisation {cell.quantisation!r}. Known: {', '.join(QUANTISATIONS)}.")
-        if cell.method != DENSE:
+        if cell.method == MOVEMENT:
+            _check_movement(cell)
+        elif cell.method != DENSE:
             kind = granularity(cell.granularity)
             _check_schedule(cell, kind)
             options = options_from(_pruning(cell, kind, recipe), kind.command, kind.config)
@@ -78,6 +82,16 @@ def check(cell: Cell, recipe: Recipe) -> None:
             RecoverConfig("model", "out", "data", **_tuning(cell, recipe)).check()
     except ConfigError as error:
         raise ConfigError(f"cell {cell.name!r}: {error}") from error
+
+
+def _check_movement(cell: Cell) -> None:
+    if cell.granularity != "unstructured" or (cell.schedule, cell.allocation) != (ONE_SHOT, DEFAULT):
+        raise ConfigError(
+            f"{MOVEMENT} prunes single weights, equally many of every matrix, by a schedule of its own: say "
+            f"granularity unstructured, schedule {ONE_SHOT} and allocation {DEFAULT}."
+        )
+    if cell.tuning == NONE:
+        raise ConfigError(f"{MOVEMENT} prunes while it tunes: give it a tuning.")
 
 
 def _check_schedule(cell: Cell, kind: Granularity) -> None:
@@ -129,8 +143,11 @@ def _tuning(cell: Cell, recipe: Recipe) -> dict[str, Any]:
     """Options of the tuning. All steps count, better or not, so that pruned and dense models are tuned equally; where
     pruning has left zeros they stay, or a sparse model would be dense again.
     """
+    options: dict[str, Any] = {"keep": "last", **recipe.tuning[cell.tuning]}
+    if cell.method == MOVEMENT:
+        return {**options, "movement": cell.ratio}
     sparse = cell.method != DENSE and granularity(cell.granularity).zeros
-    return {"keep": "last", **recipe.tuning[cell.tuning], **({"keep_zeros": True} if sparse else {})}
+    return {**options, "keep_zeros": True} if sparse else options
 
 
 def steps(cell: Cell, recipe: Recipe, folder: Path) -> list[Step]:
@@ -138,7 +155,7 @@ def steps(cell: Cell, recipe: Recipe, folder: Path) -> list[Step]:
     model = recipe.models[cell.model]
     dense = current = _here(model.path)
     chain = []
-    if cell.method != DENSE:
+    if cell.method not in (DENSE, MOVEMENT):
         kind = granularity(cell.granularity)
         places = (current, str(folder / PRUNED))
         chain.append(Step("prune", kind.command, places, _pruning(cell, kind, recipe)))

@@ -15,6 +15,9 @@ from slimgpt.config import DropConfig, PruneConfig, SparsifyConfig
 from slimgpt.errors import ConfigError
 
 DENSE = "dense"
+MOVEMENT = "movement"
+"""Prunes while it tunes, so it is an option of the tuning and no command before it."""
+
 DEFAULT = "default"
 ONE_SHOT = "one-shot"
 GLOBAL = "global"
