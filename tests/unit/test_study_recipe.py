@@ -25,8 +25,9 @@ def refusal(tmp_path: Path, **sections: Any) -> str:
     return str(caught.value)
 
 
-def test_the_projects_recipe_is_fine() -> None:
-    found = recipe.read(str(Path(__file__).parents[2] / "recipes" / "study-small.yaml"))
+@pytest.mark.parametrize("name", ["study-small.yaml", "study-large.yaml"])
+def test_the_projects_recipes_are_fine(name: str) -> None:
+    found = recipe.read(str(Path(__file__).parents[2] / "recipes" / name))
     expanded = cells.expand(found)
     cells.check_size(len(expanded), yes=False)
     for cell in expanded.values():
