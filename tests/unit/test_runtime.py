@@ -18,8 +18,7 @@ def faults():
     for _ in range(4):
         torch.ones(16_000_000)  # 64 MB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
+print(min(faults() for _ in range(8)))  # the heap needs some rounds until its free blocks have grown together
 """
 
 
