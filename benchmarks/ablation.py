@@ -1,10 +1,11 @@
-"""Where to cut and what to repair: perplexity of one model by method, at equal parameters and equal calibration.
+"""Where to cut and what to repair: quality of one model by method, at equal parameters and equal calibration.
 
     python benchmarks/ablation.py MODEL --calibration c4-train.jsonl --held-out c4-held-out.txt \\
-        --text wikitext-2-raw.valid.txt
+        --text wikitext-2-raw.valid.txt --test-text wikitext-2-raw.test.txt --task-data tasks --work FOLDER
 
-Choices between methods are made on these texts, so name validation texts here, never the test text that results are
-quoted on. Cells are appended to a JSONL file as they finish and are not run again.
+Choices between methods are made on ``--held-out`` and ``--text``, so those are validation texts; what is quoted of the
+methods in ``--quoted`` is measured on the test text and the tasks. Measurements are appended to a JSONL file as they
+finish and are not made again. Processes with other ``--seeds`` may share the file and the folder.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,32 +23,36 @@ from transformers import AutoConfig
 from tyro.conf import Positional
 
 from slimgpt import PruneConfig, load_model, perplexity, prune
-from slimgpt.evaluation import read_text
+from slimgpt.config import EvalConfig
+from slimgpt.evaluation import evaluate, read_text, suite
 
+DENSE, PAPER = "dense", "the paper"
 METHODS: dict[str, dict[str, Any]] = {
-    "the paper": {"solver": "slimgpt", "allocation": "log"},
-    "exact solver, log curve": {"allocation": "log"},
-    "exact solver, uniform": {"allocation": "uniform"},
-    "exact solver, uniform, ends exempt": {"allocation": "ends exempt"},
-    "exact solver, searched": {"allocation": "searched"},
-    "exact solver, log curve, query heads too": {"allocation": "log", "attention_units": "queries"},
-    "exact solver, searched, query heads too": {"allocation": "searched", "attention_units": "queries"},
-    "exact solver, log curve, errors corrected": {"allocation": "log", "correct_errors": True},
-    "exact solver, searched, errors corrected": {"allocation": "searched", "correct_errors": True},
-    "exact solver, searched, in two steps": {"allocation": "searched", "steps": 2},
+    PAPER: {"solver": "slimgpt", "allocation": "log"},
+    "log curve": {"allocation": "log"},
+    "uniform": {"allocation": "uniform"},
+    "uniform, ends exempt": {"allocation": "ends exempt"},
+    "searched": {"allocation": "searched"},
+    "log curve, query heads too": {"allocation": "log", "attention_units": "queries"},
+    "searched, query heads too": {"allocation": "searched", "attention_units": "queries"},
+    "log curve, errors corrected": {"allocation": "log", "correct_errors": True},
+    "searched, errors corrected": {"allocation": "searched", "correct_errors": True},
+    "searched, in two steps": {"allocation": "searched", "steps": 2},
     "searched, query heads too, in two steps": {"allocation": "searched", "attention_units": "queries", "steps": 2},
     "all together": {"allocation": "searched", "attention_units": "queries", "steps": 2, "correct_errors": True},
-    "exact solver, log curve, the model's own text": {"allocation": "log", "calibration": "self"},
+    "log curve, the model's own text": {"allocation": "log", "calibration": "self"},
 }
 """Options of ``slimgpt prune``; ``steps`` prunes so many times, each time by an equal part of the ratio."""
 
 EXEMPT_FIRST, EXEMPT_LAST = 4, 3
 """Layers that *ends exempt* leaves whole, as LLM-Pruner does (https://arxiv.org/abs/2305.11627)."""
 
+CHOICE, TEST = "choice", "test"
+
 
 @dataclass(frozen=True)
 class Options:
-    """Run the cells that are missing, then write the table."""
+    """Measure what is missing, then write the tables."""
 
     model: Annotated[str, Positional]
     calibration: str
@@ -56,135 +60,223 @@ class Options:
     """Text of the calibration's kind that is not in it."""
     text: str
     """Text of another kind."""
+    test_text: str
+    """What results are quoted on."""
+    task_data: str
+    work: Path
+    """Folder for searches and models."""
     methods: tuple[str, ...] = tuple(METHODS)
+    quoted: tuple[str, ...] = (DENSE, PAPER, "log curve", "searched", "all together")
+    """Methods to measure on the test text and the tasks."""
     out: Path = Path("benchmarks/results/ablation.jsonl")
     ratios: tuple[float, ...] = (0.25, 0.5)
     seeds: tuple[int, ...] = (0, 1)
     samples: int = 64
     seqlen: int = 512
     window: int = 512
+    """Tokens in a window of the validation texts; the test text has 128 and 2048."""
     max_tokens: int = 16384
-    """Evaluate on the first tokens of either text."""
+    """Perplexity on the first tokens of each text."""
+    limit: int = 60
+    """First rows of each task."""
     note: str = ""
     """Hardware and date, for the table."""
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One model."""
+
+    method: str
+    ratio: float
+    seed: int
+
+    def folder(self, options: Options) -> Path:
+        name = self.method.replace(",", "").replace("'", "").replace(" ", "-")
+        return options.work / f"{name}-{self.ratio}-{self.seed}"
+
+
 def main(options: Options) -> None:
+    options.work.mkdir(parents=True, exist_ok=True)
     texts = {"held_out": read_text(options.held_out), "text": read_text(options.text)}
-    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    with tempfile.TemporaryDirectory() as work:
-        for cell in cells(options):
-            if not any(cell.items() <= row.items() for row in done):
-                done.append({**cell, **measure(options, cell, texts, Path(work))})
-                with options.out.open("a") as file:
-                    file.write(json.dumps(done[-1]) + "\n")
-    options.out.with_suffix(".md").write_text(table(options, done))
+    done = read(options.out)
+    for cell in cells(options):
+        if find(done, CHOICE, cell) is None:
+            write(options.out, CHOICE, cell, on_validation_texts(options, cell, texts))
+        if cell.method in options.quoted and find(done, TEST, cell) is None:
+            write(options.out, TEST, cell, on_test(options, cell))
+    options.out.with_suffix(".md").write_text(report(options, read(options.out)))
 
 
-def cells(options: Options) -> Iterator[dict[str, Any]]:
-    yield {"method": "dense", "ratio": 0.0, "seed": 0}
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write(path: Path, kind: str, cell: Cell, found: dict[str, Any]) -> None:
+    row = {"measured": kind, **vars(cell), **found}
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(row, flush=True)
+
+
+def find(rows: Sequence[dict[str, Any]], kind: str, cell: Cell) -> dict[str, Any] | None:
+    wanted = {"measured": kind, **vars(cell)}
+    return next((row for row in rows if wanted.items() <= row.items()), None)
+
+
+def cells(options: Options) -> Iterator[Cell]:
+    if 0 in options.seeds:
+        yield Cell(DENSE, 0.0, 0)
     for seed in options.seeds:
-        for ratio in options.ratios:
-            for method in options.methods:
-                yield {"method": method, "ratio": ratio, "seed": seed}
+        for method in options.methods:
+            for ratio in options.ratios:
+                yield Cell(method, ratio, seed)
 
 
-def measure(options: Options, cell: dict[str, Any], texts: dict[str, str], work: Path) -> dict[str, Any]:
-    if cell["method"] == "dense":
-        return perplexities(options, options.model, texts)
-    with tempfile.TemporaryDirectory() as folder:
-        records = [prune(config).record for config in steps(options, cell, Path(folder), work)]
-        seconds = [record["cost"]["seconds"] for record in records]
-        return {
-            "parameters": records[-1]["parameters"]["after"],
-            "seconds": sum(sum(stages.values()) for stages in seconds),
-            "search_seconds": sum(stages.get("search", 0.0) for stages in seconds),
-            **perplexities(options, str(Path(folder) / str(len(records))), texts),
-        }
+def on_validation_texts(options: Options, cell: Cell, texts: dict[str, str]) -> dict[str, Any]:
+    model, tokenizer = load_model(made(options, cell))
+    perplexities = {
+        name: perplexity(model, tokenizer, text, options.window, options.max_tokens).perplexity
+        for name, text in texts.items()
+    }
+    return {**cost(options, cell), **perplexities}
 
 
-def steps(options: Options, cell: dict[str, Any], folder: Path, work: Path) -> Iterator[PruneConfig]:
-    """The runs of ``slimgpt prune`` that make a cell's model; searches of the dense model are shared by all cells."""
-    settings = {"calibration": options.calibration, **METHODS[cell["method"]]}
+def on_test(options: Options, cell: Cell) -> dict[str, Any]:
+    config = EvalConfig(
+        made(options, cell),
+        text=options.test_text,
+        max_tokens=options.max_tokens,
+        suite="slimgpt",
+        task_data=options.task_data,
+        limit=options.limit,
+    )
+    results, stem = evaluate(config).found["results"], Path(options.test_text).stem
+    accuracies = {task: results[task][f"{metric},none"] for task, metric in suite.METRICS.items()}
+    windows = {f"test_{seqlen}": results[f"{stem}@{seqlen}"]["perplexity,none"] for seqlen in config.seqlen}
+    return {**windows, "tasks": accuracies, "tasks_error": results[suite.NAME]["acc_stderr,none"]}
+
+
+def made(options: Options, cell: Cell) -> str:
+    """The cell's model, pruned first where it is not there. Searches of the dense model serve all cells of a seed."""
+    if cell.method == DENSE:
+        return options.model
+    folder, settings = cell.folder(options), dict(METHODS[cell.method])
     num_steps = settings.pop("steps", 1)
     if settings["allocation"] == "ends exempt":
-        settings["allocation"] = str(ends_exempt(options.model, work))
+        settings["allocation"] = str(ends_exempt(options))
     for step in range(1, num_steps + 1):
-        left_before, left = (1 - cell["ratio"] * done / num_steps for done in (step - 1, step))
+        before, after = (1 - cell.ratio * done / num_steps for done in (step - 1, step))
         shared = settings["allocation"] == "searched" and step == 1
-        yield PruneConfig(
+        config = PruneConfig(
             options.model if step == 1 else str(folder / str(step - 1)),
             str(folder / str(step)),
-            ratio=1 - left / left_before,
-            seed=cell["seed"],
+            ratio=1 - after / before,
+            seed=cell.seed,
             samples=options.samples,
             seqlen=options.seqlen,
-            search_cache=str(work / f"search-{cell['seed']}") if shared else None,
-            **settings,
+            search_cache=str(options.work / f"search-{cell.seed}") if shared else None,
+            **{"calibration": options.calibration, **settings},
         )
+        if not Path(config.out).exists():
+            prune(config)
+    return config.out
 
 
-def ends_exempt(model: str, work: Path) -> Path:
+def cost(options: Options, cell: Cell) -> dict[str, Any]:
+    """What making the cell's model took."""
+    if cell.method == DENSE:
+        return {}
+    records = [json.loads(path.read_text()) for path in sorted(cell.folder(options).glob("*/slimgpt.json"))]
+    seconds = [record["cost"]["seconds"] for record in records]
+    return {
+        "parameters": records[-1]["parameters"]["after"],
+        "seconds": sum(sum(stages.values()) for stages in seconds),
+        "search_seconds": sum(stages.get("search", 0.0) for stages in seconds),
+    }
+
+
+def ends_exempt(options: Options) -> Path:
     """An allocation file: one ratio for all layers but the first and the last ones."""
-    num_layers = AutoConfig.from_pretrained(model).num_hidden_layers
-    path = work / "ends-exempt.json"
+    num_layers = AutoConfig.from_pretrained(options.model).num_hidden_layers
+    path = options.work / "ends-exempt.json"
     middle = range(EXEMPT_FIRST, num_layers - EXEMPT_LAST)
     path.write_text(json.dumps([1.0 if layer in middle else 0.0 for layer in range(num_layers)]))
     return path
 
 
-def perplexities(options: Options, model: str, texts: dict[str, str]) -> dict[str, float]:
-    loaded, tokenizer = load_model(model)
-    return {
-        name: perplexity(loaded, tokenizer, text, options.window, options.max_tokens).perplexity
-        for name, text in texts.items()
-    }
-
-
-def table(options: Options, rows: list[dict[str, Any]]) -> str:
-    dense = next(row for row in rows if row["method"] == "dense")
-    ratios = sorted(options.ratios)
-    lines = [
-        "# Perplexity by method",
-        "",
-        f"{Path(options.text).name} / {Path(options.held_out).name}, first {options.max_tokens:,} tokens of each, "
-        f"windows of {options.window}; calibration {options.samples} x {options.seqlen} tokens, no fine-tuning. "
-        f"Geometric mean over seeds (their number in brackets). *Cut*: how much smaller the log-perplexity gap to the "
-        f"dense model is than the paper's method leaves it, over the same seeds. {options.note}",
-        "",
-        f"Dense: {dense['text']:.2f} / {dense['held_out']:.2f}.",
-        "",
-        "| method | " + " | ".join(f"{ratio:.0%} | cut" for ratio in ratios) + " |",
-        "|---|" + "---|---|" * len(ratios),
-    ]
-    for method in options.methods:
-        entries = [text for ratio in ratios for text in entry(rows, method, ratio, dense)]
-        lines.append(f"| {method} | " + " | ".join(entries) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def entry(rows: list[dict[str, Any]], method: str, ratio: float, dense: dict[str, Any]) -> tuple[str, str]:
-    """Perplexities of one method at one ratio, and what it cuts of the paper's gap."""
-    ours, papers = (
-        {row["seed"]: row for row in rows if row["method"] == name and row["ratio"] == ratio}
-        for name in (method, "the paper")
+def report(options: Options, rows: Sequence[dict[str, Any]]) -> str:
+    choice = {Path(options.text).name: "text", Path(options.held_out).name: "held_out"}
+    test = {f"{Path(options.test_text).name} at {seqlen}": f"test_{seqlen}" for seqlen in (128, 2048)}
+    return "\n".join(
+        [
+            "# Quality by method",
+            "",
+            f"Perplexity on the first {options.max_tokens:,} tokens of each text; calibration {options.samples} x "
+            f"{options.seqlen} tokens, no fine-tuning. Geometric mean over seeds (their number in brackets). *Cut*: "
+            "how much smaller the log-perplexity gap to the dense model is than the paper's method leaves it, over the "
+            f"same seeds. All but the paper's have the exact solver. {options.note}",
+            "",
+            f"## Validation texts, windows of {options.window}: what choices are made on",
+            "",
+            *table(options, rows, CHOICE, choice, options.methods),
+            "",
+            f"## Test text, and the paper's seven tasks (mean accuracy, first {options.limit} rows of each)",
+            "",
+            *table(options, rows, TEST, test, [name for name in options.quoted if name != DENSE]),
+            "",
+        ]
     )
-    if not ours:
+
+
+def table(
+    options: Options, rows: Sequence[dict[str, Any]], kind: str, measures: dict[str, str], methods: Sequence[str]
+) -> Iterator[str]:
+    dense = find(rows, kind, Cell(DENSE, 0.0, 0))
+    assert dense is not None, "the dense model is measured first"
+    figures = " / ".join(f"{dense[measure]:,.2f}" for measure in measures.values())
+    yield f"{' / '.join(measures)}. Dense: {figures}{tasks([dense])}."
+    yield ""
+    yield "| method | " + " | ".join(f"{ratio:.0%} | cut" for ratio in options.ratios) + " |"
+    yield "|---|" + "---|---|" * len(options.ratios)
+    for method in methods:
+        entries = [text for ratio in options.ratios for text in entry(options, rows, kind, measures, method, ratio)]
+        yield f"| {method} | " + " | ".join(entries) + " |"
+
+
+def entry(
+    options: Options, rows: Sequence[dict[str, Any]], kind: str, measures: dict[str, str], method: str, ratio: float
+) -> tuple[str, str]:
+    """Figures of one method at one ratio, and what it cuts of the paper's gap."""
+    dense = find(rows, kind, Cell(DENSE, 0.0, 0))
+    ours, papers = (
+        {seed: row for seed in options.seeds if (row := find(rows, kind, Cell(name, ratio, seed)))}
+        for name in (method, PAPER)
+    )
+    if not ours or dense is None:
         return "not run", ""
-    found = [log_mean(ours.values(), name) for name in ("text", "held_out")]
-    figures = " / ".join(f"{math.exp(value):,.1f}" for value in found) + f" ({len(ours)})"
-    shared = ours.keys() & papers.keys()
-    if method == "the paper" or not shared:
+    means = [math.exp(log_mean(ours, ours, measure)) for measure in measures.values()]
+    figures = f"{' / '.join(f'{mean:,.1f}' for mean in means)} ({len(ours)}){tasks(list(ours.values()))}"
+    shared = sorted(ours.keys() & papers.keys())
+    if method == PAPER or not shared:
         return figures, ""
     cuts = []
-    for name in ("text", "held_out"):
-        mine, theirs = (log_mean([cells[seed] for seed in shared], name) for cells in (ours, papers))
-        cuts.append(f"{(theirs - mine) / (theirs - math.log(dense[name])):.0%}")
+    for measure in measures.values():
+        mine, theirs = (log_mean(found, shared, measure) for found in (ours, papers))
+        cuts.append(f"{(theirs - mine) / (theirs - math.log(dense[measure])):.0%}")
     return figures, " / ".join(cuts)
 
 
-def log_mean(rows: Iterable[dict[str, Any]], name: str) -> float:
-    return statistics.mean(math.log(row[name]) for row in rows)
+def log_mean(rows: dict[int, dict[str, Any]], seeds: Iterable[int], measure: str) -> float:
+    return statistics.mean(math.log(rows[seed][measure]) for seed in seeds)
+
+
+def tasks(rows: Sequence[dict[str, Any]]) -> str:
+    """The mean over tasks and seeds, where tasks were measured, with the standard error of one seed's rows."""
+    if "tasks" not in rows[0]:
+        return ""
+    mean = statistics.mean(statistics.mean(row["tasks"].values()) for row in rows)
+    return f"; {mean:.1%} ± {rows[0]['tasks_error']:.1%}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.journal import Journal
 from slimgpt.model_checks import check_context, check_rest
-from slimgpt.planning import SEARCHED, Plan, make_plan
+from slimgpt.planning import Plan, make_plan
+from slimgpt.search_text import search_windows, searches, tried_windows
 from slimgpt.selftext import SELF, self_windows
 from slimgpt.sites import SolverOptions
 from slimgpt.team import Team
@@ -42,9 +43,6 @@ NOT_IN_FINGERPRINT = frozenset(
     }
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
-
-SEARCH_SHARE = 2
-"""One calibration window in so many is searched on: a pass forward and back costs as much as pruning on two."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,11 @@ class Job:
         """The solver's share of the options."""
         config = self.config
         return SolverOptions(config.damping, config.repair, config.seed, config.grouped_cholesky, config.group_size)
+
+    @property
+    def tries(self) -> bool:
+        """The search tries allocations out."""
+        return searches(self.config) and self.config.search_candidates > 0
 
 
 def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None) -> Job:
@@ -197,6 +200,7 @@ def _needs(
     device: torch.device,
 ) -> memory.Needs:
     searched = search_windows(windows_BT, team.size) if searches(config) else windows_BT[:0]
+    tried = tried_windows(config, windows_BT, team.size)
     return memory.estimate(
         checkpoint,
         len(team.share_of(windows_BT)),
@@ -207,18 +211,9 @@ def _needs(
         offload=config.offload_dir is not None,
         sharers=team.size_here,
         searched_windows=math.ceil(len(searched) / team.size),
+        tried_windows=len(tried),
         corrects=config.correct_errors,
     )
-
-
-def searches(config: PruneConfig) -> bool:
-    """A search says what every layer keeps."""
-    return config.allocation == SEARCHED and config.asked_ratio != 0
-
-
-def search_windows(windows_BT: torch.Tensor, processes: int) -> torch.Tensor:
-    """The calibration windows that are searched on: at least one for each process."""
-    return windows_BT[: max(processes, math.ceil(len(windows_BT) / SEARCH_SHARE))]
 
 
 def _search_folder(config: PruneConfig, partial: Path) -> Path | None:

@@ -62,12 +62,14 @@ def estimate(
     offload: bool,
     sharers: int = 1,
     searched_windows: int = 0,
+    tried_windows: int = 0,
     corrects: bool = False,
 ) -> Needs:
     """Bound what a run over ``num_windows`` x ``seqlen`` tokens needs; decides on offloading unless it is asked for.
 
     ``sharers`` processes of the same run share this machine. A search goes over ``searched_windows`` first, and keeps
-    what enters every layer; a run that ``corrects`` errors carries the dense model's activations as well.
+    what enters every layer; allocations that are tried out on ``tried_windows`` have the model's layers in memory, and
+    what enters each; a run that ``corrects`` errors carries the dense model's activations as well.
     """
     hidden = checkpoint.config.hidden_size
     layer_params = max(sum(p.numel() for p in layer.parameters()) for layer in checkpoint.layers)
@@ -83,8 +85,10 @@ def estimate(
     free = psutil.virtual_memory().available / sharers
     batch = batch_size * seqlen * max(widest, hidden) * computed
     logits = seqlen * checkpoint.config.vocab_size * 4 * LOGIT_COPIES + embeddings * computed
+    tried = tried_windows * seqlen * hidden * (2 * len(layers) + 2) * computed
     return Needs(
-        device=layer_params * computed
+        device=(checkpoint.num_params if tried_windows else layer_params) * computed
+        + tried
         + 4 * statistics * (2 if corrects else 1)
         + 8 * SOLVER_MATRICES * widest**2
         + max(batch * (SEARCH_COPIES if searched_windows else BATCH_COPIES), logits if searched_windows else 0),

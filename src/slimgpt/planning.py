@@ -107,7 +107,7 @@ def make_plan(
         )
     else:
         # What a search or a ranking will find, nobody knows yet; it will be of this size.
-        name = "log" if config.allocation in (None, SEARCHED, RANKED) else config.allocation
+        name = "log" if config.chosen_allocation in (SEARCHED, RANKED) else config.chosen_allocation
         layers = along(budget, goal, config, *curves(name, len(budget)))
     after = checkpoint.num_params - removed_params(budget, layers)
     return Plan(budget, goal, layers, checkpoint.num_params, after, after * bytes_per_param)
@@ -150,8 +150,7 @@ def _header_bytes(checkpoint: Checkpoint) -> int:
 
 def ranks(config: PruneConfig) -> bool:
     """A ranking says what every layer keeps."""
-    chosen = config.allocation or (RANKED if config.solver == "flap" and config.layout == "per-layer" else None)
-    return chosen == RANKED and config.asked_ratio != 0
+    return config.chosen_allocation == RANKED and config.asked_ratio != 0
 
 
 def _check_round_to(round_to: int, family: Family) -> None:

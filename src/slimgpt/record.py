@@ -17,6 +17,7 @@ from slimgpt.job import Job, versions
 from slimgpt.planning import dense_layers
 from slimgpt.runtime import Clock
 from slimgpt.schema import RECORD, SCHEMA
+from slimgpt.search import tried
 from slimgpt.sites import Removal, Site
 
 
@@ -73,6 +74,7 @@ def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any
             "bytes_after": plan.bytes_after,
         },
         **_latency(job),
+        **({"search": found} if (found := tried(job)) else {}),
         **({"bias_compensation": carried(job.checkpoint)} if job.config.solver == "flap" else {}),
         "layers": [
             {"layer": index, "config": sizes, "sites": entry["sites"]}

@@ -30,8 +30,8 @@ MODEL_SIDE = (
     + STREAMING
 )
 RUN = (
-    "job model_checks output outcome record card card_kinds measured driver ranking sparsify depth search loading "
-    "inspection generation latency timing selftext quantisation"
+    "job search_text model_checks output outcome record card card_kinds measured driver ranking sparsify depth search "
+    "loading inspection generation latency timing selftext quantisation"
 )
 
 LAYERS = [

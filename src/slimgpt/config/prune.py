@@ -47,6 +47,11 @@ class PruneConfig(TargetOptions):
     search_cache: str | None = None
     """Folder that keeps what the search measured: other ratios then need no new search (see slimgpt search)."""
 
+    search_candidates: int = 0
+    """Allocations that the search tries out on calibration text it has not read, each an exchange between two places;
+    what brings the predictions nearer to the dense model's is kept. A candidate costs a forward pass, and the layers
+    stay in memory. 0: none."""
+
     layout: Literal["per-layer", "uniform"] = "per-layer"
     """per-layer: every layer has its own sizes (best quality). uniform: one size, loads as a stock class."""
 
@@ -93,6 +98,15 @@ class PruneConfig(TargetOptions):
     force: bool = False
     """Replace OUT if it exists, and start anew if an unfinished run is there."""
 
+    @property
+    def chosen_allocation(self) -> str:
+        """The allocation asked for, by default too."""
+        if self.allocation is not None:
+            return self.allocation
+        if self.layout == "uniform":
+            return "uniform"
+        return "flap" if self.solver == "flap" else "log"
+
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
         self.check_target()
@@ -106,8 +120,10 @@ class PruneConfig(TargetOptions):
         check_seed(self.seed)
         if self.solver == "flap" and self.by_queries:
             raise ConfigError("--solver flap removes whole KV groups: drop --attention-units queries.")
-        if self.search_cache is not None and self.allocation != "searched":
-            raise ConfigError("--search-cache goes with --allocation searched: add that, or drop it.")
+        at_least("search-candidates", self.search_candidates, 0)
+        for flag, given in (("--search-cache", self.search_cache), ("--search-candidates", self.search_candidates)):
+            if given and self.chosen_allocation != "searched":
+                raise ConfigError(f"{flag} goes with --allocation searched: add that, or drop it.")
         if self.layout == "uniform" and self.allocation not in (None, "uniform"):
             raise ConfigError(
                 f"--layout uniform gives all layers one size, which contradicts --allocation {self.allocation}: "

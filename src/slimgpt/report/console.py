@@ -15,10 +15,11 @@ from slimgpt.arch.family import ATTENTION, FFN, Family
 from slimgpt.biases import carried
 from slimgpt.card import layer_row
 from slimgpt.driver import Observer
-from slimgpt.job import Job, search_windows
+from slimgpt.job import Job
 from slimgpt.latency import predicted
 from slimgpt.planning import TOLERANCE, dense_layers
 from slimgpt.report.latency import latency_line
+from slimgpt.search_text import search_windows, tried_windows
 
 out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
 err = Console(stderr=True)
@@ -54,19 +55,21 @@ class ProgressObserver(Observer):
     def searching(self, job: Job) -> None:
         """Start a bar for the search."""
         out.print(_needs(job))
-        self._start(job, search_windows(job.windows_BT, job.team.size).numel(), SEARCH_PASSES)
+        searched = search_windows(job.windows_BT, job.team.size).numel()
+        tried = tried_windows(job.config, job.windows_BT, job.team.size).numel() * (job.config.search_candidates + 1)
+        self._start(job, SEARCH_PASSES * searched + tried, SEARCH_PASSES)
 
     def planned(self, job: Job) -> None:
         """Print the plan and start the bar."""
         self.close()
         print_plan(job)
-        self._start(job, job.windows_BT.numel(), PASSES)
+        self._start(job, PASSES * job.windows_BT.numel(), PASSES)
 
     def _start(self, job: Job, num_tokens: int, passes: int) -> None:
         self._num_layers, self._passes = len(job.plan.layers), passes
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
-        total = num_tokens * passes * self._num_layers
+        total = num_tokens * self._num_layers
         self._task = self._progress.add_task("", total=total, layer=f"0/{self._num_layers}", stage="embed", speed="")
         self._progress.start()
 

@@ -1,6 +1,6 @@
 """Where to cut: one pass forward and back through the dense model, and a dynamic programme over what it tells.
 
-windows --Sweep--> Moments --loss_table--> LossCurves --allocate--> kept units of every layer
+windows --Sweep--> Moments --loss_table--> LossCurves --allocate--> kept units of every layer --refined--> better ones
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from slimgpt.activations import ActivationRoom
 from slimgpt.allocation import LayerPlan
 from slimgpt.arch.family import ATTENTION
 from slimgpt.errors import ConfigError, NumericalError
-from slimgpt.job import Job, search_windows, versions
+from slimgpt.job import Job, versions
 from slimgpt.search.allocate import allocate, removed_params, to_yaml
 from slimgpt.search.answer import Answer, answer
 from slimgpt.search.cache import (
     CURVES,
     LossCurve,
     LossCurves,
+    has_hessians,
     read_curves,
     read_metric,
     write_curves,
+    write_hessians,
     write_metrics,
 )
 from slimgpt.search.curves import loss_table, metric_OO
+from slimgpt.search.refine import refined, tried
 from slimgpt.search.sweep import Moments, Sweep
+from slimgpt.search_text import search_windows
 from slimgpt.sites import by_part
 
-__all__ = ["Answer", "allocate", "answer", "read_curves", "read_metric", "removed_params", "search", "to_yaml"]
+__all__ = ["Answer", "allocate", "answer", "read_curves", "read_metric", "removed_params", "search", "to_yaml", "tried"]
 
 
 def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:
@@ -47,10 +51,12 @@ def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], 
     folder, team = job.search_folder, job.team
     assert folder is not None
     wanted = _fingerprint(job)
-    if not team.from_leader(_is_filled(folder, wanted) if team.leads else None):
+    if not team.from_leader(_is_filled(job, folder, wanted) if team.leads else None):
         _fill(job, folder, wanted, stage, tokens)
     curves = team.from_leader(read_curves(folder) if team.leads else None)
     assert curves is not None
+    if job.tries:
+        return refined(job, folder, curves, stage, tokens)
     return allocate(curves, job.plan.goal, job.config.round_to, job.config.by_queries)[0]
 
 
@@ -67,14 +73,19 @@ def _fingerprint(job: Job) -> dict[str, Any]:
     }
 
 
-def _is_filled(folder: Path, wanted: dict[str, Any]) -> bool:
+def _is_filled(job: Job, folder: Path, wanted: dict[str, Any]) -> bool:
     """A finished search is there, and it is this one.
 
     Raises:
-        ConfigError: it is another one.
+        ConfigError: it is another one, or it has not kept what trials take.
     """
     if not (folder / CURVES).is_file():
         return False
+    if job.tries and not has_hessians(folder, len(job.checkpoint.layers)):
+        raise ConfigError(
+            f"--search-cache {folder} holds a search without --search-candidates, which cannot be tried out: name "
+            "another folder, or remove it."
+        )
     found = read_curves(folder).fingerprint
     for key in sorted({*found, *wanted}):
         if found.get(key) != wanted.get(key):
@@ -117,6 +128,8 @@ def _fill(
         if job.team.leads:
             stage(index, "search, curves")
             write_metrics(folder, index, {name: metric_OO(found) for name, found in moments.items()})
+            if job.tries:
+                write_hessians(folder, index, {name: found.inputs.hessian_II() for name, found in moments.items()})
             curves.append(_layer_curves(job, index, moments, windows_BT.numel()))
     if job.team.leads:
         checkpoint = job.checkpoint

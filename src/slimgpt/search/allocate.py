@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import yaml
 
 from slimgpt.allocation import LayerPlan, min_width
 from slimgpt.allocation import removed_params as removed_of
 from slimgpt.goal import ATTENTION, FFN, Goal
-from slimgpt.heads import Heads, choices
+from slimgpt.heads import Heads
+from slimgpt.heads import choices as head_choices
 from slimgpt.search.cache import LossCurve, LossCurves
 from slimgpt.search.programme import Offer, solve
 
 PARTS = (ATTENTION, FFN)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What every part of every layer may keep, attention and FFN of a layer one after the other.
+
+    Attributes:
+        menus: what is kept at each level; the most first.
+        offers: what each level costs and gives.
+    """
+
+    menus: list[list[Heads]]
+    offers: list[Offer]
+
+    @classmethod
+    def of(cls, curves: LossCurves, goal: Goal, round_to: int, by_queries: bool = False) -> Choices:
+        """Those of a model.
+
+        Raises:
+            ConfigError: the goal is more than whole units and minimal widths allow.
+        """
+        sites = [(layer[part], part) for layer in curves.layers for part in PARTS]
+        menus = [menu for layer in curves.layers for menu in _menus(layer, round_to, by_queries)]
+        offers = [_offer(curve, part, menu, goal) for (curve, part), menu in zip(sites, menus, strict=True)]
+        goal.check_attainable(sum(offer.saved[-1] for offer in offers))
+        return cls(menus, offers)
+
+    def layers(self, levels: Sequence[int]) -> list[LayerPlan]:
+        """Kept units of every layer."""
+        kept = [menu[level] for menu, level in zip(self.menus, levels, strict=True)]
+        pairs = zip(kept[::2], kept[1::2], strict=True)
+        return [LayerPlan(heads.units, ffn.units, heads.queries) for heads, ffn in pairs]
 
 
 def allocate(curves: LossCurves, goal: Goal, round_to: int, by_queries: bool = False) -> tuple[list[LayerPlan], float]:
@@ -26,24 +60,15 @@ def allocate(curves: LossCurves, goal: Goal, round_to: int, by_queries: bool = F
     Raises:
         ConfigError: the goal is more than whole units and minimal widths allow.
     """
-    menus = [menu for layer in curves.layers for menu in _menus(layer, round_to, by_queries)]
-    offers = [_offer(layer[part], part, menu, goal) for (layer, part), menu in zip(_sites(curves), menus, strict=True)]
-    goal.check_attainable(sum(offer.saved[-1] for offer in offers))
-    levels = solve(offers, max(goal.removes, 0), goal.at_least)
-    kept = [menu[level] for menu, level in zip(menus, levels, strict=True)]
-    loss = sum(offer.loss[level] for offer, level in zip(offers, levels, strict=True))
-    pairs = zip(kept[::2], kept[1::2], strict=True)
-    return [LayerPlan(heads.units, ffn.units, heads.queries) for heads, ffn in pairs], loss
-
-
-def _sites(curves: LossCurves) -> Iterator[tuple[dict[str, LossCurve], str]]:
-    return ((layer, part) for layer in curves.layers for part in PARTS)
+    choices = Choices.of(curves, goal, round_to, by_queries)
+    levels = solve(choices.offers, max(goal.removes, 0), goal.at_least)
+    return choices.layers(levels), sum(offer.loss[level] for offer, level in zip(choices.offers, levels, strict=True))
 
 
 def _menus(layer: dict[str, LossCurve], round_to: int, by_queries: bool) -> tuple[list[Heads], list[Heads]]:
     """What attention and FFN of a layer may keep: FFN widths fall to multiples of ``round_to``."""
     attention, ffn = (layer[part] for part in PARTS)
-    heads = [kept for kept in choices(attention.have) if by_queries or kept.queries is None]
+    heads = [kept for kept in head_choices(attention.have) if by_queries or kept.queries is None]
     width = ffn.have.num_units
     widths = range(width // round_to * round_to, min_width(width, round_to) - 1, -round_to)
     return _worthwhile(attention, heads), [Heads(kept) for kept in sorted({width, *widths}, reverse=True)]

@@ -1,9 +1,10 @@
 """The folder that a search leaves behind: loss curves and output metrics of every site, good for any ratio.
 
 ``curves.json`` for people and tools, and one safetensors file a layer with the metrics, which the solver scores units
-with. The curves are written last: a folder without them is not finished.
+with. Where allocations are tried out, another one a layer has the inputs' moments. The curves are written last: a
+folder without them is not finished.
 
-Shapes: O consumer outputs.
+Shapes: O consumer outputs · I consumer inputs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from slimgpt.errors import ConfigError
 from slimgpt.journal import write_json, write_tensors
 
 CURVES = "curves.json"
+METRICS, HESSIANS = "metrics-{:05d}.safetensors", "inputs-{:05d}.safetensors"
 SCHEMA = 2
 
 
@@ -112,15 +114,34 @@ def _curves(content: Mapping[str, Any]) -> LossCurves:
 
 def write_metrics(folder: Path, index: int, metrics: Mapping[str, Tensor]) -> None:
     """Keep the metrics of a layer's sites, by the sites' names."""
-    write_tensors(_metrics(folder, index), {name: metric.cpu().contiguous() for name, metric in metrics.items()})
+    _write(folder / METRICS.format(index), metrics)
 
 
 def read_metric(folder: Path, index: int, site: str) -> Tensor:
     """The metric of one site, O x O float32."""
-    with safe_open(_metrics(folder, index), framework="pt") as file:
-        metric: Tensor = file.get_tensor(site)
-        return metric
+    return _read(folder / METRICS.format(index), site)
 
 
-def _metrics(folder: Path, index: int) -> Path:
-    return folder / f"metrics-{index:05d}.safetensors"
+def write_hessians(folder: Path, index: int, hessians: Mapping[str, Tensor]) -> None:
+    """Keep the moments of what enters a layer's sites."""
+    _write(folder / HESSIANS.format(index), hessians)
+
+
+def read_hessian(folder: Path, index: int, site: str) -> Tensor:
+    """X Xᵀ of what enters one site of the dense model, I x I float32."""
+    return _read(folder / HESSIANS.format(index), site)
+
+
+def has_hessians(folder: Path, num_layers: int) -> bool:
+    """The search has kept the moments of all layers."""
+    return all((folder / HESSIANS.format(index)).is_file() for index in range(num_layers))
+
+
+def _write(path: Path, of_site: Mapping[str, Tensor]) -> None:
+    write_tensors(path, {name: tensor.cpu().contiguous() for name, tensor in of_site.items()})
+
+
+def _read(path: Path, site: str) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(site)
+        return tensor

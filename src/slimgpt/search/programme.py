@@ -77,7 +77,7 @@ def _settle(offers: Sequence[Offer], levels: list[int], target: int, at_least: b
         missing = target - sum(offer.saved[level] for offer, level in zip(offers, levels, strict=True))
         step = 1 if missing > 0 else -1
         moves = _moves(offers, levels, step)
-        useful = [move for move in moves if _distance(missing - move.saved, at_least) < _distance(missing, at_least)]
+        useful = [move for move in moves if distance(missing - move.saved, at_least) < distance(missing, at_least)]
         fine = [move for move in useful if offers[move.site].fine]
         chosen = fine or (useful if at_least and missing > 0 else [])
         if not chosen:
@@ -109,6 +109,6 @@ def _moves(offers: Sequence[Offer], levels: Sequence[int], step: int) -> list[_M
     return moves
 
 
-def _distance(missing: int, at_least: bool) -> tuple[bool, int]:
+def distance(missing: int, at_least: bool) -> tuple[bool, float]:
     """How far from the target; where it is a limit, any plan that meets it is nearer than any that does not."""
     return at_least and missing > 0, abs(missing)

@@ -1,0 +1,126 @@
+"""From the curves' allocation to a better one, by trials; what was found is kept in the search folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from slimgpt import calibration
+from slimgpt.allocation import LayerPlan
+from slimgpt.job import Job
+from slimgpt.journal import write_json
+from slimgpt.outer import head
+from slimgpt.search.allocate import Choices
+from slimgpt.search.cache import LossCurves
+from slimgpt.search.exchange import exchange
+from slimgpt.search.levels import Levels
+from slimgpt.search.programme import solve
+from slimgpt.search.trial import Trial
+from slimgpt.search_text import tried_windows
+
+
+def refined(
+    job: Job,
+    folder: Path,
+    curves: LossCurves,
+    stage: Callable[[int, str], None],
+    tokens: Callable[[int], None],
+) -> list[LayerPlan]:
+    """The best allocation that ``--search-candidates`` trials find.
+
+    Raises:
+        ConfigError: the goal is more than whole units and minimal widths allow.
+        NumericalError: a damped Hessian is singular.
+    """
+    path = _path(job, folder)
+    if not path.is_file():
+        write_json(path, _search(job, folder, curves, stage, tokens))
+    return [LayerPlan(**layer) for layer in json.loads(path.read_text(encoding="utf-8"))["layers"]]
+
+
+def tried(job: Job) -> dict[str, Any] | None:
+    """What the trials of a job's finished search brought, for its record."""
+    if not job.tries or job.search_folder is None:
+        return None
+    found = json.loads(_path(job, job.search_folder).read_text(encoding="utf-8"))
+    return {"candidates": job.config.search_candidates, "divergence": found["divergence"]}
+
+
+def _search(
+    job: Job,
+    folder: Path,
+    curves: LossCurves,
+    stage: Callable[[int, str], None],
+    tokens: Callable[[int], None],
+) -> dict[str, Any]:
+    config, goal = job.config, job.plan.goal
+    choices = Choices.of(curves, goal, config.round_to, config.by_queries)
+    levels = solve(choices.offers, max(goal.removes, 0), goal.at_least)
+    windows_BT = tried_windows(config, job.windows_BT, job.team.size)
+    with head(job.checkpoint, job.device, job.compute_dtype) as logits:
+        trial = Trial(
+            job.checkpoint,
+            Levels(folder, config.damping),
+            windows_BT,
+            job.device,
+            job.compute_dtype,
+            job.batch_size,
+            logits,
+        )
+        judge = _Judge(
+            trial,
+            choices,
+            config.search_candidates,
+            stage,
+            lambda: tokens(windows_BT.numel() * len(choices.menus) // 2),
+        )
+        levels, before, after = exchange(
+            choices.offers, levels, goal.removes, goal.at_least, judge, config.search_candidates, config.seed
+        )
+    layers = [asdict(layer) for layer in choices.layers(levels)]
+    return {"divergence": {"before": before, "after": after}, "layers": layers}
+
+
+class _Judge:
+    """Tries levels out, and tells how it goes."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        choices: Choices,
+        num_candidates: int,
+        stage: Callable[[int, str], None],
+        tried: Callable[[], None],
+    ) -> None:
+        self._trial = trial
+        self._choices = choices
+        self._num_candidates = num_candidates
+        self._stage = stage
+        self._tried = tried
+        self._count = 0
+
+    def measure(self, levels: Sequence[int]) -> float:
+        """The divergence with these levels."""
+        plan = self._choices.layers(levels)
+        first = min(self._trial.first_change(plan), len(plan) - 1)
+        self._stage(first, f"search, candidate {self._count} of {self._num_candidates}")
+        self._count += 1
+        divergence = self._trial.divergence(plan)
+        self._tried()
+        return divergence
+
+    def adopt(self) -> None:
+        """The next ones start from what was measured last."""
+        self._trial.adopt()
+
+
+def _path(job: Job, folder: Path) -> Path:
+    """A name for all that the result depends on, beside the search itself."""
+    config, goal = job.config, job.plan.goal
+    asked = (goal.asked, goal.removes, config.round_to, config.by_queries, config.search_candidates, config.seed)
+    windows = calibration.fingerprint(tried_windows(config, job.windows_BT, job.team.size))
+    return folder / f"tried-{hashlib.sha256(repr((*asked, windows)).encode()).hexdigest()[:16]}.json"

@@ -1,0 +1,163 @@
+"""Trials of whole allocations: how far the smaller model's predictions are from the dense model's on unseen text.
+
+Layers lie in memory as the last adopted allocation has them, and so does what enters each of them. A candidate builds
+the layers anew that it changes, and runs from the first of those on.
+
+Shapes: B windows · T tokens a window · D residual width · V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from slimgpt import surgery
+from slimgpt.allocation import LayerPlan
+from slimgpt.arch.family import FFN, weight_OI
+from slimgpt.checkpoint import Checkpoint
+from slimgpt.outer import Call, embeddings, first_input, layer_calls
+from slimgpt.search.levels import Levels
+from slimgpt.sites import Removal, Site
+from slimgpt.stream import materialised, read_layer
+
+
+@dataclass(frozen=True)
+class _State:
+    """An allocation, its layers, and what enters each (and what leaves the last)."""
+
+    plan: list[LayerPlan]
+    layers: list[nn.Module]
+    inputs: list[Tensor]
+
+
+class Trial:
+    """Judges allocations of one model.
+
+    Args:
+        checkpoint: the dense model.
+        levels: its sites at any size.
+        windows_BT: int64 token ids.
+        device: where layers run.
+        dtype: dtype in which they run.
+        batch_size: windows in one forward pass.
+        logits: the model's head.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        levels: Levels,
+        windows_BT: Tensor,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_size: int,
+        logits: Callable[[Tensor], Tensor],
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._levels = levels
+        self._device = device
+        self._dtype = dtype
+        self._batch_size = batch_size
+        self._logits = logits
+        with torch.no_grad():
+            self._first_BTD = self._embedded(windows_BT)
+            self._dense_BTD = self._through_dense()
+        self._current: _State | None = None
+        self._last: _State | None = None
+
+    @torch.no_grad()
+    def divergence(self, plan: Sequence[LayerPlan]) -> float:
+        """KL divergence of the predictions from the dense model's, nats a token.
+
+        Raises:
+            NumericalError: a damped Hessian is singular.
+        """
+        self._last = self._run(list(plan))
+        total = sum(self._row_divergence(row) for row in range(len(self._dense_BTD)))
+        return total / self._dense_BTD.shape[:2].numel()
+
+    def adopt(self) -> None:
+        """What was judged last is where the next ones start from."""
+        self._current = self._last
+
+    def first_change(self, plan: Sequence[LayerPlan]) -> int:
+        """The first layer that is not as adopted."""
+        if self._current is None:
+            return 0
+        pairs = zip(self._current.plan, plan, strict=True)
+        return next((index for index, (old, new) in enumerate(pairs) if old != new), len(plan))
+
+    def _run(self, plan: list[LayerPlan]) -> _State:
+        first, known = self.first_change(plan), self._current
+        layers = known.layers[:first] if known else []
+        inputs = known.inputs[: first + 1] if known else [self._first_BTD]
+        for index in range(first, len(plan)):
+            unchanged = known is not None and known.plan[index] == plan[index]
+            layers.append(known.layers[index] if known and unchanged else self._built(index, plan[index]))
+            inputs.append(self._through(layers[index], index, inputs[index]))
+        return _State(plan, layers, inputs)
+
+    def _built(self, index: int, keep: LayerPlan) -> nn.Module:
+        """A layer as an allocation has it."""
+        layer = copy.deepcopy(self._checkpoint.layers[index])
+        state = read_layer(self._checkpoint, index, self._dtype)
+        layer.load_state_dict({name: tensor.to(self._device) for name, tensor in state.items()}, assign=True)
+        layer.requires_grad_(False)
+        for site in self._checkpoint.sites(index):
+            units, members = _kept(site, keep)
+            if (units, members) != (site.num_units, site.members):
+                weight = weight_OI(layer.get_submodule(site.consumer))
+                _cut(layer, site, self._levels.removal(index, site, units, members, weight))
+        return layer
+
+    def _through(self, layer: nn.Module, index: int, hidden_BTD: Tensor) -> Tensor:
+        args, kwargs = self._calls[index]
+        outputs = []
+        for batch_BTD in hidden_BTD.split(self._batch_size):
+            output = layer(batch_BTD, *args, **kwargs)
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+        return torch.cat(outputs)
+
+    def _row_divergence(self, row: int) -> float:
+        """Summed over the tokens of one window: its logits are large."""
+        assert self._last is not None
+        theirs_TV, ours_TV = (
+            self._logits(hidden_BTD[row : row + 1])[0].float().log_softmax(-1)
+            for hidden_BTD in (self._dense_BTD, self._last.inputs[-1])
+        )
+        return float((theirs_TV.exp() * (theirs_TV - ours_TV)).sum())
+
+    def _embedded(self, windows_BT: Tensor) -> Tensor:
+        with embeddings(self._checkpoint, windows_BT.unique(), self._dtype) as body:
+            calls = layer_calls(body, self._checkpoint.layers, windows_BT[:1])
+            self._calls: list[Call] = send_to_device(calls, self._device)
+            return first_input(body, self._checkpoint.layers[0], windows_BT).to(self._device, self._dtype)
+
+    def _through_dense(self) -> Tensor:
+        hidden_BTD = self._first_BTD
+        for index, skeleton in enumerate(self._checkpoint.layers):
+            state = read_layer(self._checkpoint, index, self._dtype)
+            with materialised(skeleton, state, self._device, self._dtype) as layer:
+                hidden_BTD = self._through(layer, index, hidden_BTD)
+        return hidden_BTD
+
+
+def _cut(layer: nn.Module, site: Site, removal: Removal) -> None:
+    """FFNs are cut. Stock attention does not run with fewer heads in every family: there, what goes is not read."""
+    if site.part == FFN:
+        surgery.remove(layer, site, removal)
+        return
+    zeroed_OI = torch.zeros_like(weight_OI(layer.get_submodule(site.consumer)))
+    zeroed_OI[:, site.kept_columns(removal.kept_N)] = removal.weight_OI.to(zeroed_OI)
+    surgery.replace_weight(layer, site.consumer, zeroed_OI)
+
+
+def _kept(site: Site, keep: LayerPlan) -> tuple[int, int]:
+    if site.part == FFN:
+        return keep.ffn, site.members
+    return keep.attention, site.members if keep.queries is None else keep.queries

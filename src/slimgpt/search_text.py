@@ -1,0 +1,48 @@
+"""Which calibration windows a search reads, and on which it tries allocations out."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from slimgpt.config import PruneConfig
+from slimgpt.errors import ConfigError
+
+SHARE = 2
+"""One calibration window in so many is searched on: a pass forward and back costs as much as pruning on two."""
+
+TRIED_TOKENS = 8192
+"""A candidate is judged on about so many tokens."""
+
+
+def searches(config: PruneConfig) -> bool:
+    """A search says what every layer keeps."""
+    return config.chosen_allocation == "searched" and config.asked_ratio != 0
+
+
+def search_windows(windows_BT: Tensor, processes: int) -> Tensor:
+    """The windows that are searched on: at least one for each process."""
+    return windows_BT[: max(processes, math.ceil(len(windows_BT) / SHARE))]
+
+
+def tried_windows(config: PruneConfig, windows_BT: Tensor, processes: int) -> Tensor:
+    """The windows that candidates are judged on, which the search has not seen; none where nothing is tried.
+
+    Raises:
+        ConfigError: all windows are searched on, or several processes share them.
+    """
+    if config.search_candidates == 0 or not searches(config):
+        return windows_BT[:0]
+    if processes > 1:
+        raise ConfigError(
+            f"--search-candidates {config.search_candidates} runs in one process, and here are {processes}: fill a "
+            "--search-cache by slimgpt prune in one process first, or drop it."
+        )
+    unseen_BT = windows_BT[len(search_windows(windows_BT, processes)) :]
+    if not len(unseen_BT):
+        raise ConfigError(
+            f"--search-candidates {config.search_candidates} needs calibration windows that the search does not read: "
+            "raise --samples to 2 or more."
+        )
+    return unseen_BT[: math.ceil(TRIED_TOKENS / config.seqlen)]
