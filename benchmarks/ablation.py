@@ -37,9 +37,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "searched, query heads too": {"allocation": "searched", "attention_units": "queries"},
     "log curve, errors corrected": {"allocation": "log", "correct_errors": True},
     "searched, errors corrected": {"allocation": "searched", "correct_errors": True},
+    "searched, candidates tried": {"allocation": "searched", "search_candidates": 120},
     "searched, in two steps": {"allocation": "searched", "steps": 2},
     "searched, query heads too, in two steps": {"allocation": "searched", "attention_units": "queries", "steps": 2},
-    "all together": {"allocation": "searched", "attention_units": "queries", "steps": 2, "correct_errors": True},
+    "all together": {
+        "allocation": "searched",
+        "attention_units": "queries",
+        "search_candidates": 60,
+        "correct_errors": True,
+        "steps": 2,
+    },
     "log curve, the model's own text": {"allocation": "log", "calibration": "self"},
 }
 """Options of ``slimgpt prune``; ``steps`` prunes so many times, each time by an equal part of the ratio."""

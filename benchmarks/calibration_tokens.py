@@ -25,7 +25,6 @@ from slimgpt.evaluation import read_text
 METHODS: dict[str, dict[str, Any]] = {
     "exact solver": {"solver": "obs"},
     "exact solver's choice, no repair": {"solver": "obs", "repair": False},
-    "Wanda's choice, repaired": {"solver": "wanda", "repair": True},
     "Wanda's choice, no repair": {"solver": "wanda"},
 }
 
@@ -44,7 +43,7 @@ class Options:
     """Inputs of the widest consumer (the FFN width), to count tokens by."""
     out: Path = Path("benchmarks/results/calibration_tokens.jsonl")
     ratio: float = 0.25
-    samples: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
+    samples: tuple[int, ...] = (4, 16, 64, 256)
     seqlen: int = 512
     window: int = 512
     max_tokens: int = 16384

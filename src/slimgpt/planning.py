@@ -28,7 +28,7 @@ from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError
 from slimgpt.goal import Goal, ModelTimes, goal_of, least_cut
-from slimgpt.sites import Site
+from slimgpt.sites import Site, by_part
 
 SEARCHED = "searched"
 """The allocation that is measured on the model at hand, not read off a curve."""
@@ -38,6 +38,10 @@ RANKED = "flap"
 
 TOLERANCE = 0.003
 """How far the result may be from the asked size, as a fraction of the model, before the plan warns."""
+
+ENOUGH_TOKENS = 20
+"""Calibration tokens for each input of a consumer; with fewer, what repair learns from them is in part their chance
+(benchmarks/results/calibration_tokens.md)."""
 
 HEADER_BYTES = 120
 """What a safetensors file, and the index of several, say of a tensor beside its name, twice written."""
@@ -146,6 +150,20 @@ def dense_layers(budget: Sequence[LayerBudget]) -> list[LayerPlan]:
 
 def _header_bytes(checkpoint: Checkpoint) -> int:
     return sum(2 * len(name) + HEADER_BYTES for name in checkpoint.weights.names())
+
+
+def tokens_per_input(checkpoint: Checkpoint, num_tokens: int) -> tuple[float, int]:
+    """Calibration tokens for each input of the consumer that has the fewest, and how many inputs it has.
+
+    Each expert sees its share of the tokens, on average.
+    """
+    shared = getattr(checkpoint.config, "num_experts_per_tok", 1)
+    found = []
+    for sites in map(by_part, map(checkpoint.sites, range(len(checkpoint.layers)))):
+        for part in sites:
+            share = shared / len(part) if len(part) > 1 else 1
+            found.append((num_tokens * share / part[0].num_inputs, part[0].num_inputs))
+    return min(found)
 
 
 def ranks(config: PruneConfig) -> bool:

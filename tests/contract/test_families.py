@@ -21,7 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slimgpt import Observer, PruneConfig, prune
 from slimgpt.arch import FAMILIES
 from slimgpt.calibration import cached_windows
+from slimgpt.checkpoint import open_checkpoint
 from slimgpt.errors import ConfigError
+from slimgpt.planning import tokens_per_input
 
 SAMPLES, SEQLEN = 16, 32
 DAMPING = 1e-3
@@ -347,3 +349,12 @@ def count(model: Any) -> int:
 
 def assert_close(found: Tensor, expected: Tensor, rtol: float = 1e-4, atol: float = 1e-4) -> None:
     torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize(("name", "num_inputs", "share"), [("llama", 112, 1), ("qwen3_moe", 80, 2 / 4)])
+def test_tokens_are_counted_by_the_widest_consumer(
+    shop: Workshop, name: str, num_inputs: int, share: float
+) -> None:
+    """Of four experts every token goes to two."""
+    checkpoint = open_checkpoint(str(shop.dense(name)))
+    assert tokens_per_input(checkpoint, 1000) == (pytest.approx(1000 * share / num_inputs), num_inputs)

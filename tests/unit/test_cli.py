@@ -219,6 +219,24 @@ def test_prune_prints_plan_and_result(model: Path, tmp_path: Path, capsys: pytes
     assert "Written to" in shown
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--samples", 4], True),
+        (["--samples", 64], False),
+        (["--samples", 4, "--solver", "wanda"], False),
+        (["--samples", 4, "--solver", "wanda", "--repair", "True"], True),
+        (["--samples", 4, "--ratio", 0], False),
+    ],
+)
+def test_too_few_tokens_for_the_widths_are_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[Any], told: bool
+) -> None:
+    assert run("prune", model, tmp_path / "out", "--calibration", "builtin", "--seqlen", 32, *flags) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("note: 128 calibration tokens are 1 for each of the 96 inputs of the widest projection" in shown) == told
+
+
 def test_names_with_brackets_are_shown_as_they_are(model: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "[red]model").symlink_to(model)

@@ -99,6 +99,11 @@ class PruneConfig(TargetOptions):
     """Replace OUT if it exists, and start anew if an unfinished run is there."""
 
     @property
+    def repairs(self) -> bool:
+        """Survivors are refitted, by the solver's habit too."""
+        return self.solver in ("obs", "slimgpt") if self.repair is None else self.repair
+
+    @property
     def chosen_allocation(self) -> str:
         """The allocation asked for, by default too."""
         if self.allocation is not None:

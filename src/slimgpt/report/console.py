@@ -17,7 +17,7 @@ from slimgpt.card import layer_row
 from slimgpt.driver import Observer
 from slimgpt.job import Job
 from slimgpt.latency import predicted
-from slimgpt.planning import TOLERANCE, dense_layers
+from slimgpt.planning import ENOUGH_TOKENS, TOLERANCE, dense_layers, tokens_per_input
 from slimgpt.report.latency import latency_line
 from slimgpt.search_text import search_windows, tried_windows
 
@@ -117,6 +117,12 @@ def print_plan(job: Job) -> None:
     if config.solver == "flap" and (without := [part for part, has in carried(job.checkpoint).items() if not has]):
         out.print(
             f"note: {config.solver} cannot put a bias behind {' and '.join(without)} of this family: left out there."
+        )
+    tokens, num_inputs = tokens_per_input(job.checkpoint, job.windows_BT.numel())
+    if config.repairs and plan.ratio > 0 and tokens < ENOUGH_TOKENS:
+        out.print(
+            f"note: {job.windows_BT.numel():,} calibration tokens are {tokens:.0f} for each of the {num_inputs:,} inputs "
+            f"of the widest projection; with fewer than {ENOUGH_TOKENS} repair over-fits. Raise --samples."
         )
     if config.asked_ratio is not None and abs(plan.ratio - config.asked_ratio) > TOLERANCE:
         out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
