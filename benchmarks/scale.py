@@ -199,6 +199,7 @@ def measure(run: Run, model: Path, text: Path, out: Path) -> dict[str, Any]:
         samples=run.samples,
         seqlen=run.seqlen,
         solver=run.solver,  # type: ignore[arg-type]
+        allocation="log",  # the paper's, for either solver
         device=run.device,
         offload_dir=run.offload_dir,
     )

@@ -74,6 +74,7 @@ def measure(options: Options, cell: dict[str, Any], text: str) -> dict[str, Any]
             f"{folder}/pruned",
             ratio=cell["ratio"],
             solver=cell["solver"],
+            allocation="log",
             seed=cell["seed"],
             calibration=options.calibration,
             samples=options.samples,

@@ -34,7 +34,7 @@ def record(ratio: float = 0.2, **changes: Any) -> dict[str, Any]:
         "schema": 1,
         "source": "models/SmolLM2-135M-Instruct",
         "family": "llama",
-        "options": {"model": "models/SmolLM2-135M-Instruct", "ratio": ratio, "solver": "obs", "allocation": None},
+        "options": {"model": "models/SmolLM2-135M-Instruct", "ratio": ratio, "solver": "obs", "allocation": "log"},
         "fingerprint": {},
         "versions": VERSIONS,
         "parameters": {

@@ -64,7 +64,7 @@ structured pruning: whole attention heads and FFN channels are gone, and the sur
 
 ## How it was made
 
-Solver `{options["solver"]}`, allocation `{options["allocation"] or _default_allocation(options)}`, calibrated on
+Solver `{options["solver"]}`, allocation `{options["allocation"]}`, calibrated on
 {options["samples"]} windows of {options["seqlen"]} tokens of `{options["calibration"]}`, damping {options["damping"]},
 seed {options["seed"]}. `slimgpt.json` holds all options, versions, kept units and timings.
 
@@ -226,10 +226,6 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def _repair(options: Mapping[str, Any]) -> str:
     repaired = options["repair"] if options["repair"] is not None else options["solver"] in ("obs", "slimgpt")
     return "repaired by least squares" if repaired else "left as they were"
-
-
-def _default_allocation(options: Mapping[str, Any]) -> str:
-    return "uniform" if options["layout"] == "uniform" else "flap" if options["solver"] == "flap" else "log"
 
 
 def _units(record: Mapping[str, Any], site: str, key: str) -> str:

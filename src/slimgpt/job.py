@@ -268,6 +268,7 @@ def _fingerprint(
     return {
         **options,
         "ratio": config.asked_ratio,
+        "allocation": config.chosen_allocation,
         "latency_table": table.fingerprint() if table is not None else None,
         "model": checkpoint.fingerprint(),
         "calibration": calibration.fingerprint(windows_BT),

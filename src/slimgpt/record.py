@@ -64,7 +64,7 @@ def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any
         "schema": SCHEMA,
         "source": job.checkpoint.source,
         "family": job.checkpoint.family.model_type,
-        "options": asdict(job.config),
+        "options": {**asdict(job.config), "allocation": job.config.chosen_allocation},
         "fingerprint": job.fingerprint,
         "versions": versions(),
         "parameters": {

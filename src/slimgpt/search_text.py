@@ -12,7 +12,10 @@ from slimgpt.errors import ConfigError
 SHARE = 2
 """One calibration window in so many is searched on: a pass forward and back costs as much as pruning on two."""
 
-TRIED_TOKENS = 8192
+SEARCHED_TOKENS = 65536
+"""At most about so many tokens are searched on: what enters every layer is kept, which for a large model is much."""
+
+TRIED_TOKENS = 4096
 """A candidate is judged on about so many tokens."""
 
 
@@ -23,7 +26,8 @@ def searches(config: PruneConfig) -> bool:
 
 def search_windows(windows_BT: Tensor, processes: int) -> Tensor:
     """The windows that are searched on: at least one for each process."""
-    return windows_BT[: max(processes, math.ceil(len(windows_BT) / SHARE))]
+    wanted = min(math.ceil(len(windows_BT) / SHARE), math.ceil(SEARCHED_TOKENS / windows_BT.shape[1]))
+    return windows_BT[: max(processes, wanted)]
 
 
 def tried_windows(config: PruneConfig, windows_BT: Tensor, processes: int) -> Tensor:

@@ -298,6 +298,7 @@ def test_candidates_are_judged_on_text_that_the_search_has_not_read(model: Path,
     windows_BT = torch.arange(5)[:, None].expand(-1, 32)
     assert search_windows(windows_BT, 1)[:, 0].tolist() == [0, 1, 2]
     assert tried_windows(config, windows_BT, 1)[:, 0].tolist() == [3, 4]
+    assert len(search_windows(torch.zeros(200, 2048), 1)) == 32, "65,536 tokens are enough"
 
 
 def test_damaged_levels_are_made_anew_never_half_read(checkpoint: Checkpoint, searched: Path, tmp_path: Path) -> None:

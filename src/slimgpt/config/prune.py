@@ -10,6 +10,9 @@ from slimgpt.config.checks import Model, Out, at_least, check_seed
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
 
+DEFAULT_ALLOCATIONS = {"obs": "searched", "flap": "flap"}
+"""By solver; the others take the paper's curve. Why: benchmarks/results/ablation.md."""
+
 
 @dataclass(frozen=True)
 class PruneConfig(TargetOptions):
@@ -39,10 +42,10 @@ class PruneConfig(TargetOptions):
     the family can carry one. The others are baselines."""
 
     allocation: str | None = None
-    """How ratios vary over layers: log (the paper's, default), searched (measured on the model: a pass forward and back
-    finds where the loss feels it least), flap (one ranking of the units of all layers, the default of solver flap),
-    linear, uniform, log-down, linear-down, or a YAML/JSON file with one ratio per layer (scaled to meet --ratio), or
-    with two such lists, 'attention' and 'ffn'."""
+    """How ratios vary over layers: searched (measured on the model: a pass forward and back finds where the loss feels
+    it least; the default of solver obs), log (the paper's, the default of the other solvers), flap (one ranking of the
+    units of all layers, the default of solver flap), linear, uniform, log-down, linear-down, or a YAML/JSON file with
+    one ratio per layer (scaled to meet --ratio), or with two such lists, 'attention' and 'ffn'."""
 
     search_cache: str | None = None
     """Folder that keeps what the search measured: other ratios then need no new search (see slimgpt search)."""
@@ -110,7 +113,7 @@ class PruneConfig(TargetOptions):
             return self.allocation
         if self.layout == "uniform":
             return "uniform"
-        return "flap" if self.solver == "flap" else "log"
+        return DEFAULT_ALLOCATIONS.get(self.solver, "log")
 
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""

@@ -121,8 +121,8 @@ def print_plan(job: Job) -> None:
     tokens, num_inputs = tokens_per_input(job.checkpoint, job.windows_BT.numel())
     if config.repairs and plan.ratio > 0 and tokens < ENOUGH_TOKENS:
         out.print(
-            f"note: {job.windows_BT.numel():,} calibration tokens are {tokens:.0f} for each of the {num_inputs:,} inputs "
-            f"of the widest projection; with fewer than {ENOUGH_TOKENS} repair over-fits. Raise --samples."
+            f"note: {job.windows_BT.numel():,} calibration tokens are {tokens:.0f} for each of the {num_inputs:,} "
+            f"inputs of the widest projection; with fewer than {ENOUGH_TOKENS} repair over-fits. Raise --samples."
         )
     if config.asked_ratio is not None and abs(plan.ratio - config.asked_ratio) > TOLERANCE:
         out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")

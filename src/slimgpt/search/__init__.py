@@ -96,6 +96,7 @@ def _is_filled(job: Job, folder: Path, wanted: dict[str, Any]) -> bool:
     return True
 
 
+@torch.inference_mode(False)  # gradients, whatever the caller is in
 def _fill(
     job: Job,
     folder: Path,
@@ -107,16 +108,16 @@ def _fill(
     if job.team.leads:
         folder.mkdir(parents=True, exist_ok=True)
     windows_BT = search_windows(job.windows_BT, job.team.size)
-    room_dir = job.offload_dir / "search" if job.offload_dir is not None else None
     # float16 cannot hold small gradients
     dtype = torch.bfloat16 if job.compute_dtype == torch.float16 else job.compute_dtype
+    room = ActivationRoom(dtype, job.offload_dir)
     sweep = Sweep(
         job.checkpoint,
         job.team.share_of(windows_BT),
         job.device,
         dtype,
         job.batch_size,
-        ActivationRoom(dtype, room_dir),
+        room,
         job.config.seed + job.team.rank,
         lambda index, direction: stage(index, f"search, {direction}"),
         tokens,
@@ -131,6 +132,7 @@ def _fill(
             if job.tries:
                 write_hessians(folder, index, {name: found.inputs.hessian_II() for name, found in moments.items()})
             curves.append(_layer_curves(job, index, moments, windows_BT.numel()))
+    room.close()
     if job.team.leads:
         checkpoint = job.checkpoint
         sizes = (checkpoint.num_params, job.stored_dtype.itemsize)

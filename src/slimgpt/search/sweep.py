@@ -25,6 +25,7 @@ from torch.nn import functional
 from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import weight_OI
 from slimgpt.checkpoint import Checkpoint
+from slimgpt.errors import NumericalError
 from slimgpt.outer import Call, embeddings, first_input, head, layer_calls
 from slimgpt.sites import Site
 from slimgpt.stats import InputStats
@@ -133,6 +134,7 @@ class Sweep:
             for row in range(len(self._windows_BT)):  # one window at a time: its logits are large
                 hidden_1TD = self._hidden(last, slice(row, row + 1)).requires_grad_()
                 logits_TV = logits(hidden_1TD)[0].float()
+                _require_finite(logits_TV)
                 drawn_T = torch.multinomial(logits_TV.detach().softmax(-1), 1, generator=generator)[:, 0]
                 functional.cross_entropy(logits_TV, drawn_T, reduction="sum").backward()
                 assert hidden_1TD.grad is not None
@@ -155,6 +157,14 @@ class Sweep:
             self._progress(output.shape[:2].numel())
         self._inputs.pop()
         return moments
+
+
+def _require_finite(logits_TV: Tensor) -> None:
+    if not logits_TV.isfinite().all():
+        raise NumericalError(
+            "search: the model's predictions are not finite. Likely causes: activations that overflow in float16, or "
+            "damaged weights. Try --dtype bfloat16 or float32."
+        )
 
 
 def _no_moments(layer: nn.Module, site: Site, device: torch.device) -> Moments:

@@ -127,10 +127,11 @@ class Trial:
         """Summed over the tokens of one window: its logits are large."""
         assert self._last is not None
         theirs_TV, ours_TV = (
-            self._logits(hidden_BTD[row : row + 1])[0].float().log_softmax(-1)
+            self._logits(hidden_BTD[row : row + 1])[0].float()
             for hidden_BTD in (self._dense_BTD, self._last.inputs[-1])
         )
-        return float((theirs_TV.exp() * (theirs_TV - ours_TV)).sum())
+        norms_T = ours_TV.logsumexp(-1) - theirs_TV.logsumexp(-1)
+        return float((norms_T + torch.linalg.vecdot(theirs_TV.softmax(-1), theirs_TV - ours_TV)).sum())
 
     def _embedded(self, windows_BT: Tensor) -> Tensor:
         with embeddings(self._checkpoint, windows_BT.unique(), self._dtype) as body:
