@@ -352,9 +352,7 @@ def assert_close(found: Tensor, expected: Tensor, rtol: float = 1e-4, atol: floa
 
 
 @pytest.mark.parametrize(("name", "num_inputs", "share"), [("llama", 112, 1), ("qwen3_moe", 80, 2 / 4)])
-def test_tokens_are_counted_by_the_widest_consumer(
-    shop: Workshop, name: str, num_inputs: int, share: float
-) -> None:
+def test_tokens_are_counted_by_the_widest_consumer(shop: Workshop, name: str, num_inputs: int, share: float) -> None:
     """Of four experts every token goes to two."""
     checkpoint = open_checkpoint(str(shop.dense(name)))
     assert tokens_per_input(checkpoint, 1000) == (pytest.approx(1000 * share / num_inputs), num_inputs)

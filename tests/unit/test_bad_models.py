@@ -458,7 +458,9 @@ def test_activations_that_overflow(model: Path) -> None:
         tensors[LAYER_1 + "mlp.gate_proj.weight"] *= 1e25
 
     edit_weights(model, blow_up)
-    says(refused(model, NumericalError), "layer 1, ffn", "not finite", "Try --dtype bfloat16 or float32")
+    says(refused(model, NumericalError), "search: the model's predictions are not finite", "Try --dtype bfloat16 or")
+    without = refused(model, NumericalError, allocation="log")
+    says(without, "layer 1, ffn", "not finite", "Try --dtype bfloat16 or float32")
 
 
 def test_weights_that_overflow_the_asked_dtype(model: Path) -> None:
@@ -469,8 +471,13 @@ def test_weights_that_overflow_the_asked_dtype(model: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"solver": "obs"}, {"solver": "slimgpt"}, {"solver": "wanda", "repair": True}])
 def test_a_singular_hessian_names_the_layer_and_the_cure(model: Path, options: dict[str, Any]) -> None:
-    message = refused(model, NumericalError, damping=0, samples=1, seqlen=16, **options)
+    message = refused(model, NumericalError, damping=0, samples=1, seqlen=16, allocation="log", **options)
     says(message, "layer 0, ffn (mlp.down_proj)", "singular with damping 0", "Raise --damping", "--samples")
+
+
+def test_so_does_the_search(model: Path) -> None:
+    message = refused(model, NumericalError, damping=0, samples=1, seqlen=16)
+    says(message, "search, layer 2, attention", "singular with damping 0", "Raise --damping", "--samples")
 
 
 def test_damping_is_that_cure(model: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_folder_is_complete_and_nothing_is_left_beside_it(pruned: Path) -> N
 
 def test_the_record_holds_everything(pruned: Path, model: Path, record: dict[str, Any]) -> None:
     options = {**record["options"]}
-    assert PruneConfig(**options) == prune_config(model, pruned)
+    assert PruneConfig(**options) == prune_config(model, pruned, allocation="searched")
     assert set(record["versions"]) == {"slimgpt", "torch", "transformers", "python"}
     assert record["family"] == "llama"
     weights = load_file(pruned / "model.safetensors")
@@ -114,7 +114,7 @@ def test_the_card_says_what_was_done_and_how_to_load(pruned: Path, record: dict[
     for part in (
         "trust_remote_code=True",
         "Solver `obs`",
-        "allocation `log`",
+        "allocation `searched`",
         "`builtin`",
         "repaired by least squares",
     ):

@@ -330,11 +330,33 @@ def test_a_folder_that_is_no_cache_is_refused(
 
 def test_a_cache_without_a_search_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--search-cache goes with --allocation searched"):
-        prune(tiny_llama.prune_config(model, tmp_path / "out", search_cache=str(tmp_path / "cache")))
+        prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="log", search_cache=str(tmp_path / "cache")))
 
 
-def test_the_record_says_how_it_was_allocated(model: Path, tmp_path: Path) -> None:
-    result = prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="searched"))
+@pytest.mark.parametrize(
+    ("options", "allocation"),
+    [
+        ({}, "searched"),
+        ({"solver": "slimgpt"}, "log"),
+        ({"solver": "wanda"}, "log"),
+        ({"solver": "flap"}, "flap"),
+        ({"layout": "uniform"}, "uniform"),
+        ({"allocation": "linear"}, "linear"),
+    ],
+)
+def test_the_record_says_how_it_was_allocated(
+    model: Path, tmp_path: Path, options: dict[str, Any], allocation: str
+) -> None:
+    result = prune(tiny_llama.prune_config(model, tmp_path / "out", **options))
     record = json.loads((result.path / "slimgpt.json").read_text())
-    assert record["options"]["allocation"] == "searched"
-    assert record["cost"]["seconds"]["search"] > 0
+    assert record["options"]["allocation"] == allocation
+    assert ("search" in record["cost"]["seconds"]) == (allocation in ("searched", "flap"))
+
+
+def test_a_caller_without_gradients_can_search(model: Path, tmp_path: Path) -> None:
+    with torch.no_grad():
+        prune(tiny_llama.prune_config(model, tmp_path / "a"))
+    with torch.inference_mode():
+        prune(tiny_llama.prune_config(model, tmp_path / "b"))
+    one, other = ((tmp_path / name / tiny_llama.WEIGHTS).read_bytes() for name in "ab")
+    assert one == other

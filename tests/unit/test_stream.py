@@ -62,7 +62,7 @@ def hessians(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
 def run(model: Path, out: Path, **changes: Any) -> tuple[PruneResult, Watcher]:
     watcher = Watcher()
-    return prune(prune_config(model, out, **changes), watcher), watcher
+    return prune(prune_config(model, out, allocation="log", **changes), watcher), watcher
 
 
 def plain_hessians(network: nn.Module, windows_BT: Tensor) -> list[Tensor]:
