@@ -87,6 +87,7 @@ class Cell:
 
 def cells(options: Options) -> list[Cell]:
     equal = ("--max-steps", str(options.steps), "--batch-size", str(options.batch_size), "--warmup", "10")
+    equal += ("--eval-every", str(max(1, options.steps // 2)))
     teacher = ("--teacher", options.model)
     lora, distill = "recover-lora.yaml", "recover-distill.yaml"
     return [

@@ -55,7 +55,7 @@ def dense(smollm2: Path, place: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pruned(smollm2: Path, place: Path) -> Path:
-    return prune(smollm2, place / "pruned")
+    return prune(smollm2, place / "pruned", "--allocation", "log")
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +176,7 @@ def test_generates_text(loaded: tuple[Any, Any], pruned: Path, capfd: pytest.Cap
 
 def test_the_same_weights_and_seed_give_the_same_bytes(pruned: Path, dense: Path, place: Path) -> None:
     """Also whether they come from a GGUF file or from a folder."""
-    again = prune(dense, place / "again")
+    again = prune(dense, place / "again", "--allocation", "log")
     first, second = (hashlib.sha256((f / "model.safetensors").read_bytes()).hexdigest() for f in (pruned, again))
     assert first == second
 
@@ -209,3 +209,10 @@ def test_is_far_better_than_chance(pruned: Path, dense: Path, place: Path) -> No
     assert 20 < before < 40
     assert before < ours < 8 * before
     assert ours < theirs / 3
+
+
+def test_the_search_loses_less_than_the_log_curve(pruned: Path, dense: Path, place: Path) -> None:
+    searched = prune(dense, place / "searched")
+    assert record_of(searched)["options"]["allocation"] == "searched"
+    assert record_of(searched)["parameters"]["removed_ratio"] == pytest.approx(RATIO, abs=TOLERANCE)
+    assert measured(searched) < measured(pruned)

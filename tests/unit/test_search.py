@@ -49,8 +49,8 @@ def checkpoint(model: Path) -> Checkpoint:
 
 def sweep(checkpoint: Checkpoint, batch_size: int, seed: int = 0) -> dict[int, dict[str, Moments]]:
     windows_BT = tiny_llama.tokens(NUM_WINDOWS, SEQLEN)
-    room = ActivationRoom(torch.float32)
-    return dict(Sweep(checkpoint, windows_BT, CPU, torch.float32, batch_size, room, seed).layers())
+    room, seeds_B = ActivationRoom(torch.float32), 100 * seed + torch.arange(NUM_WINDOWS)
+    return dict(Sweep(checkpoint, windows_BT, CPU, torch.float32, batch_size, room, seeds_B).layers())
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def plain_moments(model: Path, seed: int) -> dict[tuple[int, str], tuple[Tensor,
     """The whole model at once, autograd as everybody uses it."""
     whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     windows_BT = tiny_llama.tokens(NUM_WINDOWS, SEQLEN)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator()
     kept: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
 
     def keep(key: tuple[int, str]) -> Any:
@@ -78,7 +78,8 @@ def plain_moments(model: Path, seed: int) -> dict[tuple[int, str], tuple[Tensor,
     for index, layer in enumerate(whole.model.layers):
         layer.self_attn.o_proj.register_forward_hook(keep((index, "attention")))
         layer.mlp.down_proj.register_forward_hook(keep((index, "ffn")))
-    for window_T in windows_BT:
+    for index, window_T in enumerate(windows_BT):
+        generator.manual_seed(100 * seed + index)
         logits_TV = whole(input_ids=window_T[None]).logits[0]
         drawn_T = torch.multinomial(logits_TV.detach().softmax(-1), 1, generator=generator)[:, 0]
         torch.nn.functional.cross_entropy(logits_TV, drawn_T, reduction="sum").backward()

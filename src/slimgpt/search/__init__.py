@@ -39,6 +39,10 @@ from slimgpt.sites import by_part
 __all__ = ["Answer", "allocate", "answer", "read_curves", "read_metric", "removed_params", "search", "to_yaml", "tried"]
 
 
+MAX_WINDOWS = 2**20
+"""So many windows of one run have seeds that no other run's have. (A process draws for its windows what one would.)"""
+
+
 def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:
     """The units that every layer keeps, from the job's search folder, which is filled first where it is empty.
 
@@ -118,7 +122,7 @@ def _fill(
         dtype,
         job.batch_size,
         room,
-        job.config.seed + job.team.rank,
+        job.team.share_of(job.config.seed * MAX_WINDOWS + torch.arange(len(windows_BT))),
         lambda index, direction: stage(index, f"search, {direction}"),
         tokens,
     )

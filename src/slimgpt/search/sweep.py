@@ -57,7 +57,7 @@ class Sweep:
         dtype: dtype in which layers run and gradients flow.
         batch_size: windows in one forward pass.
         room: where the inputs of all layers lie.
-        seed: of the drawn tokens.
+        seeds_B: int64, for each window the seed of the tokens that are drawn for it.
         stage: called with a layer and a direction, ``"forward"`` or ``"backward"``, before each.
         progress: called with the number of tokens after each batch of them.
     """
@@ -70,7 +70,7 @@ class Sweep:
         dtype: torch.dtype,
         batch_size: int,
         room: ActivationRoom,
-        seed: int,
+        seeds_B: Tensor,
         stage: Callable[[int, str], None] = lambda index, direction: None,
         progress: Callable[[int], None] = lambda tokens: None,
     ) -> None:
@@ -78,7 +78,7 @@ class Sweep:
         self._windows_BT = windows_BT
         self._device = device
         self._dtype = dtype
-        self._seed = seed
+        self._seeds_B = seeds_B
         self._stage = stage
         self._progress = progress
         shape = (*windows_BT.shape, checkpoint.config.hidden_size)
@@ -128,13 +128,14 @@ class Sweep:
 
     def _begin_backward(self) -> None:
         """Put in the place of the last layer's outputs the gradients of the log-likelihood of drawn tokens by them."""
-        generator = torch.Generator(self._device).manual_seed(self._seed)
+        generator = torch.Generator(self._device)
         last = len(self._checkpoint.layers)
         with head(self._checkpoint, self._device, self._dtype) as logits:
             for row in range(len(self._windows_BT)):  # one window at a time: its logits are large
                 hidden_1TD = self._hidden(last, slice(row, row + 1)).requires_grad_()
                 logits_TV = logits(hidden_1TD)[0].float()
                 _require_finite(logits_TV)
+                generator.manual_seed(int(self._seeds_B[row]))
                 drawn_T = torch.multinomial(logits_TV.detach().softmax(-1), 1, generator=generator)[:, 0]
                 functional.cross_entropy(logits_TV, drawn_T, reduction="sum").backward()
                 assert hidden_1TD.grad is not None
