@@ -238,6 +238,9 @@ def test_what_was_found_is_not_sought_again(model: Path, tmp_path: Path) -> None
     assert [len(layer["sites"]["ffn"]["kept"]) for layer in again.record["layers"]] == [60] * 3
     tried_run(model, tmp_path / "c", search_cache=str(cache), ratio=0.3)
     assert len(list(cache.glob("tried-*.json"))) == 2
+    found.write_text('{"layers": [1]}')
+    with pytest.raises(ConfigError, match=r"tried-\w+\.json is damaged .* remove it"):
+        tried_run(model, tmp_path / "d", search_cache=str(cache))
 
 
 def test_a_target_is_a_limit_for_candidates_too(model: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from slimgpt import calibration
 from slimgpt.allocation import LayerPlan
+from slimgpt.errors import ConfigError, NumericalError
 from slimgpt.job import Job
 from slimgpt.journal import write_json
 from slimgpt.outer import head
@@ -34,20 +36,27 @@ def refined(
 
     Raises:
         ConfigError: the goal is more than whole units and minimal widths allow.
-        NumericalError: a damped Hessian is singular.
+        NumericalError: a damped Hessian is singular, or predictions are not finite.
     """
     path = _path(job, folder)
     if not path.is_file():
         write_json(path, _search(job, folder, curves, stage, tokens))
-    return [LayerPlan(**layer) for layer in json.loads(path.read_text(encoding="utf-8"))["layers"]]
+    try:
+        return [LayerPlan(**layer) for layer in _read(path)["layers"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({error!r}): remove it, and its candidates are tried again.") from error
 
 
 def tried(job: Job) -> dict[str, Any] | None:
     """What the trials of a job's finished search brought, for its record."""
     if not job.tries or job.search_folder is None:
         return None
-    found = json.loads(_path(job, job.search_folder).read_text(encoding="utf-8"))
-    return {"candidates": job.config.search_candidates, "divergence": found["divergence"]}
+    divergence = _read(_path(job, job.search_folder))["divergence"]
+    return {"candidates": job.config.search_candidates, "divergence": divergence}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _search(
@@ -80,6 +89,11 @@ def _search(
         )
         levels, before, after = exchange(
             choices.offers, levels, goal.removes, goal.at_least, judge, config.search_candidates, config.seed
+        )
+    if not math.isfinite(after):
+        raise NumericalError(
+            "search: the pruned model's predictions are not finite, so that candidates cannot be compared. Try --dtype "
+            "bfloat16 or float32, or leave --search-candidates out."
         )
     layers = [asdict(layer) for layer in choices.layers(levels)]
     return {"divergence": {"before": before, "after": after}, "layers": layers}
