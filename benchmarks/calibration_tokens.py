@@ -23,8 +23,7 @@ from slimgpt import PruneConfig, load_model, perplexity, prune
 from slimgpt.evaluation import read_text
 
 METHODS: dict[str, dict[str, Any]] = {
-    "exact solver": {"solver": "obs"},
-    "exact solver's choice, no repair": {"solver": "obs", "repair": False},
+    "exact solver, repaired": {"solver": "obs"},
     "Wanda's choice, no repair": {"solver": "wanda"},
 }
 
@@ -71,7 +70,8 @@ def measure(options: Options, cell: dict[str, Any], texts: dict[str, str]) -> di
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/pruned"
         sizes = {"ratio": options.ratio, "samples": cell["samples"], "seqlen": options.seqlen}
-        prune(PruneConfig(options.model, out, calibration=options.calibration, **sizes, **METHODS[cell["method"]]))
+        settings = {"calibration": options.calibration, "allocation": "log", **sizes, **METHODS[cell["method"]]}
+        prune(PruneConfig(options.model, out, **settings))
         model, tokenizer = load_model(out)
         return {
             name: perplexity(model, tokenizer, text, options.window, options.max_tokens).perplexity
