@@ -13,7 +13,6 @@ import pytest
 import tiny
 import tiny_llama
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from slimgpt import cli
@@ -304,14 +303,17 @@ def test_candidates_are_judged_on_text_that_the_search_has_not_read(model: Path,
     assert len(search_windows(torch.zeros(200, 2048), 1)) == 32, "65,536 tokens are enough"
 
 
-def test_damaged_levels_are_made_anew_never_half_read(checkpoint: Checkpoint, searched: Path, tmp_path: Path) -> None:
-    """A level's file is there whole or not at all; this is what one looks like."""
+def test_a_level_is_solved_once(checkpoint: Checkpoint, searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     levels = Levels(searched, 0.01)
     site = checkpoint.sites(0)[1]
     weight = checkpoint.layer_state(0)[f"{site.consumer}.weight"]
     first = levels.removal(0, site, 40, 1, weight)
+    assert first.weight_OI.shape == (48, 40)
+    monkeypatch.delattr("slimgpt.search.levels.solve_site")
     again = levels.removal(0, site, 40, 1, weight)
     assert torch.equal(first.weight_OI, again.weight_OI)
-    save_file({"kept": first.kept_N, "weight": first.weight_OI}, tmp_path / "copy.safetensors")
-    assert first.weight_OI.shape == (48, 40)
+    assert torch.equal(first.kept_N, again.kept_N)
+
+
+def test_a_search_that_keeps_moments_answers_other_ratios(searched: Path) -> None:
     assert cli.main(["search", str(searched), "--ratio", "0.3"]) == 0
