@@ -122,7 +122,7 @@ def print_plan(job: Job) -> None:
     if config.repairs and plan.ratio > 0 and tokens < ENOUGH_TOKENS:
         out.print(
             f"note: {job.windows_BT.numel():,} calibration tokens are {tokens:.0f} for each of the {num_inputs:,} "
-            f"inputs of the widest projection; with fewer than {ENOUGH_TOKENS} repair is short of data: raise --samples."
+            f"inputs of the widest projection; with fewer than {ENOUGH_TOKENS} repair lacks data: raise --samples."
         )
     if config.asked_ratio is not None and abs(plan.ratio - config.asked_ratio) > TOLERANCE:
         out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
