@@ -80,7 +80,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_a_loss_that_is_no_number_stops_the_run(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from slimgpt.recovery import trainer
 
-    monkeypatch.setattr(trainer, "kl_divergence", lambda logits_PV, *rest: logits_PV.sum() * float("nan"))
+    def no_number(targets: Any, temperature: float) -> Any:
+        return lambda logits_bV, block: logits_bV.sum() * float("nan")
+
+    monkeypatch.setattr(trainer, "divergence_loss", no_number)
     with pytest.raises(NumericalError, match=r"training loss is nan at step 1: lower --learning-rate"):
         recover(options(shop, tmp_path / "out", teacher=str(shop.dense)))
     assert not (tmp_path / "out").exists()

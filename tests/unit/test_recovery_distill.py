@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch.nn import functional
 
 from slimgpt.recovery import targets
 from slimgpt.recovery.batches import Rows, make_batch, take_targets
-from slimgpt.recovery.distill import Targets, hidden_state_error, kl_divergence, targets_of
+from slimgpt.recovery.distill import Targets, divergence_loss, hidden_state_error, targets_of
 from slimgpt.recovery.packing import IGNORED, Row, learned, num_learned
+from slimgpt.recovery.vocabulary import summed_loss
 from slimgpt.team import Team
 
 P, V = 12, 40
@@ -23,6 +25,12 @@ P, V = 12, 40
 
 def logits(seed: int, scale: float = 2.0) -> torch.Tensor:
     return scale * torch.randn(P, V, generator=torch.Generator().manual_seed(seed))
+
+
+def kl_divergence(student_PV: torch.Tensor, kept: Targets, temperature: float) -> torch.Tensor:
+    """As training has it: of one row, whose last position nothing follows."""
+    logits_BTV = functional.pad(student_PV, (0, 0, 0, 1))[None]
+    return summed_loss(logits_BTV, torch.ones(1, P, dtype=torch.bool), divergence_loss(kept, temperature))
 
 
 # --- the divergence --------------------------------------------------------------------------------
@@ -95,8 +103,19 @@ def test_hidden_states_are_compared_by_position_and_layer() -> None:
     ours[0][0, 1] *= 1.5
     ours[1][1, 3] *= 0.0
     ours[1][0, 0] += 7.0  # not learned
-    assert hidden_state_error(ours, theirs, learned_BT).item() == pytest.approx((0.25 + 1.0) / 2, rel=1e-5)
+    expected = (math.log1p(0.25) + math.log1p(1.0)) / 2
+    assert hidden_state_error(ours, theirs, learned_BT).item() == pytest.approx(expected, rel=1e-5)
     assert hidden_state_error(theirs, theirs, learned_BT).item() == 0.0
+
+
+def test_a_hidden_state_that_exploded_does_not_steer_the_step() -> None:
+    """Of two positions one is a hundred times too long, as where an attention sink has moved to."""
+    theirs_BTD = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0))
+    ours_BTD = theirs_BTD * torch.tensor([100.0, 1.5, 1.0])[None, :, None]
+    ours_BTD.requires_grad_()
+    hidden_state_error([ours_BTD], [theirs_BTD], torch.ones(1, 2, dtype=torch.bool)).backward()
+    pull_T = ours_BTD.grad.norm(dim=-1)[0] * theirs_BTD.norm(dim=-1)[0]
+    assert 0 < pull_T[0] < 0.1 * pull_T[1]
 
 
 # --- the store --------------------------------------------------------------------------------------

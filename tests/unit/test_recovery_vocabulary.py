@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slimgpt.recovery.distill import kl_divergence, targets_of
+from slimgpt.recovery.distill import Targets, divergence_loss, targets_of
 from slimgpt.recovery.packing import IGNORED, learned
 from slimgpt.recovery.vocabulary import BLOCK, BlockLoss, summed_loss, token_loss
 
@@ -35,10 +35,16 @@ def tokens(label_P: Tensor) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]:
 
 def predictions(label_P: Tensor) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]:
     targets = targets_of(seeded(len(label_P), V, seed=2), 5, 2.0)
-    return (
-        lambda logits_bV, block: kl_divergence(logits_bV, targets.at(block), 2.0),
-        lambda logits_PV: kl_divergence(logits_PV, targets, 2.0),
-    )
+    return divergence_loss(targets, 2.0), lambda logits_PV: coarse_divergence(logits_PV, targets, 2.0)
+
+
+def coarse_divergence(logits_PV: Tensor, targets: Targets, temperature: float) -> Tensor:
+    """The divergence of distributions over the kept tokens and one outcome more, for autograd to differentiate."""
+    prob_PV = (logits_PV.double() / temperature).softmax(-1)
+    kept_PK = prob_PV.gather(1, targets.token_PK.long())
+    student = torch.cat([kept_PK, 1 - kept_PK.sum(1, keepdim=True)], 1).log()
+    teacher = torch.cat([targets.log_prob_PK.double(), targets.log_rest_P.double()[:, None]], 1)
+    return temperature**2 * functional.kl_div(student, teacher, reduction="sum", log_target=True)
 
 
 @pytest.mark.parametrize("loss", [tokens, predictions])
@@ -63,7 +69,9 @@ def test_logits_in_half_precision_get_a_gradient_in_it_and_a_loss_in_float32(lab
 
     def spy(logits_bV: Tensor, block: slice) -> Tensor:
         seen.append((len(logits_bV), logits_bV.dtype))
-        return logits_bV.square().sum()
+        total = logits_bV.square().sum()
+        logits_bV.mul_(2)
+        return total
 
     logits_BTV = seeded(B, T, V).bfloat16().requires_grad_()
     total = summed_loss(logits_BTV, learned(labels_BT), spy)

@@ -100,7 +100,7 @@ class RecoverConfig:
     """Distillation: the teacher's likeliest tokens that are kept for each position; the others count as one."""
 
     hidden_weight: float = 0.0
-    """Distillation: weight of the hidden states' relative squared error, by layer (runs the teacher at each step)."""
+    """Distillation: weight of the hidden states' relative error, by layer (runs the teacher at each step)."""
 
     teacher_cache: str | None = None
     """Distillation: folder that keeps the teacher's predictions for other runs. Default: beside the unfinished run."""

@@ -6,7 +6,7 @@ likeliest tokens are kept, and all others count as one more outcome: that is the
 distributions, a lower bound that is zero only where those agree, and unlike renormalised top-K it sees mass that leaks
 to the rest.
 
-Shapes: P learned positions · V vocabulary · K tokens kept · B rows · T tokens · D residual width.
+Shapes: P learned positions, b of a block · V vocabulary · K tokens kept · B rows · T tokens · D residual width.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from slimgpt.recovery.vocabulary import BLOCK, BlockLoss, exponentiate_
 
 LEAST = 1e-7  # of a probability that is one minus a sum: about float32's resolution
 
@@ -40,37 +42,63 @@ class Targets(NamedTuple):
 
 def targets_of(logits_PV: Tensor, num_kept: int, temperature: float) -> Targets:
     """What is kept of a teacher's logits; all of them where the vocabulary is smaller than ``num_kept``."""
-    log_prob_PV = (logits_PV.float() / temperature).log_softmax(-1)
-    log_prob_PK, token_PK = log_prob_PV.topk(min(num_kept, logits_PV.shape[1]))
+    blocks = [_likeliest(logits_bV.float() / temperature, num_kept) for logits_bV in logits_PV.split(BLOCK)]
+    log_prob_PK, token_PK = map(torch.cat, zip(*blocks, strict=True))
     log_prob_PK = log_prob_PK.half()
-    return Targets(log_prob_PK, token_PK.int(), _log_rest(log_prob_PK.float()))
+    return Targets(log_prob_PK, token_PK.int(), _rest(log_prob_PK.float().exp()).log())
 
 
-def kl_divergence(logits_PV: Tensor, targets: Targets, temperature: float) -> Tensor:
-    """τ² KL(teacher ‖ student), summed over positions; the student's logits in any float dtype."""
-    scaled_PV = logits_PV.float() / temperature
-    normaliser_P = scaled_PV.logsumexp(-1)
-    student_PK = scaled_PV.gather(1, targets.token_PK.long()) - normaliser_P[:, None]
-    teacher_PK = targets.log_prob_PK.float()
-    rest_P = targets.log_rest_P
-    kept = (teacher_PK.exp() * (teacher_PK - student_PK)).sum()
-    others = (rest_P.exp() * (rest_P - _log_rest(student_PK))).sum()
-    return temperature**2 * (kept + others)
+def _likeliest(logits_bV: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the likeliest tokens, and which these are."""
+    kept_bK, token_bK = logits_bV.topk(min(num_kept, logits_bV.shape[1]))
+    return kept_bK - logits_bV.logsumexp(-1, keepdim=True), token_bK
 
 
-def _log_rest(log_prob_PK: Tensor) -> Tensor:
-    """Log of what the kept tokens leave to the others."""
-    return torch.log((1 - log_prob_PK.exp().sum(-1)).clamp_min(LEAST))
+def divergence_loss(targets: Targets, temperature: float) -> BlockLoss:
+    """τ² KL(teacher ‖ student), summed over positions.
+
+    With p the student's probabilities at τ, t the teacher's, both of the kept tokens K, and q and r what each leaves to
+    all others: the derivative by logit v is τ times p_v (Σ_K t − (r/q) Σ_K p), and for v in K (r/q) p_v − t_v more.
+    """
+
+    def loss_of(logits_bV: Tensor, block: slice) -> Tensor:
+        log_teacher_bK, token_bK, log_rest_b = targets.at(block)
+        log_teacher_bK, token_bK = log_teacher_bK.float(), token_bK.long()
+        teacher_bK, rest_b = log_teacher_bK.exp(), log_rest_b.exp()
+        if temperature != 1:
+            logits_bV.div_(temperature)
+        kept_bK = logits_bV.gather(1, token_bK)
+        total_b1, normaliser_b1 = exponentiate_(logits_bV)
+        log_student_bK = kept_bK - normaliser_b1
+        student_bK = log_student_bK.exp()
+        student_rest_b = _rest(student_bK)
+        ratio_b1 = torch.where(student_rest_b > LEAST, rest_b / student_rest_b, 0.0)[:, None]
+        common_b1 = teacher_bK.sum(-1, keepdim=True) - ratio_b1 * student_bK.sum(-1, keepdim=True)
+        logits_bV.mul_(temperature * common_b1 / total_b1)
+        logits_bV.scatter_add_(1, token_bK, temperature * (ratio_b1 * student_bK - teacher_bK))
+        kept = (teacher_bK * (log_teacher_bK - log_student_bK)).sum()
+        others = (rest_b * (log_rest_b - student_rest_b.log())).sum()
+        return temperature**2 * (kept + others)
+
+    return loss_of
+
+
+def _rest(prob_bK: Tensor) -> Tensor:
+    """What the kept tokens leave to all others."""
+    return (1 - prob_bK.sum(-1)).clamp_min(LEAST)
 
 
 def hidden_state_error(student: Sequence[Tensor], teacher: Sequence[Tensor], learned_BT: Tensor) -> Tensor:
-    """‖student − teacher‖² / ‖teacher‖² of the residual stream (each B x T x D) at the learned positions (B x (T−1)),
-    summed over positions and averaged over layers: pruning keeps depth and residual width, so layers correspond.
+    """log(1 + ‖student − teacher‖² / ‖teacher‖²) of the residual stream (each B x T x D) at the learned positions
+    (B x (T−1)), summed over positions and averaged over layers: pruning keeps depth and residual width, so layers
+    correspond.
 
-    Relative and by position, because a few positions have hidden states a hundred times as large as the rest.
+    Relative and by position, because a few positions have hidden states a hundred times as large as the rest. These are
+    attention sinks, and pruning moves some of them to tokens where the teacher has none: there the squared error is
+    thousands of times the squared length, and without the logarithm one such token would steer the whole step.
     """
     errors = [
-        _relative_error(ours[:, :-1][learned_BT].float(), theirs[:, :-1][learned_BT].float()).sum()
+        _relative_error(ours[:, :-1][learned_BT].float(), theirs[:, :-1][learned_BT].float()).log1p().sum()
         for ours, theirs in zip(student, teacher, strict=True)
     ]
     return torch.stack(errors).mean()

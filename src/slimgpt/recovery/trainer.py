@@ -27,7 +27,7 @@ from transformers import (
 
 from slimgpt.errors import NumericalError
 from slimgpt.recovery.batches import Rows, make_batch, take_targets
-from slimgpt.recovery.distill import Targets, hidden_state_error, kl_divergence, targets_of
+from slimgpt.recovery.distill import Targets, divergence_loss, hidden_state_error, targets_of
 from slimgpt.recovery.job import Job
 from slimgpt.recovery.packing import learned
 from slimgpt.recovery.targets import TargetStore
@@ -117,10 +117,7 @@ class RecoveryTrainer(Trainer):
         return self._teacher(**inputs, use_cache=False, output_hidden_states=True)
 
     def _loss_of(self, label_P: Tensor, targets: Targets | None) -> BlockLoss:
-        if targets is None:
-            return token_loss(label_P)
-        temperature = self._settings.temperature
-        return lambda logits_bV, block: kl_divergence(logits_bV, targets.at(block), temperature)
+        return token_loss(label_P) if targets is None else divergence_loss(targets, self._settings.temperature)
 
     def compute_loss_context_manager(self) -> ExitStack[Any]:
         """bfloat16 matrix products, by us: accelerate's own way turns all logits to float32 on leaving the model."""
