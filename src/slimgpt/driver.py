@@ -67,7 +67,8 @@ def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
         job = prepare(config, observer.preparing)
-    whole = job.finished or _carry_out(job, observer, clock)
+    with closing(job.journal):
+        whole = job.finished or _carry_out(job, observer, clock)
     job.team.leave()
     return PruneResult(job.out, whole)
 

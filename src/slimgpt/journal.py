@@ -2,7 +2,7 @@
 
 A record is written after its shard and carries the shard's hash, and every file appears under its name only when it is
 whole and on disk. So whatever moment a run dies at, the journal holds a number of finished layers and nothing that
-looks finished but is not.
+looks finished but is not. One run at a time works with it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from slimgpt.atomic import scratch, sync, write_json, write_text
 from slimgpt.errors import OutputError
+from slimgpt.hold import Hold
 
 __all__ = ["Journal", "sync", "write_json", "write_tensors", "write_text"]
 
@@ -43,32 +44,52 @@ class Journal:
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
         self._folder = folder
+        self._hold = Hold(folder)
         self.fingerprint = dict(fingerprint)
 
     def begin(self, resume: bool) -> None:
-        """Make the folder, or go on with what is there.
+        """Make the folder, or go on with what is there; others are kept out until :meth:`close`.
 
         Raises:
-            OutputError: an unfinished run is there and ``resume`` is off, or it is another run (the difference is
-                named).
+            OutputError: another process is at work there; or an unfinished run is there and ``resume`` is off, or it is
+                another run (the difference is named).
         """
+        self._hold.take()
+        try:
+            self._open(resume)
+        except BaseException:  # whoever catches it may well try again
+            self.close()
+            raise
+
+    def _open(self, resume: bool) -> None:
         header = self._folder / HEADER
-        if header.is_file():
-            if not resume:
-                raise OutputError(
-                    f"an unfinished run is in {self._folder}: continue it with --resume, or drop it with --force."
-                )
-            _check_same(header, self.fingerprint)
-        else:
+        if not header.is_file():
             self.discard()  # layers whose header is gone belong to a run that was being dropped
-            self._folder.mkdir(parents=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._hold.take()
             write_json(header, self.fingerprint)
+        elif not resume:
+            raise OutputError(
+                f"an unfinished run is in {self._folder}: continue it with --resume, or drop it with --force."
+            )
+        else:
+            _check_same(header, self.fingerprint)
 
     def discard(self) -> None:
-        """Forget the run: its header first, without which nothing else counts."""
+        """Forget the run: its header first, without which nothing else counts.
+
+        Raises:
+            OutputError: another process is at work there.
+        """
+        self._hold.take()
         (self._folder / HEADER).unlink(missing_ok=True)
         if self._folder.exists():
             shutil.rmtree(self._folder)
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes in."""
+        self._hold.release()
 
     def shard(self, index: int) -> Path:
         """Where the weights of layer ``index`` lie."""

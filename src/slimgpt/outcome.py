@@ -14,6 +14,7 @@ from typing import Any
 from slimgpt import output
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import OutputError
+from slimgpt.hold import Hold
 from slimgpt.modeling_slimgpt import PREFIX
 
 
@@ -40,10 +41,11 @@ def working_folder(out: Path) -> Iterator[Path]:
     folder = output.partial_folder(out)
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that died, and checked to be dispensable
     folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with Hold(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def add_the_rest(folder: Path, checkpoint: Checkpoint, config: Any, tokenizer: Any) -> None:

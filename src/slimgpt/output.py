@@ -27,6 +27,7 @@ import slimgpt.modeling_slimgpt as modeling
 from slimgpt.arch.family import head_dim
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import OutputError
+from slimgpt.hold import Hold
 from slimgpt.journal import sync, write_json, write_tensors
 from slimgpt.planning import Plan
 from slimgpt.schema import RECORD
@@ -153,11 +154,15 @@ def _system_error(error: Exception) -> int | None:
 
 
 def recover(out: Path) -> None:
-    """Set right what a run that died while it assembled or published has left in its working folder."""
-    partial = partial_folder(out)
-    if (partial / REPLACED).exists() and not out.exists():
-        os.replace(partial / REPLACED, out)
-    shutil.rmtree(partial / FINISHED, ignore_errors=True)
+    """Set right what a run that died while it assembled or published has left in its working folder.
+
+    Raises:
+        OutputError: that run has not died.
+    """
+    with Hold(partial := partial_folder(out)):
+        if (partial / REPLACED).exists() and not out.exists():
+            os.replace(partial / REPLACED, out)
+        shutil.rmtree(partial / FINISHED, ignore_errors=True)
 
 
 def finished_record(out: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ class Layer:
 KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = (
-    "arch atomic schema weights checkpoint biases outer stream surgery calibration journal runtime planning goal "
+    "arch atomic hold schema weights checkpoint biases outer stream surgery calibration journal runtime planning goal "
     + STREAMING
 )
 RUN = (
@@ -45,7 +45,8 @@ LAYERS = [
     Layer("calibration", "errors runtime", "torch transformers safetensors datasets pyarrow zstandard"),
     Layer("runtime", "errors", "torch"),
     Layer("atomic"),
-    Layer("journal", "errors atomic", "torch safetensors"),
+    Layer("hold", "errors"),
+    Layer("journal", "errors atomic hold", "torch safetensors"),
     Layer("schema", "errors"),
     Layer("weights", "errors", "torch safetensors"),
     Layer("naming", "weights", "torch"),
@@ -75,7 +76,7 @@ LAYERS = [
     Layer("export", f"errors config modeling_slimgpt {KERNELS} {MODEL_SIDE} {RUN}", "torch transformers gguf numpy"),
     Layer(
         "study",
-        "errors _version atomic config",
+        "errors _version atomic hold config",
         "pyarrow scipy yaml ray",
     ),
     Layer(

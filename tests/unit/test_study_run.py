@@ -122,7 +122,7 @@ def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
 
     class Meddling(Pretended):
         def __call__(self, arguments: Sequence[str], log: Path) -> int:
-            with pytest.raises(OutputError, match="another slimgpt study works in"):
+            with pytest.raises(OutputError, match="another slimgpt run is at work in"):
                 run_study(config, command=Pretended())
             return super().__call__(arguments, log)
 

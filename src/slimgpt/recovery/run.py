@@ -6,7 +6,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,8 @@ def recover(config: RecoverConfig, observer: Observer | None = None) -> RecoverR
     if job.device.type == "cpu":
         runtime.keep_memory()
     watching = observer if observer is not None and job.team.leads else Unwatched()
-    whole = job.finished or _carry_out(job, watching, clock)
+    with closing(job.journal):
+        whole = job.finished or _carry_out(job, watching, clock)
     job.team.leave()
     return RecoverResult(job.out, whole)
 

@@ -7,9 +7,7 @@ Every cell is a chain of slimgpt's own commands in processes of their own, so no
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +18,13 @@ import pyarrow
 from slimgpt.atomic import write_json
 from slimgpt.config import StudyConfig
 from slimgpt.errors import OutputError
+from slimgpt.hold import Hold
 from slimgpt.study import chain, cluster, recipe, run, table
 from slimgpt.study.cells import Cell, check_size, expand, settings
 from slimgpt.study.claims import Answer, answers
 from slimgpt.study.recipe import Recipe
 
-CELLS, HEADER, LOCK, ANSWERS = "cells", "study.json", "study.lock", "claims.json"
+CELLS, HEADER, ANSWERS = "cells", "study.json", "claims.json"
 
 
 class Observer:
@@ -78,7 +77,7 @@ def run_study(config: StudyConfig, observer: Observer | None = None, command: ru
         chain.check(cell, asked)
     check_size(len(cells), config.yes)
     out = Path(config.out).expanduser().absolute()
-    with _held(out):
+    with Hold(_folder(out)):
         write_json(out / HEADER, {"kind": "study", "schema": 1, "recipe": asdict(asked), "cells": list(cells)})
         records = _run(config, asked, cells, out / CELLS, observer or Observer(), command)
         rows = table.as_table(records)
@@ -125,17 +124,15 @@ def _executed(config: StudyConfig, works: Sequence[run.Work], command: run.Comma
     return run.run_here(works, config.workers, command)
 
 
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """OUT is ours, and nobody else's for now; the lock goes with the process."""
+def _folder(out: Path) -> Path:
+    """OUT, made where it is not there.
+
+    Raises:
+        OutputError: it is something else than a study's folder.
+    """
     if out.exists() and not out.is_dir():
         raise OutputError(f"OUT {out} is a file: name a folder.")
-    if out.is_dir() and not (out / HEADER).is_file() and any(path.name not in (LOCK, CELLS) for path in out.iterdir()):
+    if out.is_dir() and not (out / HEADER).is_file() and any(path.name != CELLS for path in out.iterdir()):
         raise OutputError(f"OUT {out} has no {HEADER}, so it is no study's folder: choose another.")
     (out / CELLS).mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"another slimgpt study works in {out}: let it finish, or end it.") from error
-        yield
+    return out
