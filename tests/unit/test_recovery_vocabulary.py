@@ -11,8 +11,10 @@ from torch.nn import functional
 
 from slimgpt.recovery.distill import Targets, divergence_loss, targets_of
 from slimgpt.recovery.packing import IGNORED, learned
-from slimgpt.recovery.vocabulary import BLOCK, BlockLoss, summed_loss, token_loss
+from slimgpt.recovery.vocabulary import BLOCK as BLOCKS
+from slimgpt.recovery.vocabulary import BlockLoss, summed_loss, token_loss
 
+BLOCK = BLOCKS["cpu"]
 B, T, V = 3, 2 * BLOCK, 50
 
 

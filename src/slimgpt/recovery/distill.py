@@ -42,8 +42,9 @@ class Targets(NamedTuple):
 
 def targets_of(logits_PV: Tensor, num_kept: int, temperature: float) -> Targets:
     """What is kept of a teacher's logits; all of them where the vocabulary is smaller than ``num_kept``."""
-    blocks = [_likeliest(logits_bV.float() / temperature, num_kept) for logits_bV in logits_PV.split(BLOCK)]
-    log_prob_PK, token_PK = map(torch.cat, zip(*blocks, strict=True))
+    blocks = logits_PV.split(BLOCK[logits_PV.device.type])
+    found = [_likeliest(logits_bV.float() / temperature, num_kept) for logits_bV in blocks]
+    log_prob_PK, token_PK = map(torch.cat, zip(*found, strict=True))
     log_prob_PK = log_prob_PK.half()
     return Targets(log_prob_PK, token_PK.int(), _rest(log_prob_PK.float().exp()).log())
 
