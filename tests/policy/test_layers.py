@@ -27,7 +27,7 @@ KERNELS = "linalg stats sites solvers masks"
 STREAMING = "activations prefetch team memory"
 MODEL_SIDE = (
     "arch atomic hold schema weights checkpoint biases outer stream surgery calibration journal runtime planning goal "
-    + STREAMING
+    "vocabulary predictions " + STREAMING
 )
 RUN = (
     "job search_text model_checks output outcome record card card_kinds measured driver ranking sparsify depth search "
@@ -44,6 +44,8 @@ LAYERS = [
     Layer("arch", "errors sites modeling_slimgpt", "torch transformers huggingface_hub"),
     Layer("calibration", "errors runtime", "torch transformers safetensors datasets pyarrow zstandard"),
     Layer("runtime", "errors", "torch"),
+    Layer("vocabulary", "", "torch"),
+    Layer("predictions", "vocabulary", "torch"),
     Layer("atomic"),
     Layer("hold", "errors"),
     Layer("journal", "errors atomic hold", "torch safetensors"),

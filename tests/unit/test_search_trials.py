@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import oracle
 import pytest
 import tiny
 import tiny_llama
@@ -24,7 +25,7 @@ from slimgpt.outer import head
 from slimgpt.search.exchange import exchange
 from slimgpt.search.levels import Levels
 from slimgpt.search.programme import Offer, solve
-from slimgpt.search.trial import Trial
+from slimgpt.search.trial import KEPT_TOKENS, Trial
 from slimgpt.search_text import search_windows, tried_windows
 
 CPU = torch.device("cpu")
@@ -157,7 +158,9 @@ def divergences(checkpoint: Checkpoint, searched: Path, plans: Sequence[Sequence
 
 
 def test_the_dense_model_does_not_diverge(checkpoint: Checkpoint, searched: Path) -> None:
-    assert divergences(checkpoint, searched, [[DENSE] * 3]) == [pytest.approx(0, abs=1e-9)]
+    assert divergences(checkpoint, searched, [[DENSE] * 3]) == [
+        pytest.approx(0, abs=1e-6)
+    ]  # its predictions are kept in float16
 
 
 def test_a_trial_measures_what_the_whole_model_does(model: Path, checkpoint: Checkpoint, searched: Path) -> None:
@@ -181,12 +184,12 @@ def test_a_trial_measures_what_the_whole_model_does(model: Path, checkpoint: Che
                 weight[:, columns] = removal.weight_OI
                 consumer.weight.data = weight
     with torch.no_grad():
-        theirs, ours = (
-            net(tiny_llama.tokens(5, 16, seed=3)).logits.log_softmax(-1).flatten(0, 1) for net in (dense, zeroed)
-        )
-    expected = torch.nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean").item()
+        theirs_PV, ours_PV = (net(tiny_llama.tokens(5, 16, seed=3)).logits.flatten(0, 1) for net in (dense, zeroed))
+    kept = theirs_PV.topk(KEPT_TOKENS).indices.tolist()
+    found = [oracle.coarse_kl(*of_P, 1.0) for of_P in zip(theirs_PV, ours_PV, kept, strict=True)]
+    expected = sum(found) / len(found)
     assert expected > 0.01
-    assert divergences(checkpoint, searched, [plan]) == [pytest.approx(expected, rel=1e-4)]
+    assert divergences(checkpoint, searched, [plan]) == [pytest.approx(expected, rel=2e-3)]  # kept in float16
 
 
 def test_what_was_adopted_is_not_run_again_and_changes_nothing(checkpoint: Checkpoint, searched: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from slimgpt.journal import write_tensors
-from slimgpt.recovery.distill import Targets, targets_of
+from slimgpt.predictions import Targets, targets_of
 from slimgpt.recovery.packing import Row, collate, learned, num_learned
 from slimgpt.team import Team
 

@@ -26,12 +26,13 @@ from transformers import (
 )
 
 from slimgpt.errors import NumericalError
+from slimgpt.predictions import Targets, divergence_loss, targets_of
 from slimgpt.recovery.batches import Rows, make_batch, take_targets
-from slimgpt.recovery.distill import Targets, divergence_loss, hidden_state_error, targets_of
+from slimgpt.recovery.hidden_states import hidden_state_error
 from slimgpt.recovery.job import Job
 from slimgpt.recovery.packing import learned
 from slimgpt.recovery.targets import TargetStore
-from slimgpt.recovery.vocabulary import BlockLoss, summed_loss, token_loss
+from slimgpt.vocabulary import BlockLoss, summed_loss, token_loss
 
 LOGS = 100  # losses noted in a run
 

@@ -21,9 +21,13 @@ from slimgpt.allocation import LayerPlan
 from slimgpt.arch.family import FFN, weight_OI
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.outer import Call, embeddings, first_input, layer_calls
+from slimgpt.predictions import divergence_loss, targets_of
 from slimgpt.search.levels import Levels
 from slimgpt.sites import Removal, Site
 from slimgpt.stream import materialised, read_layer
+from slimgpt.vocabulary import summed_loss
+
+KEPT_TOKENS = 64  # of each of the dense model's predictions; all others count as one
 
 
 @dataclass(frozen=True)
@@ -66,20 +70,25 @@ class Trial:
         self._logits = logits
         with torch.no_grad():
             self._first_BTD = self._embedded(windows_BT)
-            self._dense_BTD = self._through_dense()
+            dense_BTD = self._through_dense()
+            self._targets = [targets_of(logits(row_1TD)[0], KEPT_TOKENS, 1.0) for row_1TD in dense_BTD.split(1)]
         self._current: _State | None = None
         self._last: _State | None = None
 
     @torch.no_grad()
     def divergence(self, plan: Sequence[LayerPlan]) -> float:
-        """KL divergence of the predictions from the dense model's, nats a token.
+        """KL divergence of the predictions from the dense model's, nats a token; of its likeliest tokens and the rest.
 
         Raises:
             NumericalError: a damped Hessian is singular.
         """
         self._last = self._run(list(plan))
-        total = sum(self._row_divergence(row) for row in range(len(self._dense_BTD)))
-        return total / self._dense_BTD.shape[:2].numel()
+        last_BTD = self._last.inputs[-1]
+        all_1T = torch.ones(1, last_BTD.shape[1], dtype=torch.bool, device=last_BTD.device)
+        total = 0.0
+        for row_1TD, targets in zip(last_BTD.split(1), self._targets, strict=True):  # a row's logits are large
+            total += summed_loss(self._logits(row_1TD), all_1T, divergence_loss(targets, 1.0)).item()
+        return total / last_BTD.shape[:2].numel()
 
     def adopt(self) -> None:
         """What was judged last is where the next ones start from."""
@@ -122,16 +131,6 @@ class Trial:
             output = layer(batch_BTD, *args, **kwargs)
             outputs.append(output[0] if isinstance(output, tuple) else output)
         return torch.cat(outputs)
-
-    def _row_divergence(self, row: int) -> float:
-        """Summed over the tokens of one window: its logits are large."""
-        assert self._last is not None
-        theirs_TV, ours_TV = (
-            self._logits(hidden_BTD[row : row + 1])[0].float()
-            for hidden_BTD in (self._dense_BTD, self._last.inputs[-1])
-        )
-        norms_T = ours_TV.logsumexp(-1) - theirs_TV.logsumexp(-1)
-        return float((norms_T + torch.linalg.vecdot(theirs_TV.softmax(-1), theirs_TV - ours_TV)).sum())
 
     def _embedded(self, windows_BT: Tensor) -> Tensor:
         with embeddings(self._checkpoint, windows_BT.unique(), self._dtype) as body:

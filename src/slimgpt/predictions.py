@@ -1,23 +1,23 @@
-"""Learning from the dense model: what is kept of its predictions, and the distance to them.
+"""What is kept of a dense model's predictions, and how far a smaller model's are from them.
 
 The distance is the forward Kullback-Leibler divergence KL(teacher ‖ student) at a temperature τ, times τ² so that
-gradients keep their size (Hinton et al., https://arxiv.org/abs/1503.02531). Of the teacher's distribution the K
+gradients keep their size (Hinton et al., https://arxiv.org/abs/1503.02531): distillation learns by it, and trials of
+allocations are judged by it. Of the teacher's distribution the K
 likeliest tokens are kept, and all others count as one more outcome: that is the divergence of the two coarser
 distributions, a lower bound that is zero only where those agree, and unlike renormalised top-K it sees mass that leaks
 to the rest.
 
-Shapes: P learned positions, b of a block · V vocabulary · K tokens kept · B rows · T tokens · D residual width.
+Shapes: P positions, b of a block · V vocabulary · K tokens kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from slimgpt.recovery.vocabulary import BLOCK, BlockLoss, exponentiate_
+from slimgpt.vocabulary import BLOCK, BlockLoss, exponentiate_
 
 LEAST = 1e-7  # of a probability that is one minus a sum: about float32's resolution
 
@@ -87,23 +87,3 @@ def divergence_loss(targets: Targets, temperature: float) -> BlockLoss:
 def _rest(prob_bK: Tensor) -> Tensor:
     """What the kept tokens leave to all others."""
     return (1 - prob_bK.sum(-1)).clamp_min(LEAST)
-
-
-def hidden_state_error(student: Sequence[Tensor], teacher: Sequence[Tensor], learned_BT: Tensor) -> Tensor:
-    """log(1 + ‖student − teacher‖² / ‖teacher‖²) of the residual stream (each B x T x D) at the learned positions
-    (B x (T−1)), summed over positions and averaged over layers: pruning keeps depth and residual width, so layers
-    correspond.
-
-    Relative and by position, because a few positions have hidden states a hundred times as large as the rest. These are
-    attention sinks, and pruning moves some of them to tokens where the teacher has none: there the squared error is
-    thousands of times the squared length, and without the logarithm one such token would steer the whole step.
-    """
-    errors = [
-        _relative_error(ours[:, :-1][learned_BT].float(), theirs[:, :-1][learned_BT].float()).log1p().sum()
-        for ours, theirs in zip(student, teacher, strict=True)
-    ]
-    return torch.stack(errors).mean()
-
-
-def _relative_error(ours_PD: Tensor, theirs_PD: Tensor) -> Tensor:
-    return (ours_PD - theirs_PD).square().sum(-1) / theirs_PD.square().sum(-1).clamp_min(LEAST)

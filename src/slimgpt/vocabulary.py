@@ -5,7 +5,7 @@ several tensors of that size: on a CPU as much work as a quarter of the model. H
 in a buffer that stays in the cache, and the loss turns that buffer into its own gradient. What remains is one gradient
 in the logits' own dtype, which is what the model's head multiplies by.
 
-Shapes: B rows · T tokens · V vocabulary · P learned positions · b positions of a block.
+Shapes: B rows · T tokens · V vocabulary · P positions that count · b positions of a block.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ BlockLoss = Callable[[Tensor, slice], Tensor]
 loss's gradient by them."""
 
 
-def summed_loss(logits_BTV: Tensor, learned_BT: Tensor, loss_of: BlockLoss) -> Tensor:
-    """The loss of all learned positions, a float32 scalar; differentiable once, by the logits."""
-    total: Tensor = _Blockwise.apply(logits_BTV, learned_BT, loss_of)
+def summed_loss(logits_BTV: Tensor, counts_BT: Tensor, loss_of: BlockLoss) -> Tensor:
+    """The loss of all positions that count, a float32 scalar; differentiable once, by the logits."""
+    total: Tensor = _Blockwise.apply(logits_BTV, counts_BT, loss_of)
     return total
 
 
@@ -55,11 +55,11 @@ class _Blockwise(torch.autograd.Function):
     """Makes the gradient along with the loss, because both need the same block in float32."""
 
     @staticmethod
-    def forward(ctx: Any, logits_BTV: Tensor, learned_BT: Tensor, loss_of: BlockLoss) -> Tensor:
+    def forward(ctx: Any, logits_BTV: Tensor, counts_BT: Tensor, loss_of: BlockLoss) -> Tensor:
         logits_NV = logits_BTV.flatten(0, 1)
         gradient_NV = torch.zeros_like(logits_NV) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), device=logits_BTV.device)
-        row_P, token_P = learned_BT.nonzero(as_tuple=True)
+        row_P, token_P = counts_BT.nonzero(as_tuple=True)
         position_P = row_P * logits_BTV.shape[1] + token_P
         size = BLOCK[logits_NV.device.type]
         buffer_bV = torch.empty(size, logits_NV.shape[1], device=logits_NV.device)

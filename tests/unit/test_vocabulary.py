@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from slimgpt.recovery.distill import Targets, divergence_loss, targets_of
+from slimgpt.predictions import Targets, divergence_loss, targets_of
 from slimgpt.recovery.packing import IGNORED, learned
-from slimgpt.recovery.vocabulary import BLOCK as BLOCKS
-from slimgpt.recovery.vocabulary import BlockLoss, summed_loss, token_loss
+from slimgpt.vocabulary import BLOCK as BLOCKS
+from slimgpt.vocabulary import BlockLoss, summed_loss, token_loss
 
 BLOCK = BLOCKS["cpu"]
 B, T, V = 3, 2 * BLOCK, 50
