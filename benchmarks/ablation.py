@@ -37,7 +37,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "searched, query heads too": {"allocation": "searched", "attention_units": "queries"},
     "log curve, errors corrected": {"allocation": "log", "correct_errors": True},
     "searched, errors corrected": {"allocation": "searched", "correct_errors": True},
-    "searched, candidates tried": {"allocation": "searched", "search_candidates": 120},
+    "searched, 24 candidates": {"allocation": "searched", "search_candidates": 24},
+    "searched, 120 candidates": {"allocation": "searched", "search_candidates": 120},
     "searched, in two steps": {"allocation": "searched", "steps": 2},
     "searched, query heads too, in two steps": {"allocation": "searched", "attention_units": "queries", "steps": 2},
     "all together": {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.driver import PruneResult, prune
 from slimgpt.errors import ConfigError
 from slimgpt.outer import head
-from slimgpt.search.exchange import exchange
+from slimgpt.search.exchange import Known, exchange
 from slimgpt.search.levels import Levels
 from slimgpt.search.programme import Offer, solve
+from slimgpt.search.tilt import kinds, tilt
 from slimgpt.search.trial import KEPT_TOKENS, Trial
 from slimgpt.search_text import search_windows, tried_windows
 
@@ -66,11 +69,11 @@ def test_exchanges_find_what_all_allocations_hold(seed: int) -> None:
     offers, target = some_offers(seed), 120
     start = solve(offers, target)
     judge = Interacting(offers)
-    levels, before, after = exchange(offers, start, target, False, judge, 300, seed)
+    before = judge.measure(start)
+    levels, after = exchange(offers, Known(start, before), target, False, judge, 300, seed)
     everything = itertools.product(*(range(len(offer.saved)) for offer in offers))
     best = min(judge.measure(found) for found in everything if given(offers, found) == target)
-    assert judge.measure(start) == before
-    assert judge.measure(levels) == after
+    assert judge.measure(levels) == after <= before
     assert after == pytest.approx(best)
 
 
@@ -79,8 +82,9 @@ def test_there_is_something_to_find() -> None:
     gains = []
     for seed in range(8):
         offers = some_offers(seed)
-        _, before, after = exchange(offers, solve(offers, 120), 120, False, Interacting(offers), 300, seed)
-        gains.append(before - after)
+        start, judge = solve(offers, 120), Interacting(offers)
+        before = judge.measure(start)
+        gains.append(before - exchange(offers, Known(start, before), 120, False, judge, 300, seed).loss)
     assert all(gain >= 0 for gain in gains)
     assert any(gain > 0.01 for gain in gains)
 
@@ -95,7 +99,7 @@ def test_every_candidate_comes_to_the_target(at_least: bool) -> None:
     offers, target = [*some_offers(0), coarse, coarse], 155
     start = solve(offers, target, at_least)
     judge = Interacting(offers)
-    exchange(offers, start, target, at_least, judge, 200, 0)
+    exchange(offers, Known(start, math.inf), target, at_least, judge, 200, 0)
     missing = [target - given(offers, levels) for levels in judge.asked]
     assert all(-(10 if at_least else 5) <= found <= (0 if at_least else 5) for found in missing)
     changed = [sum(a != b for a, b in zip(start, levels, strict=True)) for levels in judge.asked]
@@ -108,7 +112,7 @@ def test_the_same_seed_asks_the_same() -> None:
     asked = []
     for seed in (5, 5, 6):
         judge = Interacting(offers)
-        exchange(offers, solve(offers, 120), 120, False, judge, 20, seed)
+        exchange(offers, Known(solve(offers, 120), math.inf), 120, False, judge, 20, seed)
         asked.append(judge.asked)
     assert asked[0] == asked[1]
     assert asked[0] != asked[2]
@@ -118,9 +122,72 @@ def test_where_nothing_can_be_exchanged_nothing_is_asked() -> None:
     offers = some_offers(0)
     judge = Interacting(offers)
     everything = [len(offer.saved) - 1 for offer in offers]
-    levels, before, after = exchange(offers, everything, given(offers, everything), False, judge, 10, 0)
-    assert (levels, before) == (everything, after)
-    assert len(judge.asked) == 1
+    levels, loss = exchange(offers, Known(everything, 1.5), given(offers, everything), False, judge, 10, 0)
+    assert (levels, loss, judge.asked) == (everything, 1.5, [])
+
+
+# --- tilts -----------------------------------------------------------------------------------------
+
+
+class Tilted(Interacting):
+    """Sites of the first kind are worth so many times what their curves say."""
+
+    def __init__(self, offers: Sequence[Offer], of_kind: Sequence[float], factor: float) -> None:
+        super().__init__(offers)
+        self.factors = [factor**share for share in of_kind]
+        self.adopted: list[int] = []
+
+    def measure(self, levels: Sequence[int]) -> float:
+        self.asked.append(list(levels))
+        triples = zip(self.offers, self.factors, levels, strict=True)
+        return sum(factor * offer.loss[level] for offer, factor, level in triples)
+
+    def adopt(self) -> None:
+        self.adopted = self.asked[-1]
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.5, 2.0, 4.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_tilts_find_that_a_kind_is_worth_more_or_less(seed: int, factor: float) -> None:
+    offers, of_kind = some_offers(seed, num_sites=6, num_levels=30), [1.0, 0.0] * 3
+    judge = Tilted(offers, of_kind, factor)
+    start = solve(offers, 700)
+    true_offers = [replace(o, loss=tuple(f * x for x in o.loss)) for o, f in zip(offers, judge.factors, strict=True)]
+    best = judge.measure(solve(true_offers, 700))
+    before = judge.measure(start)
+    assert best < before
+    judge.asked.clear()
+    known, tried = tilt(offers, [of_kind, [0.0, 1.0] * 3], Known(start, before), 700, False, judge, 100)
+    assert before - known.loss > 0.95 * (before - best)
+    assert known.levels == judge.adopted
+    assert known.loss == judge.measure(known.levels)
+    asked = [tuple(levels) for levels in judge.asked[:-1]]
+    assert len(asked) == tried == len(set(asked)), "nothing is tried twice"
+    assert all(given(offers, levels) == 700 for levels in asked)
+
+
+def test_where_the_curves_are_right_nothing_is_adopted() -> None:
+    offers = some_offers(0, num_sites=6, num_levels=30)
+    judge, start = Tilted(offers, [0.0] * 6, 1.0), solve(offers, 700)
+    known, tried = tilt(offers, [[1.0, 0.0] * 3], Known(start, judge.measure(start)), 700, False, judge, 100)
+    assert known.levels == start
+    assert tried >= 2
+
+
+@pytest.mark.parametrize("num_candidates", [0, 1, 3])
+def test_tilts_end_with_their_candidates(num_candidates: int) -> None:
+    offers, of_kind = some_offers(0, num_sites=6, num_levels=30), [1.0, 0.0] * 3
+    judge, start = Tilted(offers, of_kind, 8.0), solve(offers, 700)
+    _, tried = tilt(offers, [of_kind], Known(start, math.inf), 700, False, judge, num_candidates)
+    assert len(judge.asked) == tried == num_candidates
+
+
+def test_kinds_are_attention_and_the_two_ends() -> None:
+    attention, first, last = kinds(16)
+    assert attention == [1.0, 0.0] * 16
+    assert first[0] == first[1] == last[-1] == last[-2] == 1.0
+    assert first == sorted(first, reverse=True) == last[::-1]
+    assert first[2 * 8] < 0.02
 
 
 # --- trials ----------------------------------------------------------------------------------------
@@ -312,7 +379,7 @@ def test_a_level_is_solved_once(checkpoint: Checkpoint, searched: Path, monkeypa
     weight = checkpoint.layer_state(0)[f"{site.consumer}.weight"]
     first = levels.removal(0, site, 40, 1, weight)
     assert first.weight_OI.shape == (48, 40)
-    monkeypatch.delattr("slimgpt.search.levels.solve_site")
+    monkeypatch.delattr("slimgpt.search.levels.removal_order")
     again = levels.removal(0, site, 40, 1, weight)
     assert torch.equal(first.weight_OI, again.weight_OI)
     assert torch.equal(first.kept_N, again.kept_N)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from slimgpt.search.programme import Offer, distance
 
@@ -33,32 +33,30 @@ class Judge(Protocol):
         """What was measured last is where the next ones start from."""
 
 
+class Known(NamedTuple):
+    """The best levels so far, which the judge has adopted, and their loss."""
+
+    levels: list[int]
+    loss: float
+
+
 def exchange(
-    offers: Sequence[Offer],
-    levels: Sequence[int],
-    target: int,
-    at_least: bool,
-    judge: Judge,
-    num_candidates: int,
-    seed: int,
-) -> tuple[list[int], float, float]:
-    """Better levels that come as near to ``target`` as the given ones, and the loss before and after.
+    offers: Sequence[Offer], known: Known, target: int, at_least: bool, judge: Judge, num_candidates: int, seed: int
+) -> Known:
+    """Better levels than the known ones, as near to ``target`` as those.
 
     ``num_candidates`` allocations are tried; those that are worse than what is known are forgotten.
     """
     rng = random.Random(seed)
-    best = list(levels)
-    before = after = judge.measure(best)
-    judge.adopt()
     for _ in range(num_candidates):
-        candidate = _neighbour(offers, best, target, at_least, rng)
+        candidate = _neighbour(offers, known.levels, target, at_least, rng)
         if candidate is None:
             break
         loss = judge.measure(candidate)
-        if loss < after:
+        if loss < known.loss:
             judge.adopt()
-            best, after = candidate, loss
-    return best, before, after
+            known = Known(candidate, loss)
+    return known
 
 
 def _neighbour(

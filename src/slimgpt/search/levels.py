@@ -1,25 +1,28 @@
-"""A database of levels: what each site looks like when it keeps so much, solved once and kept in the search folder.
+"""What a site looks like when it keeps so much: the choices are made once and kept in the search folder.
 
 The inputs' moments are the dense model's, as of the whole search, and the solver is the exact one: a level says what a
-site can be at best, whichever solver prunes in the end.
+site can be at best, whichever solver prunes in the end. Its order of removal is nested, so that one elimination answers
+for every number of units, and a level costs one refit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import safe_open
-from torch import Tensor, empty
+from torch import Tensor
 
 from slimgpt.journal import write_tensors
 from slimgpt.search.cache import read_hessian, read_metric
 from slimgpt.sites import Removal, Site, SolverOptions
+from slimgpt.solvers.finish import finish, keep_all_but
 from slimgpt.solvers.members import solve_site
-from slimgpt.solvers.obs import obs
+from slimgpt.solvers.obs import obs, removal_order
 
 
 class Levels:
-    """Solves what is not there yet.
+    """Chooses where that has not been done yet.
 
     Args:
         folder: of a search that has kept the inputs' moments.
@@ -36,13 +39,27 @@ class Levels:
         Raises:
             NumericalError: a damped Hessian is singular.
         """
-        name = f"{index:05d}-{site.name}-{kept_units}-{kept_members}.safetensors"
-        path = self._folder / "levels" / name
+        options = SolverOptions(self._damping, metric_OO=read_metric(self._folder, index, site.name))
+        hessian_II = read_hessian(self._folder, index, site.name).to(weight_OI.device)
+        if kept_members == site.members:
+            order_N = self._kept(
+                f"{index:05d}-{site.name}",
+                lambda: removal_order(weight_OI, hessian_II, site.num_units, site.num_units, options)[0],
+            )
+            kept_N = keep_all_but(order_N[: site.num_units - kept_units], site.num_units)
+        else:
+            kept_N = self._kept(
+                f"{index:05d}-{site.name}-{kept_units}-{kept_members}",
+                lambda: solve_site(obs, weight_OI, hessian_II, site, kept_units, kept_members, options).kept_N,
+            )
+        return finish(weight_OI, hessian_II, kept_N, options, repair=True)
+
+    def _kept(self, name: str, choose: Callable[[], Tensor]) -> Tensor:
+        """A choice, from the folder where it is there."""
+        path = self._folder / "levels" / f"{name}.safetensors"
         if not path.is_file():
-            options = SolverOptions(self._damping, metric_OO=read_metric(self._folder, index, site.name))
-            hessian_II = read_hessian(self._folder, index, site.name).to(weight_OI.device)
-            solved = solve_site(obs, weight_OI, hessian_II, site, kept_units, kept_members, options)
             path.parent.mkdir(exist_ok=True)
-            write_tensors(path, {"kept": solved.kept_N.cpu(), "weight": solved.weight_OI.cpu().contiguous()})
+            write_tensors(path, {"choice": choose().cpu()})
         with safe_open(path, framework="pt") as file:
-            return Removal(file.get_tensor("kept"), file.get_tensor("weight"), 0.0, empty(0))
+            choice: Tensor = file.get_tensor("choice")
+            return choice

@@ -18,9 +18,10 @@ from slimgpt.journal import write_json
 from slimgpt.outer import head
 from slimgpt.search.allocate import Choices
 from slimgpt.search.cache import LossCurves
-from slimgpt.search.exchange import exchange
+from slimgpt.search.exchange import Known, exchange
 from slimgpt.search.levels import Levels
 from slimgpt.search.programme import solve
+from slimgpt.search.tilt import MAX_CANDIDATES, kinds, tilt
 from slimgpt.search.trial import Trial
 from slimgpt.search_text import tried_windows
 
@@ -68,7 +69,8 @@ def _search(
 ) -> dict[str, Any]:
     config, goal = job.config, job.plan.goal
     choices = Choices.of(curves, goal, config.round_to, config.by_queries)
-    levels = solve(choices.offers, max(goal.removes, 0), goal.at_least)
+    target, num_candidates = max(goal.removes, 0), config.search_candidates
+    levels = solve(choices.offers, target, goal.at_least)
     windows_BT = tried_windows(config, job.windows_BT, job.team.size)
     with head(job.checkpoint, job.device, job.compute_dtype) as logits:
         trial = Trial(
@@ -83,20 +85,24 @@ def _search(
         judge = _Judge(
             trial,
             choices,
-            config.search_candidates,
+            num_candidates,
             stage,
             lambda: tokens(windows_BT.numel() * len(choices.menus) // 2),
         )
-        levels, before, after = exchange(
-            choices.offers, levels, goal.removes, goal.at_least, judge, config.search_candidates, config.seed
+        start = Known(levels, judge.measure(levels))
+        judge.adopt()
+        given = (target, goal.at_least, judge)
+        known, num_tilts = tilt(
+            choices.offers, kinds(len(curves.layers)), start, *given, min(num_candidates, MAX_CANDIDATES)
         )
-    if not math.isfinite(after):
+        known = exchange(choices.offers, known, *given, num_candidates - num_tilts, config.seed)
+    if not math.isfinite(known.loss):
         raise NumericalError(
             "search: the pruned model's predictions are not finite, so that candidates cannot be compared. Try --dtype "
             "bfloat16 or float32, or leave --search-candidates out."
         )
-    layers = [asdict(layer) for layer in choices.layers(levels)]
-    return {"divergence": {"before": before, "after": after}, "layers": layers}
+    layers = [asdict(layer) for layer in choices.layers(known.levels)]
+    return {"divergence": {"before": start.loss, "after": known.loss}, "layers": layers}
 
 
 class _Judge:
