@@ -52,8 +52,8 @@ class PruneConfig(TargetOptions):
 
     search_candidates: int = 0
     """Allocations that the search tries out on calibration text it has not read: up to 24 that weigh attention and the
-    first and last layers anew, then exchanges between two places. What brings the predictions nearer to the dense model's
-    is kept. A candidate costs a forward pass, and the layers stay in memory. 0: none."""
+    first and last layers anew, then exchanges between two places. What brings the predictions nearer to the dense
+    model's is kept. A candidate costs a forward pass, and the layers stay in memory. 0: none."""
 
     layout: Literal["per-layer", "uniform"] = "per-layer"
     """per-layer: every layer has its own sizes (best quality). uniform: one size, loads as a stock class."""
