@@ -2,10 +2,9 @@
 
 The distance is the forward Kullback-Leibler divergence KL(teacher ‖ student) at a temperature τ, times τ² so that
 gradients keep their size (Hinton et al., https://arxiv.org/abs/1503.02531): distillation learns by it, and trials of
-allocations are judged by it. Of the teacher's distribution the K
-likeliest tokens are kept, and all others count as one more outcome: that is the divergence of the two coarser
-distributions, a lower bound that is zero only where those agree, and unlike renormalised top-K it sees mass that leaks
-to the rest.
+allocations are judged by it. Of the teacher's distribution the K likeliest tokens are kept, and all others count as one
+more outcome: that is the divergence of the two coarser distributions, a lower bound that is zero only where those
+agree, and unlike renormalised top-K it sees mass that leaks to the rest.
 
 Shapes: P positions, b of a block · V vocabulary · K tokens kept.
 """
