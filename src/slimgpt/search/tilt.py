@@ -2,7 +2,7 @@
 
 The curves are those of single sites of the dense model. Where much goes, they are wrong in the same way for sites of
 the same kind: what is left of attention, say, or of the first layers, whose errors pass through all that is damaged
-behind them, is worth more than its curves say. A handful of factors mends most of that, so they come before exchanges
+behind them, is worth more than its curves say. A handful of factors mends much of that, so they come before exchanges
 between single sites, which need many more trials for it.
 
 The factors are sought one at a time by steps that shrink: Hooke & Jeeves, "Direct search" solution of numerical and
