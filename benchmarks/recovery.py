@@ -53,6 +53,8 @@ class Options:
     """Rows in a step of those (the paper's 64 would leave 15 steps of a thousand instructions)."""
     long_steps: int = 400
     """Optimiser steps of the recipe's own distillation."""
+    long_flags: tuple[str, ...] = ()
+    """More flags for that one."""
     max_tokens: int | None = None
     limit: int | None = None
     """Rows of each task."""
@@ -101,7 +103,7 @@ def cells(options: Options) -> list[Cell]:
             "pruned",
             distill,
             options.calibration,
-            (*teacher, "--max-steps", str(options.long_steps)),
+            (*teacher, "--max-steps", str(options.long_steps), *options.long_flags),
         ),
     ]
 

@@ -29,9 +29,10 @@ class Rows(Dataset[Item]):
         return self._rows[index], self._store[index] if self._store is not None else None
 
 
-def make_batch(items: Sequence[Item]) -> dict[str, Tensor]:
-    """Collate rows; their targets follow one another, in the order of the learned positions of the batch."""
-    batch = collate([row for row, _ in items])
+def make_batch(items: Sequence[Item], length: int = 0) -> dict[str, Tensor]:
+    """Collate rows, padded to ``length`` at least; their targets follow one another, in the order of the learned
+    positions of the batch."""
+    batch = collate([row for row, _ in items], length)
     targets = [of_row for _, of_row in items if of_row is not None]
     for name, parts in zip(Targets._fields, zip(*targets, strict=True), strict=False):
         batch[name] = torch.cat(parts)

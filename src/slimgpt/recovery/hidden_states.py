@@ -1,6 +1,6 @@
 """How far a pruned model's residual stream is from the dense model's, for distillation.
 
-Shapes: B rows · T tokens · P learned positions · D residual width.
+Shapes: B rows · T tokens · D residual width.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def hidden_state_error(student: Sequence[Tensor], teacher: Sequence[Tensor], lea
     attention sinks, and pruning moves some of them to tokens where the teacher has none: there the squared error is
     thousands of times the squared length, and without the logarithm one such token would steer the whole step.
     """
-    errors = [
-        _relative_error(ours[:, :-1][learned_BT].float(), theirs[:, :-1][learned_BT].float()).log1p().sum()
+    errors_BT = [
+        _relative_error(ours[:, :-1].float(), theirs[:, :-1].float()).log1p()
         for ours, theirs in zip(student, teacher, strict=True)
     ]
-    return torch.stack(errors).mean()
+    return torch.stack(errors_BT).mean(0)[learned_BT].sum()
 
 
-def _relative_error(ours_PD: Tensor, theirs_PD: Tensor) -> Tensor:
-    return (ours_PD - theirs_PD).square().sum(-1) / theirs_PD.square().sum(-1).clamp_min(LEAST)
+def _relative_error(ours_BTD: Tensor, theirs_BTD: Tensor) -> Tensor:
+    return (ours_BTD - theirs_BTD).square().sum(-1) / theirs_BTD.square().sum(-1).clamp_min(LEAST)

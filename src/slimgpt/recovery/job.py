@@ -20,7 +20,7 @@ from slimgpt.errors import ConfigError, ModelError
 from slimgpt.job import versions
 from slimgpt.journal import Journal
 from slimgpt.model_checks import check_context
-from slimgpt.recovery import lora, rows, targets
+from slimgpt.recovery import compiling, lora, rows, targets
 from slimgpt.recovery.packing import Row
 from slimgpt.recovery.teacher import Teacher, open_teacher
 from slimgpt.schema import RECORD
@@ -112,6 +112,8 @@ def prepare(config: RecoverConfig) -> Job:
             f"first, by slimgpt prune {config.model} FOLDER --ratio 0 --layout uniform."
         )
     check_context(checkpoint.config, config.seqlen)
+    if config.compile:
+        compiling.check(device)
     if not config.full:
         lora.adapted_paths(checkpoint)
     tokenizer = checkpoint.tokenizer()

@@ -81,9 +81,10 @@ def pack(rows: Sequence[Row], seqlen: int) -> list[Row]:
     return packed
 
 
-def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
-    """A batch for a causal LM, ``input_ids``, ``labels`` and ``position_ids`` (B x T), padded to its longest row."""
-    length = max(len(row.ids) for row in rows)
+def collate(rows: Sequence[Row], length: int = 0) -> dict[str, Tensor]:
+    """A batch for a causal LM, ``input_ids``, ``labels`` and ``position_ids`` (B x T), padded to its longest row, or to
+    ``length`` where that is more."""
+    length = max(length, *(len(row.ids) for row in rows))
     return {
         "input_ids": _padded([row.ids for row in rows], lambda missing: [0] * missing, length),
         "labels": _padded([row.labels for row in rows], lambda missing: [IGNORED] * missing, length),

@@ -20,7 +20,7 @@ from slimgpt.config import RecoverConfig
 from slimgpt.errors import NumericalError
 from slimgpt.job import versions
 from slimgpt.loading import load_as
-from slimgpt.recovery import lora, movement, save, targets, teacher
+from slimgpt.recovery import compiling, lora, movement, save, targets, teacher
 from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
@@ -119,6 +119,8 @@ def _taught(job: Job, observer: Observer) -> targets.TargetStore:
 
 def _trainer(job: Job, store: targets.TargetStore | None, observer: Observer) -> RecoveryTrainer:
     hidden_teacher = _loaded_teacher(job) if job.config.hidden_weight else None
+    if hidden_teacher is not None and job.config.compile and not job.config.teacher_streamed:
+        compiling.compile_layers(hidden_teacher.get_submodule(job.checkpoint.family.layers))
     fresh = _last_checkpoint(job) is None
     model = _learner(job)
     trainer = RecoveryTrainer(model, job, store, hidden_teacher, observer, measure_first=fresh)
@@ -132,6 +134,8 @@ def _learner(job: Job) -> Any:
     """The model that learns, with what learns of it in float32."""
     transformers.set_seed(job.config.seed)  # of the adapters
     model = load_as(job.checkpoint.path, torch.float32 if job.config.full else _compute_dtype(job))
+    if job.config.compile:
+        compiling.compile_layers(model.get_submodule(job.checkpoint.family.layers))
     if job.device.type == "cpu" and job.config.seqlen <= PLAIN_ATTENTION:
         model.set_attn_implementation("eager")
     if job.config.full:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from transformers import (
 
 from slimgpt.errors import NumericalError
 from slimgpt.predictions import Targets, divergence_loss, targets_of
+from slimgpt.recovery import compiling
 from slimgpt.recovery.batches import Rows, make_batch, take_targets
 from slimgpt.recovery.hidden_states import hidden_state_error
 from slimgpt.recovery.job import Job
@@ -80,7 +82,7 @@ class RecoveryTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments(job, measure_first),
-            data_collator=make_batch,
+            data_collator=partial(make_batch, length=job.config.seqlen if job.config.compile else 0),
             train_dataset=Rows(job.train, store),
             eval_dataset=Rows(job.held_out),
             compute_metrics=_perplexity,
@@ -132,7 +134,7 @@ class RecoveryTrainer(Trainer):
         """Of each row the summed negative log-likelihood and the number of tokens it is over, B each."""
         inputs = self._prepare_inputs(inputs)
         labels_BT = inputs.pop("labels")
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.compute_loss_context_manager(), compiling.as_written():
             logits_BTV = model(**inputs, use_cache=False).logits
             rows = zip(logits_BTV.split(1), labels_BT.split(1), strict=True)
             nll_B = torch.stack([_negative_log_likelihood(*row) for row in rows])
