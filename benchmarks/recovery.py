@@ -53,8 +53,8 @@ class Options:
     """Rows in a step of those (the paper's 64 would leave 15 steps of a thousand instructions)."""
     long_steps: int = 400
     """Optimiser steps of the recipe's own distillation."""
-    long_flags: tuple[str, ...] = ()
-    """More flags for that one."""
+    long_epochs: float = 1.0
+    """Passes over the calibration text that they take."""
     max_tokens: int | None = None
     limit: int | None = None
     """Rows of each task."""
@@ -90,6 +90,8 @@ class Cell:
 def cells(options: Options) -> list[Cell]:
     equal = ("--max-steps", str(options.steps), "--batch-size", str(options.batch_size), "--warmup", "10")
     equal += ("--eval-every", str(max(1, options.steps // 2)))
+    long = ("--max-steps", str(options.long_steps), "--epochs", str(options.long_epochs))
+    long += ("--micro-batch-size", "8", "--compile")
     teacher = ("--teacher", options.model)
     lora, distill = "recover-lora.yaml", "recover-distill.yaml"
     return [
@@ -103,7 +105,7 @@ def cells(options: Options) -> list[Cell]:
             "pruned",
             distill,
             options.calibration,
-            (*teacher, "--max-steps", str(options.long_steps), *options.long_flags),
+            (*teacher, *long),
         ),
     ]
 
