@@ -14,17 +14,19 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 from tyro.conf import Positional
 
 from slimgpt import PruneConfig, load_model, perplexity, prune
-from slimgpt.config import EvalConfig
+from slimgpt.calibration import windows
+from slimgpt.config import EvalConfig, RecoverConfig, read_recipe
 from slimgpt.evaluation import evaluate, read_text, suite
+from slimgpt.recovery import recover
 
 DENSE, PAPER = "dense", "the paper"
 METHODS: dict[str, dict[str, Any]] = {
@@ -52,6 +54,12 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """Options of ``slimgpt prune``; ``steps`` prunes so many times, each time by an equal part of the ratio."""
 
+DISTILLED = {f"{method}, then distilled": method for method in (PAPER, "searched", "all together")}
+"""Models of a method that go on to learn from the dense one, on the very windows they were calibrated with."""
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "recover-distill.yaml"
+DISTILLATION: dict[str, Any] = {"epochs": 4.0, "keep": "last"}
+
 EXEMPT_FIRST, EXEMPT_LAST = 4, 3
 """Layers that *ends exempt* leaves whole, as LLM-Pruner does (https://arxiv.org/abs/2305.11627)."""
 
@@ -73,8 +81,8 @@ class Options:
     task_data: str
     work: Path
     """Folder for searches and models."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    quoted: tuple[str, ...] = (DENSE, PAPER, "log curve", "searched", "all together")
+    methods: tuple[str, ...] = (*METHODS, *DISTILLED)
+    quoted: tuple[str, ...] = (DENSE, PAPER, "log curve", "searched", "all together", *DISTILLED)
     """Methods to measure on the test text and the tasks."""
     out: Path = Path("benchmarks/results/ablation.jsonl")
     ratios: tuple[float, ...] = (0.25, 0.5)
@@ -169,6 +177,8 @@ def made(options: Options, cell: Cell) -> str:
     """The cell's model, pruned first where it is not there. Searches of the dense model serve all cells of a seed."""
     if cell.method == DENSE:
         return options.model
+    if cell.method in DISTILLED:
+        return distilled(options, cell)
     folder, settings = cell.folder(options), dict(METHODS[cell.method])
     num_steps = settings.pop("steps", 1)
     if settings["allocation"] == "ends exempt":
@@ -191,12 +201,35 @@ def made(options: Options, cell: Cell) -> str:
     return config.out
 
 
+def distilled(options: Options, cell: Cell) -> str:
+    """The model of another cell after it has learned from the dense model."""
+    out = cell.folder(options)
+    if not out.exists():
+        pruned = made(options, replace(cell, method=DISTILLED[cell.method]))
+        data = str(calibration_text(options, cell.seed))
+        settings = read_recipe(str(RECIPE), RecoverConfig) | DISTILLATION
+        recover(RecoverConfig(pruned, str(out), data, options.model, seed=cell.seed, **settings))
+    return str(out)
+
+
+def calibration_text(options: Options, seed: int) -> Path:
+    """The calibration windows of a seed, one a line."""
+    path = options.work / f"calibration-{seed}.jsonl"
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    windows_BT = windows(options.calibration, tokenizer, options.samples, options.seqlen, seed)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in tokenizer.batch_decode(windows_BT)))
+    return path
+
+
 def cost(options: Options, cell: Cell) -> dict[str, Any]:
     """What making the cell's model took."""
     if cell.method == DENSE:
         return {}
-    records = [json.loads(path.read_text()) for path in sorted(cell.folder(options).glob("*/slimgpt.json"))]
+    pruned = replace(cell, method=DISTILLED.get(cell.method, cell.method))
+    records = [json.loads(path.read_text()) for path in sorted(pruned.folder(options).glob("*/slimgpt.json"))]
     seconds = [record["cost"]["seconds"] for record in records]
+    if cell.method in DISTILLED:
+        seconds.append(json.loads((cell.folder(options) / "slimgpt.json").read_text())["recovery"][-1]["seconds"])
     return {
         "parameters": records[-1]["parameters"]["after"],
         "seconds": sum(sum(stages.values()) for stages in seconds),
