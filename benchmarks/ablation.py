@@ -14,7 +14,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,10 +52,11 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "log curve, the model's own text": {"allocation": "log", "calibration": "self"},
 }
-"""Options of ``slimgpt prune``; ``steps`` prunes so many times, each time by an equal part of the ratio."""
+"""Options of ``slimgpt prune``; ``steps`` prunes so many times, each time by an equal part of the ratio, and ``distil``
+has every step's model learn from the dense one, on the very windows it was calibrated with."""
 
-DISTILLED = {f"{method}, then distilled": method for method in (PAPER, "searched", "all together")}
-"""Models of a method that go on to learn from the dense one, on the very windows they were calibrated with."""
+DISTILLED = (PAPER, "searched", "all together")
+METHODS |= {f"{method}, distilled": METHODS[method] | {"distil": True} for method in DISTILLED}
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "recover-distill.yaml"
 DISTILLATION: dict[str, Any] = {"epochs": 4.0, "keep": "last"}
@@ -81,8 +82,8 @@ class Options:
     task_data: str
     work: Path
     """Folder for searches and models."""
-    methods: tuple[str, ...] = (*METHODS, *DISTILLED)
-    quoted: tuple[str, ...] = (DENSE, PAPER, "log curve", "searched", "all together", *DISTILLED)
+    methods: tuple[str, ...] = tuple(METHODS)
+    quoted: tuple[str, ...] = (DENSE, "log curve", *DISTILLED, *(f"{method}, distilled" for method in DISTILLED))
     """Methods to measure on the test text and the tasks."""
     out: Path = Path("benchmarks/results/ablation.jsonl")
     ratios: tuple[float, ...] = (0.25, 0.5)
@@ -177,18 +178,17 @@ def made(options: Options, cell: Cell) -> str:
     """The cell's model, pruned first where it is not there. Searches of the dense model serve all cells of a seed."""
     if cell.method == DENSE:
         return options.model
-    if cell.method in DISTILLED:
-        return distilled(options, cell)
     folder, settings = cell.folder(options), dict(METHODS[cell.method])
-    num_steps = settings.pop("steps", 1)
+    num_steps, distils = settings.pop("steps", 1), settings.pop("distil", False)
+    model = options.model
     if settings["allocation"] == "ends exempt":
         settings["allocation"] = str(ends_exempt(options))
     for step in range(1, num_steps + 1):
         before, after = (1 - cell.ratio * done / num_steps for done in (step - 1, step))
         shared = settings["allocation"] == "searched" and step == 1
         config = PruneConfig(
-            options.model if step == 1 else str(folder / str(step - 1)),
-            str(folder / str(step)),
+            model,
+            str(folder / f"{step}-pruned"),
             ratio=1 - after / before,
             seed=cell.seed,
             samples=options.samples,
@@ -198,23 +198,23 @@ def made(options: Options, cell: Cell) -> str:
         )
         if not Path(config.out).exists():
             prune(config)
-    return config.out
+        model = distilled(options, config) if distils else config.out
+    return model
 
 
-def distilled(options: Options, cell: Cell) -> str:
-    """The model of another cell after it has learned from the dense model."""
-    out = cell.folder(options)
-    if not out.exists():
-        pruned = made(options, replace(cell, method=DISTILLED[cell.method]))
-        data = str(calibration_text(options, cell.seed))
+def distilled(options: Options, pruned: PruneConfig) -> str:
+    """A pruned model after it has learned from the dense one."""
+    out = pruned.out.replace("-pruned", "-distilled")
+    if not Path(out).exists():
         settings = read_recipe(str(RECIPE), RecoverConfig) | DISTILLATION
-        recover(RecoverConfig(pruned, str(out), data, options.model, seed=cell.seed, **settings))
-    return str(out)
+        data = str(calibration_text(options, pruned.seed))
+        recover(RecoverConfig(pruned.out, out, data, options.model, seed=pruned.seed, **settings))
+    return out
 
 
 def calibration_text(options: Options, seed: int) -> Path:
     """The calibration windows of a seed, one a line."""
-    path = options.work / f"calibration-{seed}.jsonl"
+    path = options.work / f"calibration-{options.samples}x{options.seqlen}-{seed}.jsonl"
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     windows_BT = windows(options.calibration, tokenizer, options.samples, options.seqlen, seed)
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in tokenizer.batch_decode(windows_BT)))
@@ -225,13 +225,14 @@ def cost(options: Options, cell: Cell) -> dict[str, Any]:
     """What making the cell's model took."""
     if cell.method == DENSE:
         return {}
-    pruned = replace(cell, method=DISTILLED.get(cell.method, cell.method))
-    records = [json.loads(path.read_text()) for path in sorted(pruned.folder(options).glob("*/slimgpt.json"))]
-    seconds = [record["cost"]["seconds"] for record in records]
-    if cell.method in DISTILLED:
-        seconds.append(json.loads((cell.folder(options) / "slimgpt.json").read_text())["recovery"][-1]["seconds"])
+    pruned, learned = (
+        [json.loads(path.read_text()) for path in sorted(cell.folder(options).glob(f"*-{kind}/slimgpt.json"))]
+        for kind in ("pruned", "distilled")
+    )
+    seconds = [record["cost"]["seconds"] for record in pruned]
+    seconds += [record["recovery"][-1]["seconds"] for record in learned]
     return {
-        "parameters": records[-1]["parameters"]["after"],
+        "parameters": pruned[-1]["parameters"]["after"],
         "seconds": sum(sum(stages.values()) for stages in seconds),
         "search_seconds": sum(stages.get("search", 0.0) for stages in seconds),
     }
