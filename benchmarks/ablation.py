@@ -255,9 +255,11 @@ def report(options: Options, rows: Sequence[dict[str, Any]]) -> str:
             "# Quality by method",
             "",
             f"Perplexity on the first {options.max_tokens:,} tokens of each text; calibration {options.samples} x "
-            f"{options.seqlen} tokens, no fine-tuning. Geometric mean over seeds (their number in brackets). *Cut*: "
-            "how much smaller the log-perplexity gap to the dense model is than the paper's method leaves it, over the "
-            f"same seeds. All but the paper's have the exact solver. {options.note}",
+            f"{options.seqlen} tokens, no fine-tuning but in *distilled*: the model, after each pruning step, has "
+            f"learned from the dense one for {DISTILLATION['epochs']:.0f} epochs of those same tokens. Geometric mean "
+            "over seeds (their number in brackets). *Cut*: how much smaller the log-perplexity gap to the dense model "
+            "is than the paper's method leaves it, over the same seeds. All but the paper's have the exact solver. "
+            f"{options.note}",
             "",
             f"## Validation texts, windows of {options.window}: what choices are made on",
             "",
