@@ -25,9 +25,9 @@ def check(device: torch.device) -> None:
     try:
         torch.compile(torch.neg)(torch.ones(2, device=device))
     except Exception as error:  # of the compiler, of the operating system, of torch
-        last = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
-            f"--compile: torch.compile does not work here ({last[0]}). It needs a C++ compiler such as g++ for a CPU, "
+            f"--compile: torch.compile does not work here ({lines[0]}). It needs a C++ compiler such as g++ for a CPU, "
             "and Triton for a GPU: install it, or leave --compile out."
         ) from error
 
