@@ -128,7 +128,7 @@ class RecoverConfig:
     """Recompute activations in the backward pass: less memory, a third slower."""
 
     compile: bool = False
-    """Compile the decoder layers by torch.compile: on a CPU a step takes a third less time after a minute or two (needs
+    """Compile the decoder layers by torch.compile: on a CPU a step takes a fifth less time, after one or two minutes (needs
     a C++ compiler; a GPU needs Triton)."""
 
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
