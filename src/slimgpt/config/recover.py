@@ -128,8 +128,8 @@ class RecoverConfig:
     """Recompute activations in the backward pass: less memory, a third slower."""
 
     compile: bool = False
-    """Compile the decoder layers by torch.compile: on a CPU a step takes a fifth less time, after one or two minutes (needs
-    a C++ compiler; a GPU needs Triton)."""
+    """Compile the decoder layers by torch.compile: on a CPU a step takes a fifth less time, after one or two minutes
+    (needs a C++ compiler; a GPU needs Triton)."""
 
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """Of the matrix products; auto takes bfloat16 where the device has it. With --full the weights that the optimiser
