@@ -198,18 +198,19 @@ def made(options: Options, cell: Cell) -> str:
         )
         if not Path(config.out).exists():
             prune(config)
-        model = distilled(options, config) if distils else config.out
+        model = config.out
+        if distils:
+            model = distilled(options, model, folder / f"{step}-distilled", cell.seed)
     return model
 
 
-def distilled(options: Options, pruned: PruneConfig) -> str:
+def distilled(options: Options, pruned: str, out: Path, seed: int) -> str:
     """A pruned model after it has learned from the dense one."""
-    out = pruned.out.replace("-pruned", "-distilled")
-    if not Path(out).exists():
+    if not out.exists():
         settings = read_recipe(str(RECIPE), RecoverConfig) | DISTILLATION
-        data = str(calibration_text(options, pruned.seed))
-        recover(RecoverConfig(pruned.out, out, data, options.model, seed=pruned.seed, **settings))
-    return out
+        data = str(calibration_text(options, seed))
+        recover(RecoverConfig(pruned, str(out), data, options.model, seed=seed, **settings))
+    return str(out)
 
 
 def calibration_text(options: Options, seed: int) -> Path:
