@@ -59,7 +59,8 @@ DISTILLED = (PAPER, "searched", "all together")
 METHODS |= {f"{method}, distilled": METHODS[method] | {"distil": True} for method in DISTILLED}
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "recover-distill.yaml"
-DISTILLATION: dict[str, Any] = {"epochs": 4.0, "keep": "last"}
+DISTILLATION: dict[str, Any] = {"epochs": 4.0, "label_share": 0.0, "keep": "last"}
+"""Four passes over so little text learn it by heart, so nothing is learned from the text itself."""
 
 EXEMPT_FIRST, EXEMPT_LAST = 4, 3
 """Layers that *ends exempt* leaves whole, as LLM-Pruner does (https://arxiv.org/abs/2305.11627)."""

@@ -53,8 +53,8 @@ class Options:
     """Rows in a step of those (the paper's 64 would leave 15 steps of a thousand instructions)."""
     long_steps: int = 400
     """Optimiser steps of the recipe's own distillation."""
-    long_epochs: float = 1.0
-    """Passes over the calibration text that they take."""
+    mix_share: float = 0.2
+    """Share of instructions among their rows."""
     max_tokens: int | None = None
     limit: int | None = None
     """Rows of each task."""
@@ -90,8 +90,8 @@ class Cell:
 def cells(options: Options) -> list[Cell]:
     equal = ("--max-steps", str(options.steps), "--batch-size", str(options.batch_size), "--warmup", "10")
     equal += ("--eval-every", str(max(1, options.steps // 2)))
-    long = ("--max-steps", str(options.long_steps), "--epochs", str(options.long_epochs))
-    long += ("--micro-batch-size", "8", "--compile")
+    long = ("--max-steps", str(options.long_steps), "--micro-batch-size", "8", "--compile")
+    long += ("--mix", options.instructions, "--mix-share", str(options.mix_share))
     teacher = ("--teacher", options.model)
     lora, distill = "recover-lora.yaml", "recover-distill.yaml"
     return [
@@ -100,13 +100,8 @@ def cells(options: Options) -> list[Cell]:
         Cell("pruned, LoRA on instructions", "pruned", lora, options.instructions, equal),
         Cell("dense, LoRA on instructions", "dense", lora, options.instructions, equal),
         Cell("pruned, distilled, equal steps", "pruned", distill, options.calibration, (*teacher, *equal)),
-        Cell(
-            "pruned, distilled",
-            "pruned",
-            distill,
-            options.calibration,
-            (*teacher, *long),
-        ),
+        Cell("dense, distilled, equal steps", "dense", distill, options.calibration, (*teacher, *equal)),
+        Cell("pruned, distilled", "pruned", distill, options.calibration, (*teacher, *long)),
     ]
 
 

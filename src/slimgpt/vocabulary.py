@@ -44,6 +44,18 @@ def token_loss(label_P: Tensor) -> BlockLoss:
     return loss_of
 
 
+def blended(first: BlockLoss, second: BlockLoss, share: float) -> BlockLoss:
+    """(1 − share) of one loss and ``share`` of another of the same logits."""
+
+    def loss_of(logits_bV: Tensor, block: slice) -> Tensor:
+        other_bV = logits_bV.clone()
+        total = torch.lerp(first(logits_bV, block), second(other_bV, block), share)
+        logits_bV.lerp_(other_bV, share)
+        return total
+
+    return loss_of
+
+
 def exponentiate_(logits_bV: Tensor) -> tuple[Tensor, Tensor]:
     """Turn logits into softmax's numerators, in place; their sums, and the logs of the normalisers (each b x 1)."""
     largest_b1 = logits_bV.amax(-1, keepdim=True)

@@ -59,6 +59,8 @@ STORED_AND_BESIDE = ["--teacher", "MODEL", "--hidden-weight", "1", "--teacher-ca
         (["MODEL", "OUT", "--data", "DATA", "--dropout", "1"], "--dropout 1.0 is outside [0, 1)"),
         (["MODEL", "OUT", "--data", "DATA", "--held-out", "0"], "leaves nothing to choose the best checkpoint by"),
         (["MODEL", "OUT", "--data", "DATA", "--hidden-weight", "1"], "need --teacher DENSE"),
+        (["MODEL", "OUT", "--data", "DATA", "--label-share", "0.3"], "need --teacher DENSE"),
+        (["MODEL", "OUT", "--data", "DATA", "--teacher", "MODEL", "--label-share", "1"], "outside [0, 1)"),
         (["MODEL", "OUT", "--data", "DATA", *STORED_AND_BESIDE], "with --hidden-weight the teacher runs at each step"),
         (["MODEL", "OUT", "--data", "DATA", "--train-embeddings"], "--train-embeddings is for --full"),
         (["MODEL", "OUT", "--data", "DATA", "--full", "--keep-adapter"], "so there is no adapter"),

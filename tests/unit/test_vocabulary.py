@@ -12,7 +12,7 @@ from torch.nn import functional
 from slimgpt.predictions import Targets, divergence_loss, targets_of
 from slimgpt.recovery.packing import IGNORED, learned
 from slimgpt.vocabulary import BLOCK as BLOCKS
-from slimgpt.vocabulary import BlockLoss, summed_loss, token_loss
+from slimgpt.vocabulary import BlockLoss, blended, summed_loss, token_loss
 
 BLOCK = BLOCKS["cpu"]
 B, T, V = 3, 2 * BLOCK, 50
@@ -40,6 +40,11 @@ def predictions(label_P: Tensor) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]
     return divergence_loss(targets, 2.0), lambda logits_PV: coarse_divergence(logits_PV, targets, 2.0)
 
 
+def both(label_P: Tensor) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]:
+    (ours, whole), (other, other_whole) = predictions(label_P), tokens(label_P)
+    return blended(ours, other, 0.3), lambda logits_PV: 0.7 * whole(logits_PV) + 0.3 * other_whole(logits_PV)
+
+
 def coarse_divergence(logits_PV: Tensor, targets: Targets, temperature: float) -> Tensor:
     """The divergence of distributions over the kept tokens and one outcome more, for autograd to differentiate."""
     prob_PV = (logits_PV.double() / temperature).softmax(-1)
@@ -49,7 +54,7 @@ def coarse_divergence(logits_PV: Tensor, targets: Targets, temperature: float) -
     return temperature**2 * functional.kl_div(student, teacher, reduction="sum", log_target=True)
 
 
-@pytest.mark.parametrize("loss", [tokens, predictions])
+@pytest.mark.parametrize("loss", [tokens, predictions, both])
 def test_value_and_gradient_are_those_of_all_positions_at_once(labels_BT: Tensor, loss: Callable[..., object]) -> None:
     learned_BT = learned(labels_BT)
     blockwise, whole = loss(labels_BT[:, 1:][learned_BT])  # type: ignore[misc]

@@ -99,6 +99,10 @@ class RecoverConfig:
     top_k: int = 64
     """Distillation: the teacher's likeliest tokens that are kept for each position; the others count as one."""
 
+    label_share: float = 0.0
+    """Distillation: share of the text's own tokens in the loss over the vocabulary; the rest is the teacher's
+    predictions (Hinton et al., https://arxiv.org/abs/1503.02531)."""
+
     hidden_weight: float = 0.0
     """Distillation: weight of the hidden states' relative error, by layer (runs the teacher at each step)."""
 
@@ -164,7 +168,7 @@ class RecoverConfig:
         for name in ("hidden_weight", "weight_decay"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 0 or more.")
-        for name in ("dropout", "mix_share", "held_out"):
+        for name in ("dropout", "mix_share", "label_share", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)} is outside [0, 1).")
         if self.held_out == 0:
@@ -173,8 +177,12 @@ class RecoverConfig:
 
     def _check_together(self) -> None:
         """Options that mean nothing without another one."""
-        if self.teacher is None and (self.hidden_weight or self.teacher_cache or self.teacher_streamed):
-            raise ConfigError("--hidden-weight, --teacher-cache and --teacher-streamed need --teacher DENSE.")
+        if self.teacher is None and any(
+            (self.label_share, self.hidden_weight, self.teacher_cache, self.teacher_streamed)
+        ):
+            raise ConfigError(
+                "--label-share, --hidden-weight, --teacher-cache and --teacher-streamed need --teacher DENSE."
+            )
         if self.hidden_weight and self.teacher_cache:
             raise ConfigError("--teacher-cache: with --hidden-weight the teacher runs at each step. Drop one.")
         if self.train_embeddings and not self.full:

@@ -34,7 +34,7 @@ from slimgpt.recovery.hidden_states import hidden_state_error
 from slimgpt.recovery.job import Job
 from slimgpt.recovery.packing import learned
 from slimgpt.recovery.targets import TargetStore
-from slimgpt.vocabulary import BlockLoss, summed_loss, token_loss
+from slimgpt.vocabulary import BlockLoss, blended, summed_loss, token_loss
 
 LOGS = 100  # losses noted in a run
 
@@ -120,7 +120,11 @@ class RecoveryTrainer(Trainer):
         return self._teacher(**inputs, use_cache=False, output_hidden_states=True)
 
     def _loss_of(self, label_P: Tensor, targets: Targets | None) -> BlockLoss:
-        return token_loss(label_P) if targets is None else divergence_loss(targets, self._settings.temperature)
+        tokens, share = token_loss(label_P), self._settings.label_share
+        if targets is None:
+            return tokens
+        predictions = divergence_loss(targets, self._settings.temperature)
+        return blended(predictions, tokens, share) if share else predictions
 
     def compute_loss_context_manager(self) -> ExitStack[Any]:
         """bfloat16 matrix products, by us: accelerate's own way turns all logits to float32 on leaving the model."""
