@@ -102,6 +102,7 @@ def cells(options: Options) -> list[Cell]:
         Cell("pruned, distilled, equal steps", "pruned", distill, options.calibration, (*teacher, *equal)),
         Cell("dense, distilled, equal steps", "dense", distill, options.calibration, (*teacher, *equal)),
         Cell("pruned, distilled", "pruned", distill, options.calibration, (*teacher, *long)),
+        Cell("dense, distilled", "dense", distill, options.calibration, (*teacher, *long)),
     ]
 
 
