@@ -60,7 +60,7 @@ METHODS |= {f"{method}, distilled": METHODS[method] | {"distil": True} for metho
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "recover-distill.yaml"
 DISTILLATION: dict[str, Any] = {"epochs": 4.0, "label_share": 0.0, "keep": "last"}
-"""Four passes over so little text learn it by heart, so nothing is learned from the text itself."""
+"""How *distilled* learns: from the dense model alone, so that no gain is calibration text learned by heart."""
 
 EXEMPT_FIRST, EXEMPT_LAST = 4, 3
 """Layers that *ends exempt* leaves whole, as LLM-Pruner does (https://arxiv.org/abs/2305.11627)."""
