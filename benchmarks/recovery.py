@@ -153,7 +153,8 @@ def trained(options: Options, cell: Cell) -> dict[str, Any]:
         "cpu_seconds",
         "held_out",
     )
-    return {key: entry[key] for key in (*kept, "device")} | {"epochs": entry["options"]["epochs"]}
+    passes = entry["steps"] * entry["options"]["batch_size"] / entry["rows"]
+    return {key: entry[key] for key in (*kept, "device")} | {"passes": round(passes, 4)}
 
 
 def measured(options: Options, cell: Cell) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def line(row: dict[str, Any], rows: Sequence[dict[str, Any]], tasks: Sequence[st
         *(f"{row[f'perplexity_{window}']:.2f}" for window in WINDOWS),
         *(gap_closed(row, rows, f"perplexity_{window}") for window in WINDOWS),
         f"{row['steps']:,}" if "steps" in row else "",
-        f"{row['tokens'] * row['epochs']:,.0f}" if "tokens" in row else "",
+        f"{row['tokens'] * row['passes']:,.0f}" if "tokens" in row else "",
         f"{seconds / 60:.1f}" if seconds else "",
         f"{row['cpu_seconds'] / 60:.1f}" if seconds else "",
         *(f"{row['accuracy'][task]:.3f}" for task in tasks),

@@ -151,12 +151,16 @@ def test_hidden_states_may_be_matched_too(shop: Shop, tmp_path: Path) -> None:
     assert found[10.0] < found[0.0]
 
 
-@pytest.mark.parametrize("hidden_weight", [0.0, 1e-12], ids=["teacher ahead", "teacher beside"])
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"hidden_weight": 1e-12}, {"temperature": 2.0}],
+    ids=["teacher ahead", "teacher beside", "other temperature"],
+)
 def test_the_texts_own_tokens_are_learned_beside_the_teachers_predictions(
-    shop: Shop, tmp_path: Path, hidden_weight: float
+    shop: Shop, tmp_path: Path, how: dict[str, float]
 ) -> None:
     """A model that is its own teacher has nothing but rounding to learn from it."""
-    given = {"teacher": str(shop.pruned), "full": True, "hidden_weight": hidden_weight, "keep": "last"}
+    given = {"teacher": str(shop.pruned), "full": True, "keep": "last", **how}
     before = held_out_perplexity(shop.pruned)
     after = {
         share: held_out_perplexity(recover(options(shop, tmp_path / f"{share}", label_share=share, **given)).path)

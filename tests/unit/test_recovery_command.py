@@ -14,6 +14,7 @@ from recovery_shop import SETTINGS, Shop, options
 from slimgpt import cli
 from slimgpt.config import RecoverConfig, read_recipe
 from slimgpt.errors import ConfigError, NumericalError
+from slimgpt.predictions import divergence_loss
 from slimgpt.recovery import recover
 
 # --- bad input ---------------------------------------------------------------------------------------
@@ -83,8 +84,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_a_loss_that_is_no_number_stops_the_run(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from slimgpt.recovery import trainer
 
-    def no_number(targets: Any, temperature: float) -> Any:
-        return lambda logits_bV, block: logits_bV.sum() * float("nan")
+    def no_number(targets: Any) -> Any:
+        loss_of = divergence_loss(targets)
+        return lambda log_prob, block: loss_of(lambda token_bK: log_prob(token_bK) * float("nan"), block)
 
     monkeypatch.setattr(trainer, "divergence_loss", no_number)
     with pytest.raises(NumericalError, match=r"training loss is nan at step 1: lower --learning-rate"):

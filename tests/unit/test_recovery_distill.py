@@ -81,7 +81,7 @@ def test_what_is_stored_is_what_a_fresh_teacher_says(tmp_path: Path) -> None:
         for number in (0, 3, targets.SHARD - 1, targets.SHARD, len(rows) - 1):
             row = rows[number]
             logits_TV = tiny_llama.make_model()(input_ids=torch.tensor([row.ids])).logits[0, :-1]
-            fresh = targets_of(logits_TV[learned(torch.tensor([row.labels]))[0]], 8, 1.0)
+            fresh = targets_of(logits_TV[None], learned(torch.tensor([row.labels])), 8, 1.0)
             torch.testing.assert_close(store[number].log_prob_PK, fresh.log_prob_PK, rtol=2e-3, atol=2e-3)
             assert (store[number].token_PK == fresh.token_PK).float().mean() > 0.98
             assert len(store[number].token_PK) == num_learned(row)

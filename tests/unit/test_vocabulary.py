@@ -12,7 +12,7 @@ from torch.nn import functional
 from slimgpt.predictions import Targets, divergence_loss, targets_of
 from slimgpt.recovery.packing import IGNORED, learned
 from slimgpt.vocabulary import BLOCK as BLOCKS
-from slimgpt.vocabulary import BlockLoss, blended, summed_loss, token_loss
+from slimgpt.vocabulary import BlockLoss, LogProb, Slope, blended, summed_loss, token_loss
 
 BLOCK = BLOCKS["cpu"]
 B, T, V = 3, 2 * BLOCK, 50
@@ -31,17 +31,22 @@ def labels_BT() -> Tensor:
     return found
 
 
-def tokens(label_P: Tensor) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]:
-    return token_loss(label_P), lambda logits_PV: functional.cross_entropy(logits_PV, label_P, reduction="sum")
+def tokens(label_P: Tensor, temperature: float) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]:
+    def whole(logits_PV: Tensor) -> Tensor:
+        return temperature**2 * functional.cross_entropy(logits_PV / temperature, label_P, reduction="sum")
+
+    return token_loss(label_P), whole
 
 
-def predictions(label_P: Tensor) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]:
-    targets = targets_of(seeded(len(label_P), V, seed=2), 5, 2.0)
-    return divergence_loss(targets, 2.0), lambda logits_PV: coarse_divergence(logits_PV, targets, 2.0)
+def predictions(label_P: Tensor, temperature: float) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]:
+    every_1T = torch.ones(1, len(label_P), dtype=torch.bool)
+    targets = targets_of(seeded(1, len(label_P), V, seed=2), every_1T, 5, temperature)
+    return divergence_loss(targets), lambda logits_PV: coarse_divergence(logits_PV, targets, temperature)
 
 
-def both(label_P: Tensor) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]:
-    (ours, whole), (other, other_whole) = predictions(label_P), tokens(label_P)
+def both(label_P: Tensor, temperature: float) -> tuple[BlockLoss, Callable[[Tensor], Tensor]]:
+    """Some labels are among the teacher's likeliest tokens too."""
+    (ours, whole), (other, other_whole) = predictions(label_P, temperature), tokens(label_P, temperature)
     return blended(ours, other, 0.3), lambda logits_PV: 0.7 * whole(logits_PV) + 0.3 * other_whole(logits_PV)
 
 
@@ -54,12 +59,15 @@ def coarse_divergence(logits_PV: Tensor, targets: Targets, temperature: float) -
     return temperature**2 * functional.kl_div(student, teacher, reduction="sum", log_target=True)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("loss", [tokens, predictions, both])
-def test_value_and_gradient_are_those_of_all_positions_at_once(labels_BT: Tensor, loss: Callable[..., object]) -> None:
+def test_value_and_gradient_are_those_of_all_positions_at_once(
+    labels_BT: Tensor, loss: Callable[..., object], temperature: float
+) -> None:
     learned_BT = learned(labels_BT)
-    blockwise, whole = loss(labels_BT[:, 1:][learned_BT])  # type: ignore[misc]
+    blockwise, whole = loss(labels_BT[:, 1:][learned_BT], temperature)  # type: ignore[misc]
     ours_BTV = (3 * seeded(B, T, V)).requires_grad_()
-    total = summed_loss(ours_BTV, learned_BT, blockwise)
+    total = summed_loss(ours_BTV, learned_BT, blockwise, temperature)
     (0.5 * total).backward()
     twin_BTV = ours_BTV.detach().clone().requires_grad_()
     expected = whole(twin_BTV[:, :-1][learned_BT])
@@ -73,12 +81,12 @@ def test_value_and_gradient_are_those_of_all_positions_at_once(labels_BT: Tensor
 
 def test_logits_in_half_precision_get_a_gradient_in_it_and_a_loss_in_float32(labels_BT: Tensor) -> None:
     seen: list[tuple[int, torch.dtype]] = []
+    tokens = token_loss(labels_BT[:, 1:][learned(labels_BT)])
 
-    def spy(logits_bV: Tensor, block: slice) -> Tensor:
-        seen.append((len(logits_bV), logits_bV.dtype))
-        total = logits_bV.square().sum()
-        logits_bV.mul_(2)
-        return total
+    def spy(log_prob: LogProb, block: slice) -> Slope:
+        slope = tokens(log_prob, block)
+        seen.append((len(slope.extra_bK), slope.loss.dtype))
+        return slope
 
     logits_BTV = seeded(B, T, V).bfloat16().requires_grad_()
     total = summed_loss(logits_BTV, learned(labels_BT), spy)

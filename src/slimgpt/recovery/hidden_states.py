@@ -22,11 +22,9 @@ def hidden_state_error(student: Sequence[Tensor], teacher: Sequence[Tensor], lea
     attention sinks, and pruning moves some of them to tokens where the teacher has none: there the squared error is
     thousands of times the squared length, and without the logarithm one such token would steer the whole step.
     """
-    errors_BT = [
-        _relative_error(ours[:, :-1].float(), theirs[:, :-1].float()).log1p()
-        for ours, theirs in zip(student, teacher, strict=True)
-    ]
-    return torch.stack(errors_BT).mean(0)[learned_BT].sum()
+    pairs = zip(student, teacher, strict=True)
+    errors_BT = [_relative_error(ours.float(), theirs.float()).log1p() for ours, theirs in pairs]
+    return torch.stack(errors_BT).mean(0)[:, :-1][learned_BT].sum()
 
 
 def _relative_error(ours_BTD: Tensor, theirs_BTD: Tensor) -> Tensor:

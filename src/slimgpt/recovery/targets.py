@@ -119,8 +119,7 @@ def predict(teacher: Any, rows: Sequence[Row], num_kept: int, temperature: float
         chosen = rows[start : start + batch_size]
         batch = {name: tensor.to(teacher.device) for name, tensor in collate(chosen).items()}
         learned_BT = learned(batch.pop("labels"))
-        logits_PV = teacher(**batch, use_cache=False).logits[:, :-1][learned_BT]
-        targets = targets_of(logits_PV, num_kept, temperature)
+        targets = targets_of(teacher(**batch, use_cache=False).logits, learned_BT, num_kept, temperature)
         counts = learned_BT.sum(1).tolist()
         found += [Targets(*parts) for parts in zip(*(tensor.split(counts) for tensor in targets), strict=True)]
     return found

@@ -34,7 +34,7 @@ from slimgpt.recovery.hidden_states import hidden_state_error
 from slimgpt.recovery.job import Job
 from slimgpt.recovery.packing import learned
 from slimgpt.recovery.targets import TargetStore
-from slimgpt.vocabulary import BlockLoss, blended, summed_loss, token_loss
+from slimgpt.vocabulary import blended, summed_loss, token_loss
 
 LOGS = 100  # losses noted in a run
 
@@ -102,10 +102,9 @@ class RecoveryTrainer(Trainer):
         learned_BT = learned(labels_BT)
         theirs = self._taught(inputs)
         if theirs is not None:
-            logits_PV = theirs.logits[:, :-1][learned_BT]
-            targets = targets_of(logits_PV, self._settings.top_k, self._settings.temperature)
+            targets = targets_of(theirs.logits, learned_BT, self._settings.top_k, self._settings.temperature)
         outputs = model(**inputs, use_cache=False, output_hidden_states=theirs is not None)
-        total = summed_loss(outputs.logits, learned_BT, self._loss_of(labels_BT[:, 1:][learned_BT], targets))
+        total = self._vocabulary_loss(outputs.logits, labels_BT, targets)
         if theirs is not None:
             error = hidden_state_error(outputs.hidden_states, theirs.hidden_states, learned_BT)
             total = total + self._settings.hidden_weight * error
@@ -119,12 +118,19 @@ class RecoveryTrainer(Trainer):
             return None
         return self._teacher(**inputs, use_cache=False, output_hidden_states=True)
 
-    def _loss_of(self, label_P: Tensor, targets: Targets | None) -> BlockLoss:
-        tokens, share = token_loss(label_P), self._settings.label_share
+    def _vocabulary_loss(self, logits_BTV: Tensor, labels_BT: Tensor, targets: Targets | None) -> Tensor:
+        """Of the text's own tokens, or of the teacher's predictions with a share of those."""
+        learned_BT, share, temperature = learned(labels_BT), self._settings.label_share, self._settings.temperature
+        tokens = token_loss(labels_BT[:, 1:][learned_BT])
         if targets is None:
-            return tokens
-        predictions = divergence_loss(targets, self._settings.temperature)
-        return blended(predictions, tokens, share) if share else predictions
+            return summed_loss(logits_BTV, learned_BT, tokens)
+        predictions = divergence_loss(targets)
+        if not share:
+            return summed_loss(logits_BTV, learned_BT, predictions, temperature)
+        if temperature == 1:  # the same probabilities: one pass
+            return summed_loss(logits_BTV, learned_BT, blended(predictions, tokens, share))
+        of_predictions = summed_loss(logits_BTV, learned_BT, predictions, temperature)
+        return torch.lerp(of_predictions, summed_loss(logits_BTV, learned_BT, tokens), share)
 
     def compute_loss_context_manager(self) -> ExitStack[Any]:
         """bfloat16 matrix products, by us: accelerate's own way turns all logits to float32 on leaving the model."""

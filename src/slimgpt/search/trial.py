@@ -68,10 +68,12 @@ class Trial:
         self._dtype = dtype
         self._batch_size = batch_size
         self._logits = logits
+        self._all_1T = torch.ones(1, windows_BT.shape[1], dtype=torch.bool, device=device)
         with torch.no_grad():
             self._first_BTD = self._embedded(windows_BT)
             dense_BTD = self._through_dense()
-            self._targets = [targets_of(logits(row_1TD)[0], KEPT_TOKENS, 1.0) for row_1TD in dense_BTD.split(1)]
+            logits_of_rows = map(logits, dense_BTD.split(1))
+            self._targets = [targets_of(row_1TV, self._all_1T, KEPT_TOKENS, 1.0) for row_1TV in logits_of_rows]
         self._current: _State | None = None
         self._last: _State | None = None
 
@@ -84,10 +86,9 @@ class Trial:
         """
         self._last = self._run(list(plan))
         last_BTD = self._last.inputs[-1]
-        all_1T = torch.ones(1, last_BTD.shape[1], dtype=torch.bool, device=last_BTD.device)
         total = 0.0
         for row_1TD, targets in zip(last_BTD.split(1), self._targets, strict=True):  # a row's logits are large
-            total += summed_loss(self._logits(row_1TD), all_1T, divergence_loss(targets, 1.0)).item()
+            total += summed_loss(self._logits(row_1TD), self._all_1T, divergence_loss(targets)).item()
         return total / last_BTD.shape[:2].numel()
 
     def adopt(self) -> None:
