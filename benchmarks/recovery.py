@@ -54,7 +54,7 @@ class Options:
     long_steps: int = 400
     """Optimiser steps of the recipe's own distillation."""
     mix_share: float = 0.2
-    """Share of instructions among their rows."""
+    """Share of instructions among their rows; 0 leaves general text alone."""
     max_tokens: int | None = None
     limit: int | None = None
     """Rows of each task."""
@@ -91,7 +91,7 @@ def cells(options: Options) -> list[Cell]:
     equal = ("--max-steps", str(options.steps), "--batch-size", str(options.batch_size), "--warmup", "10")
     equal += ("--eval-every", str(max(1, options.steps // 2)))
     long = ("--max-steps", str(options.long_steps), "--micro-batch-size", "8", "--compile")
-    long += ("--mix", options.instructions, "--mix-share", str(options.mix_share))
+    long += ("--mix", options.instructions, "--mix-share", str(options.mix_share)) if options.mix_share else ()
     teacher = ("--teacher", options.model)
     lora, distill = "recover-lora.yaml", "recover-distill.yaml"
     return [
