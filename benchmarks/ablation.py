@@ -59,15 +59,8 @@ DISTILLED = (PAPER, "searched", "all together")
 METHODS |= {f"{method}, distilled": METHODS[method] | {"distil": True} for method in DISTILLED}
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "recover-distill.yaml"
-DISTILLATION: dict[str, Any] = {
-    "epochs": 4.0,
-    "learning_rate": 4e-4,
-    "hidden_weight": 10.0,
-    "label_share": 0.0,
-    "keep": "last",
-}
-"""How *distilled* learns, apart from the recipe: a short run, and from the dense model alone, so that no gain is
-calibration text learned by heart."""
+DISTILLATION: dict[str, Any] = {"epochs": 4.0, "label_share": 0.0, "keep": "last"}
+"""How *distilled* learns: from the dense model alone, so that no gain is calibration text learned by heart."""
 
 EXEMPT_FIRST, EXEMPT_LAST = 4, 3
 """Layers that *ends exempt* leaves whole, as LLM-Pruner does (https://arxiv.org/abs/2305.11627)."""
