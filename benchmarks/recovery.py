@@ -1,7 +1,7 @@
 """What recovery gives back to a real model: LoRA on instructions, distillation on C4, and the dense model as control.
 
     python benchmarks/recovery.py MODEL --calibration c4-sample.jsonl --instructions alpaca-sample.jsonl \\
-        --text wikitext-2-raw.test.txt --task-data tasks --work FOLDER
+        --texts wikitext-2-raw.test.txt c4-held-out.txt --task-data tasks --work FOLDER
 
 A cell prunes or trains a model (kept under ``--work``; ``slimgpt recover --resume`` goes on with one that was cut
 short) and measures it by ``slimgpt eval``. Cells are appended to a JSONL file as they finish and are not run again, so
@@ -34,8 +34,8 @@ class Options:
     calibration: str
     """Text to prune with and to distil on."""
     instructions: str
-    text: str
-    """Held-out text for perplexity."""
+    texts: tuple[str, ...]
+    """Held-out texts for perplexity."""
     work: Path
     """Folder for the models and their evaluations."""
     task_data: str | None = None
@@ -159,21 +159,25 @@ def trained(options: Options, cell: Cell) -> dict[str, Any]:
 
 def measured(options: Options, cell: Cell) -> dict[str, Any]:
     """Perplexities and the suite's accuracies of the cell's model."""
-    file = options.work / f"{Path(folder(options, cell.name)).name}.eval.json"
-    if not file.exists():
-        flags: list[object] = ["--text", options.text, "--seqlen", *WINDOWS, "--json", file]
-        if options.max_tokens is not None:
-            flags += ["--max-tokens", options.max_tokens]
-        if options.suite:
-            flags += ["--suite", "slimgpt"]
-            flags += ["--task-data", options.task_data] if options.task_data else []
-            flags += ["--limit", options.limit] if options.limit else []
-        slimgpt("eval", folder(options, cell.name), *flags)
-    found = json.loads(file.read_text())["results"]
-    stem = Path(options.text).stem
-    perplexities = {f"perplexity_{window}": found[f"{stem}@{window}"]["perplexity,none"] for window in WINDOWS}
+    found: dict[str, dict[str, float]] = {}
+    suite: list[object] = ["--suite", "slimgpt"] if options.suite else []
+    suite += ["--task-data", options.task_data] if options.task_data else []
+    suite += ["--limit", options.limit] if options.limit else []
+    for text in options.texts:
+        file = options.work / f"{Path(folder(options, cell.name)).name}.{Path(text).stem}.eval.json"
+        if not file.exists():
+            flags: list[object] = ["--text", text, "--seqlen", *WINDOWS, "--json", file]
+            flags += ["--max-tokens", options.max_tokens] if options.max_tokens else []
+            slimgpt("eval", folder(options, cell.name), *flags, *(suite if text == options.texts[0] else []))
+        found |= json.loads(file.read_text())["results"]
+    perplexities = {key: found[key]["perplexity,none"] for key in places(options)}
     accuracies = {name: entry["acc,none"] for name, entry in found.items() if "acc,none" in entry}
-    return {**perplexities, "accuracy": accuracies}
+    return {"perplexity": perplexities, "accuracy": accuracies}
+
+
+def places(options: Options) -> list[str]:
+    """What perplexity is measured on: each text in each window."""
+    return [f"{Path(text).stem}@{window}" for text in options.texts for window in WINDOWS]
 
 
 def slimgpt(*arguments: object, processes: int = 1) -> None:
@@ -184,41 +188,43 @@ def slimgpt(*arguments: object, processes: int = 1) -> None:
 
 def table(options: Options, rows: Sequence[dict[str, Any]]) -> str:
     tasks = list(rows[0]["accuracy"])
-    header = ["", *(f"perplexity at {w}" for w in WINDOWS), *(f"gap closed at {w}" for w in WINDOWS), "steps", "tokens"]
+    header = ["", *places(options), "steps", "tokens", "minutes", "CPU minutes", *tasks]
     lines = [
         "# Recovery",
         "",
-        f"A model pruned by {options.ratio:.0%}, and what training gives back. WikiText-2 test"
-        f"{f', first {options.max_tokens:,} tokens' if options.max_tokens else ''}; gap closed: of the log-perplexity "
-        f"between dense and pruned. Tasks: {f'first {options.limit} rows of each' if options.limit else 'all rows'}, "
+        f"A model pruned by {options.ratio:.0%}, and what training gives back. Perplexity by text and window"
+        f"{f' (first {options.max_tokens:,} tokens)' if options.max_tokens else ''}, and how much of the log-perplexity "
+        f"gap between dense and pruned is closed. Tasks: "
+        f"{f'first {options.limit} rows of each' if options.limit else 'all rows'}, "
         f"accuracy. LoRA is the paper's recipe with {options.steps} steps of {options.batch_size} rows in place of an "
         f"epoch in batches of 64. Pruned with --allocation {options.allocation}, {options.samples} windows of "
         f"{options.seqlen} tokens. Minutes: the whole of slimgpt recover, the teacher's reading and the measuring of "
         f"held-out text included. {options.note}",
         "",
-        "| " + " | ".join([*header, "minutes", "CPU minutes", *tasks]) + " |",
-        "|---|" + "---:|" * (len(header) + 1 + len(tasks)),
+        "| " + " | ".join(header) + " |",
+        "|---|" + "---:|" * (len(header) - 1),
     ]
-    return "\n".join([*lines, *("| " + " | ".join(line(row, rows, tasks)) + " |" for row in rows)]) + "\n"
+    return "\n".join([*lines, *("| " + " | ".join(line(options, row, rows)) + " |" for row in rows)]) + "\n"
 
 
-def line(row: dict[str, Any], rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> list[str]:
+def line(options: Options, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
     seconds = sum(row["seconds"].values()) if "seconds" in row else None
     return [
         row["cell"],
-        *(f"{row[f'perplexity_{window}']:.2f}" for window in WINDOWS),
-        *(gap_closed(row, rows, f"perplexity_{window}") for window in WINDOWS),
+        *(f"{row['perplexity'][place]:.2f}{gap_closed(row, rows, place)}" for place in places(options)),
         f"{row['steps']:,}" if "steps" in row else "",
         f"{row['tokens'] * row['passes']:,.0f}" if "tokens" in row else "",
         f"{seconds / 60:.1f}" if seconds else "",
         f"{row['cpu_seconds'] / 60:.1f}" if seconds else "",
-        *(f"{row['accuracy'][task]:.3f}" for task in tasks),
+        *(f"{accuracy:.3f}" for accuracy in row["accuracy"].values()),
     ]
 
 
-def gap_closed(row: dict[str, Any], rows: Sequence[dict[str, Any]], key: str) -> str:
-    dense, pruned = (next(math.log(r[key]) for r in rows if r["cell"] == name) for name in ("dense", "pruned"))
-    return "" if row["cell"] in ("dense", "pruned") else f"{(pruned - math.log(row[key])) / (pruned - dense):.0%}"
+def gap_closed(row: dict[str, Any], rows: Sequence[dict[str, Any]], place: str) -> str:
+    ends = ("dense", "pruned")
+    dense, pruned = (next(math.log(r["perplexity"][place]) for r in rows if r["cell"] == name) for name in ends)
+    closed = (pruned - math.log(row["perplexity"][place])) / (pruned - dense)
+    return "" if row["cell"] in ends else f" ({closed:.0%})"
 
 
 if __name__ == "__main__":
