@@ -193,8 +193,8 @@ def table(options: Options, rows: Sequence[dict[str, Any]]) -> str:
         "# Recovery",
         "",
         f"A model pruned by {options.ratio:.0%}, and what training gives back. Perplexity by text and window"
-        f"{f' (first {options.max_tokens:,} tokens)' if options.max_tokens else ''}, and how much of the log-perplexity "
-        f"gap between dense and pruned is closed. Tasks: "
+        f"{f' (first {options.max_tokens:,} tokens)' if options.max_tokens else ''}, and how much of the gap in "
+        "log-perplexity between dense and pruned is closed. Tasks: "
         f"{f'first {options.limit} rows of each' if options.limit else 'all rows'}, "
         f"accuracy. LoRA is the paper's recipe with {options.steps} steps of {options.batch_size} rows in place of an "
         f"epoch in batches of 64. Pruned with --allocation {options.allocation}, {options.samples} windows of "
