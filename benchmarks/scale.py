@@ -33,6 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimgpt.conveyor import to_host
+
 RESULTS = Path(__file__).with_name("results")
 WORDS = 4096  # of the tokenizer
 ONCE = ("prepare", "embed")  # stages of the whole model; all others belong to layers
@@ -138,7 +140,7 @@ def random_weights(device: str) -> Callable[[int, int], Tensor]:
 
     def make(outputs: int, inputs: int) -> Tensor:
         weight = torch.empty(outputs, inputs, dtype=torch.bfloat16, device=device)
-        return weight.normal_(std=0.02, generator=generator).cpu()
+        return to_host(weight.normal_(std=0.02, generator=generator), torch.bfloat16)
 
     return make
 
@@ -357,6 +359,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where checkpoints are built and kept; default: a temporary one")
     parser.add_argument("--sweep", action="store_true", help="plot cost against layers and tokens instead")
     args = parser.parse_args()
+    if args.folder:
+        Path(args.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
         folder = Path(args.folder or scratch)
         if args.sweep:

@@ -15,11 +15,13 @@ from slimgpt import output, record, surgery
 from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import weight_OI
 from slimgpt.config import PruneConfig
+from slimgpt.conveyor import to_host
 from slimgpt.errors import NumericalError
 from slimgpt.job import Job, prepare
 from slimgpt.planning import ranks
 from slimgpt.prefetch import Prefetcher
 from slimgpt.ranking import rank
+from slimgpt.resident import materialised, read_layer
 from slimgpt.runtime import Clock
 from slimgpt.search import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
@@ -27,8 +29,9 @@ from slimgpt.solvers import SOLVERS
 from slimgpt.solvers.correction import correct
 from slimgpt.solvers.members import solve_site
 from slimgpt.stats import GapStats, InputStats
-from slimgpt.stream import ActivationStream, Targets, materialised, read_layer
+from slimgpt.stream import ActivationStream, Targets
 from slimgpt.weights import require_finite
+from slimgpt.write_behind import WriteBehind
 
 
 class Observer:
@@ -118,18 +121,23 @@ class _Run:
         self.observer = observer
         self.clock = clock
         self.solve = SOLVERS[job.config.solver]
+        self.writer = WriteBehind()
         self.dense: ActivationStream | None = None
 
     def all_layers(self) -> list[dict[str, Any]]:
         """Prune every layer in order; the journal's records."""
         job, num_layers = self.job, len(self.job.checkpoint.layers)
-        states = Prefetcher(lambda index: read_layer(job.checkpoint, index, job.stored_dtype), num_layers)
-        with closing(states), ExitStack() as streams:
+        pinned = job.device.type == "cuda"
+        states = Prefetcher(lambda index: read_layer(job.checkpoint, index, job.stored_dtype, pinned), num_layers)
+        with closing(states), closing(self.writer), ExitStack() as streams:
             with self.clock.timed("embed"):
                 self.stream = streams.enter_context(closing(self._open_stream()))
                 if job.config.correct_errors:
                     self.dense = streams.enter_context(closing(self._open_stream()))
-            return [self._layer(index, states.get(index)) for index in range(num_layers)]
+            layers = [self._layer(index, states) for index in range(num_layers)]
+            with self.clock.timed("write"):
+                self.writer.finish()
+            return layers
 
     def _open_stream(self) -> ActivationStream:
         job = self.job
@@ -143,12 +151,16 @@ class _Run:
             self.observer.tokens,
         )
 
-    def _layer(self, index: int, state: dict[str, Tensor]) -> dict[str, Any]:
+    def _layer(self, index: int, states: Prefetcher[dict[str, Tensor]]) -> dict[str, Any]:
         job = self.job
         sites = job.checkpoint.sites(index)
         parts = by_part(sites)
         done = job.team.from_leader(job.journal.record(index) if job.team.leads else None)
-        with materialised(job.checkpoint.layers[index], state, job.device, job.compute_dtype) as layer:
+        with ExitStack() as stack:
+            with self.clock.timed("load", job.device):
+                layer = stack.enter_context(
+                    materialised(job.checkpoint.layers[index], states.get(index), job.device, job.compute_dtype)
+                )
             targets = self._targets(layer, index)
             if done is None:
                 removals: dict[str, Removal] = {}
@@ -172,11 +184,12 @@ class _Run:
     def _record(
         self, layer: nn.Module, index: int, sites: Sequence[Site], removals: dict[str, Removal]
     ) -> dict[str, Any]:
-        """Bring a pruned layer to disk (the leader does; the others get on)."""
+        """Bring a pruned layer to disk, beside the next one's work (the leader does; the others get on)."""
         whole = record.layer(sites, removals)
         if self.job.team.leads:
             with self.clock.timed("write"):
-                self.job.journal.write(index, record.layer_weights(self.job, layer, index), whole)
+                weights = record.layer_weights(self.job, layer, index)
+                self.writer.start(lambda: self.job.journal.write(index, weights, whole))
         return whole
 
     def _prune(
@@ -214,8 +227,8 @@ class _Run:
         return dataclasses.replace(
             removal,
             kept_N=removal.kept_N.cpu(),
-            weight_OI=removal.weight_OI.to("cpu", dtype),
-            bias_O=None if removal.bias_O is None else removal.bias_O.to("cpu", dtype),
+            weight_OI=to_host(removal.weight_OI, dtype),
+            bias_O=None if removal.bias_O is None else to_host(removal.bias_O, dtype),
         )
 
     def _options(self, index: int, site: Site, inputs: InputStats, bias_O: Tensor | None) -> SolverOptions:

@@ -115,9 +115,24 @@ def singular(damping: float, num_inputs: int) -> NumericalError:
 
 
 def inverse_(matrix_II: Tensor, damping: float) -> Tensor:
-    """The inverse of a positive definite matrix, in its own memory; raises like :func:`cholesky_`."""
+    """The inverse of a positive definite matrix, whose memory is lost; raises like :func:`cholesky_`.
+
+    On the CPU LAPACK inverts in place. On a GPU torch would take two more matrices for it: panel by panel it is one.
+    """
     factor_II = cholesky_(matrix_II, damping)
-    return torch.cholesky_inverse(factor_II, out=factor_II)
+    if factor_II.device.type == "cpu":
+        return torch.cholesky_inverse(factor_II, out=factor_II)
+    return _inverse_by_panels(factor_II)
+
+
+def _inverse_by_panels(factor_II: Tensor) -> Tensor:
+    """(L Lᵀ)⁻¹, a run of columns at a time."""
+    inverse_II = torch.zeros_like(factor_II)
+    inverse_II.diagonal().fill_(1.0)
+    for start, stop in panels(len(factor_II)):
+        half_IP = torch.linalg.solve_triangular(factor_II, inverse_II[:, start:stop], upper=False)
+        inverse_II[:, start:stop] = torch.linalg.solve_triangular(factor_II.T, half_IP, upper=True)
+    return inverse_II
 
 
 def diagonal_blocks(matrix_II: Tensor, width: int) -> Tensor:

@@ -18,7 +18,9 @@ from slimgpt.stream import keeps_input
 
 SOLVER_MATRICES = 3  # float64 I x I at a time: the inverse, the gram, and one product in flight
 BATCH_COPIES = 6  # tensors of the width of the widest activation that live at once in a layer's forward pass
+CONVEYED = 3  # batches of each kept tensor on a GPU at once: the one at work, the one that comes, the one that goes
 SEARCH_COPIES = 24  # the same for a forward and a backward pass of a search
+LAYERS = 3  # on the host at once: one that is read, one at work, one that is written
 LOGIT_COPIES = 5  # float32 tensors of a window's logits that live at once where its gradient is taken
 ROOM_LEFT = 0.5  # share of free memory that activations may take before they go to disk
 
@@ -30,7 +32,7 @@ class Needs:
     Attributes:
         device: layer, statistics, solver and one batch; part of ``host`` when the device is the CPU.
         activations: residual stream and kept inputs of the calibration tokens of this process.
-        weights: one layer on its way in, or the embeddings.
+        weights: layers on their way in and out, or the embeddings.
         offloaded: the activations go to a file.
         on_cpu: the device is the CPU.
     """
@@ -83,7 +85,9 @@ def estimate(
     activations = max(num_windows * seqlen * per_token * stored, searched)
     embeddings = sum(checkpoint.skeleton.get_parameter(name).numel() for name in checkpoint.other_names())
     free = psutil.virtual_memory().available / sharers
-    batch = batch_size * seqlen * max(widest, hidden) * computed
+    tokens = batch_size * seqlen
+    batch = tokens * max(widest, hidden) * computed
+    conveyed = CONVEYED * tokens * per_token * computed if device.type == "cuda" else 0
     logits = seqlen * checkpoint.config.vocab_size * 4 * LOGIT_COPIES + embeddings * computed
     tried = tried_windows * seqlen * hidden * (2 * len(layers) + 2) * computed
     return Needs(
@@ -91,9 +95,10 @@ def estimate(
         + tried
         + 4 * statistics * (2 if corrects else 1)
         + 8 * SOLVER_MATRICES * widest**2
+        + conveyed
         + max(batch * (SEARCH_COPIES if searched_windows else BATCH_COPIES), logits if searched_windows else 0),
         activations=activations,
-        weights=max(embeddings * computed, 2 * layer_params * stored),
+        weights=max(embeddings * computed, LAYERS * layer_params * stored),
         offloaded=offload or activations > ROOM_LEFT * free,
         on_cpu=device.type == "cpu",
     )

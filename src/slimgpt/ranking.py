@@ -19,10 +19,11 @@ from slimgpt.arch.family import ATTENTION, FFN, weight_OI
 from slimgpt.errors import NumericalError
 from slimgpt.job import Job
 from slimgpt.planning import along
+from slimgpt.resident import materialised, read_layer
 from slimgpt.sites import Site, SolverOptions, by_part
 from slimgpt.solvers.flap import fluctuation
 from slimgpt.stats import InputStats
-from slimgpt.stream import ActivationStream, materialised, read_layer
+from slimgpt.stream import ActivationStream
 
 
 def rank(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:

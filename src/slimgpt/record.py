@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from slimgpt import journal, latency, measured, runtime
 from slimgpt.arch.family import output_dim
 from slimgpt.biases import carried
+from slimgpt.conveyor import to_host
 from slimgpt.job import Job, versions
 from slimgpt.planning import dense_layers
 from slimgpt.runtime import Clock
@@ -42,7 +43,7 @@ def layer_weights(job: Job, pruned: nn.Module, index: int) -> dict[str, Tensor]:
     """A pruned layer's weights as they will be in the output: full names, dtype of the disk, on the CPU."""
     prefix = job.checkpoint.layer_prefix(index)
     return {
-        prefix + name: tensor.to("cpu", job.stored_dtype).contiguous() for name, tensor in pruned.state_dict().items()
+        prefix + name: to_host(tensor, job.stored_dtype).contiguous() for name, tensor in pruned.state_dict().items()
     }
 
 

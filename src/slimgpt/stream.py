@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import ATTENTION
 from slimgpt.checkpoint import Checkpoint
+from slimgpt.conveyor import Conveyor, conveyor
 from slimgpt.outer import Call, Stop, embeddings, first_input, forward_replaced, layer_calls
 from slimgpt.sites import Removal, Site
 from slimgpt.stats import GapStats, InputStats
-from slimgpt.weights import require_finite
 
 ROUNDING = 0.02  # share of a layer's change of the residual stream that bfloat16 sums may be off by
 
@@ -46,7 +46,7 @@ class Targets:
             between a consumer and the stream, an error made earlier cannot be made up for by adding to the output.
     """
 
-    of_site: dict[str, Tensor]
+    of_site: dict[str, Conveyor]
     with_residual: bool
 
 
@@ -79,8 +79,8 @@ class ActivationStream:
         self._progress = progress
         self._room = room
         self._calls: list[Call] = []
-        self._hidden_BTD = torch.empty(0)
-        self._inputs: dict[str, Tensor] = {}
+        self._hidden = Conveyor(torch.empty(0), device, dtype)
+        self._inputs: dict[str, Conveyor] = {}
         self._pruned: dict[str, tuple[Site, Tensor]] = {}
         self._embed(checkpoint, windows_BT)
 
@@ -109,21 +109,22 @@ class ActivationStream:
                     gathered.update(x.flatten(0, -2))
                 if keeps_input(site, self._device):
                     self._keep(site.name, rows, x)
-            self._progress(self._hidden_BTD[rows].shape[:2].numel())
+            self._progress(self._hidden.host[rows].shape[:2].numel())
+        self._settle()
 
     def _gap(self, layer: nn.Module, site: Site, x_BTI: Tensor, rows: slice, targets: Targets) -> Tensor:
         """What is missing behind a site's block before the site is pruned, in float32."""
         here_BTO = layer.get_submodule(site.consumer)(x_BTI).float()
         if targets.with_residual:
-            here_BTO += self._hidden_BTD[rows].to(here_BTO)
+            here_BTO += self._hidden.take(rows).to(here_BTO)
             for _, output in self._outputs_of_pruned(layer, rows):
                 here_BTO += output.float()
-        return targets.of_site[site.name][rows].to(here_BTO) - here_BTO
+        return targets.of_site[site.name].take(rows).to(here_BTO) - here_BTO
 
     def _keep(self, name: str, rows: slice, x_BTI: Tensor) -> None:
         if name not in self._inputs:
-            self._inputs[name] = self._room.empty(name, (*self._hidden_BTD.shape[:-1], x_BTI.shape[-1]))
-        self._inputs[name][rows].copy_(x_BTI, non_blocking=True)
+            self._inputs[name] = self._conveyor(name, x_BTI.shape[-1])
+        self._inputs[name].put(rows, x_BTI)
 
     def pruned(self, site: Site, removal: Removal) -> None:
         """Take note that ``site`` is pruned: from here on its block's output comes from the kept input."""
@@ -144,8 +145,9 @@ class ActivationStream:
         for rows in self._batches():
             with self._finished_blocks(layer, rows):
                 output = self._run(layer, index, rows)
-            self._hidden_BTD[rows].copy_(output, non_blocking=True)
+            self._hidden.put(rows, output)
             self._progress(output.shape[0] * output.shape[1])
+        self._settle()
         self._inputs.clear()
         self._pruned.clear()
 
@@ -155,20 +157,23 @@ class ActivationStream:
 
         Experts have no target: what is routed to them in the dense model is not what is routed to them in the other.
         """
-        of_site: dict[str, Tensor] = {}
+        of_site: dict[str, Conveyor] = {}
         additive = True
         blocks = [site for site in sites if site.block is not None]
         for rows in self._batches():
-            before_BTD = self._hidden_BTD[rows].to(self._device, self._dtype)
+            before_BTD = self._hidden.take(rows)
             after_BTD, outputs = self._run_watched(layer, index, rows, blocks)
             if rows.start == 0:
                 additive = len(blocks) == len(sites) and _adds_up(before_BTD, outputs, after_BTD)
             stream_BTD = before_BTD
             for site, output in zip(blocks, outputs, strict=True):
                 stream_BTD = stream_BTD + output
-                self._note(of_site, site.name, rows, stream_BTD if additive else output)
-            self._hidden_BTD[rows].copy_(after_BTD, non_blocking=True)
+                if site.name not in of_site:
+                    of_site[site.name] = self._conveyor(site.name, output.shape[-1])
+                of_site[site.name].put(rows, stream_BTD if additive else output)
+            self._hidden.put(rows, after_BTD)
             self._progress(after_BTD.shape[0] * after_BTD.shape[1])
+        self._settle(of_site)
         return Targets(of_site, additive)
 
     def _run_watched(
@@ -186,26 +191,30 @@ class ActivationStream:
             after_BTD = self._run(layer, index, rows)
         return after_BTD, [outputs[site.name] for site in sites]
 
-    def _note(self, of_site: dict[str, Tensor], name: str, rows: slice, value_BTO: Tensor) -> None:
-        if name not in of_site:
-            of_site[name] = self._room.empty(name, (*self._hidden_BTD.shape[:-1], value_BTO.shape[-1]))
-        of_site[name][rows].copy_(value_BTO, non_blocking=True)
-
     def close(self) -> None:
         """Give the activations' space back."""
         self._inputs.clear()
-        self._hidden_BTD = torch.empty(0)
+        self._hidden = Conveyor(torch.empty(0), self._device, self._dtype)
         self._room.close()
 
+    def _conveyor(self, name: str, width: int, windows: torch.Size | None = None) -> Conveyor:
+        """Room for as many numbers a token, of all windows."""
+        windows = self._hidden.host.shape[:-1] if windows is None else windows
+        return conveyor(self._room.empty(name, (*windows, width)), self._device, self._dtype)
+
+    def _settle(self, others: Mapping[str, Conveyor] | None = None) -> None:
+        """End a pass: every batch is where it was sent."""
+        for each in (self._hidden, *self._inputs.values(), *(others or {}).values()):
+            each.settle()
+
     def _batches(self) -> Iterator[slice]:
-        total = self._hidden_BTD.shape[0]
+        total = len(self._hidden.host)
         for start in range(0, total, self._batch_size):
             yield slice(start, min(start + self._batch_size, total))
 
     def _run(self, layer: nn.Module, index: int, rows: slice) -> Tensor:
-        hidden = self._hidden_BTD[rows].to(self._device, self._dtype, non_blocking=True)
         args, kwargs = self._calls[index]
-        output = layer(hidden, *args, **kwargs)
+        output = layer(self._hidden.take(rows), *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
     def _inputs_of(self, sites: Sequence[Site], layer: nn.Module, index: int, rows: slice) -> list[tuple[Site, Tensor]]:
@@ -231,7 +240,7 @@ class ActivationStream:
     def _outputs_of_pruned(self, layer: nn.Module, rows: slice) -> Iterator[tuple[Site, Tensor]]:
         """What the blocks pruned so far put out: their consumers on the kept inputs."""
         for site, columns_I in self._pruned.values():
-            x_BTI = self._inputs[site.name][rows].to(self._device, self._dtype, non_blocking=True)
+            x_BTI = self._inputs[site.name].take(rows)
             yield site, layer.get_submodule(site.consumer)(x_BTI.index_select(-1, columns_I))
 
     @contextmanager
@@ -252,35 +261,10 @@ class ActivationStream:
         """
         with embeddings(checkpoint, windows_BT.unique(), self._dtype) as body:
             calls = layer_calls(body, checkpoint.layers, windows_BT[:1])
-            self._hidden_BTD = self._room.empty("residual", (*windows_BT.shape, checkpoint.config.hidden_size))
+            self._hidden = self._conveyor("residual", checkpoint.config.hidden_size, windows_BT.shape)
             for rows in self._batches():
-                self._hidden_BTD[rows] = first_input(body, checkpoint.layers[0], windows_BT[rows])
+                self._hidden.host[rows] = first_input(body, checkpoint.layers[0], windows_BT[rows])
         self._calls = send_to_device(calls, self._device)
-
-
-def read_layer(checkpoint: Checkpoint, index: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """A layer's weights in the dtype they will have on disk, in memory of their own (a file is only mapped).
-
-    Raises:
-        NumericalError: a weight has NaN or infinite entries, or overflows ``dtype``.
-    """
-    state = checkpoint.layer_state(index)
-    for name, tensor in state.items():
-        require_finite(f"layer {index}: weight {name!r}", tensor, dtype)
-    return {name: tensor.to(dtype, copy=True) for name, tensor in state.items()}
-
-
-@contextmanager
-def materialised(
-    layer: nn.Module, state: dict[str, Tensor], device: torch.device, dtype: torch.dtype
-) -> Iterator[nn.Module]:
-    """A decoder layer of the skeleton with its weights; it may be pruned inside, and is empty again afterwards."""
-    layer.load_state_dict({name: tensor.to(device, dtype) for name, tensor in state.items()}, assign=True)
-    layer.requires_grad_(False)
-    try:
-        yield layer
-    finally:
-        layer.to("meta")
 
 
 def _adds_up(before_BTD: Tensor, outputs: Sequence[Tensor], after_BTD: Tensor) -> bool:

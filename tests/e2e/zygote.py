@@ -91,11 +91,11 @@ class Moments:
             path = None if target is None else _path(args[target])
             here = self._is_next(f"{name} {Path(path).name}" if path else name)
             if here and not self._how.torn:
-                self._die()
+                self._die()  # an interrupt ends the main thread's work; another thread goes on with its own
             result = call(*args, **kwargs)
-            if here and path and os.path.isfile(path):
-                os.truncate(path, os.path.getsize(path) // 2)
-            if here:
+            if here and self._how.torn:
+                if path and os.path.isfile(path):
+                    os.truncate(path, os.path.getsize(path) // 2)
                 self._die()
             return result
 

@@ -24,10 +24,10 @@ class Layer:
 
 
 KERNELS = "linalg stats sites solvers masks"
-STREAMING = "activations prefetch team memory"
+STREAMING = "activations conveyor prefetch write_behind team memory"
 MODEL_SIDE = (
-    "arch atomic hold schema weights checkpoint biases outer stream surgery calibration journal runtime planning goal "
-    "vocabulary predictions " + STREAMING
+    "arch atomic hold schema weights checkpoint biases outer resident stream surgery calibration journal runtime "
+    "planning goal vocabulary predictions " + STREAMING
 )
 RUN = (
     "job search_text model_checks output outcome record card card_kinds measured driver ranking sparsify depth search "
@@ -59,13 +59,14 @@ LAYERS = [
     ),
     Layer("surgery", "sites arch", "torch"),
     Layer("biases", "weights checkpoint", "torch"),
-    Layer("activations prefetch", "errors", "torch"),
+    Layer("activations conveyor prefetch write_behind", "errors", "torch"),
     Layer("team", "errors", "torch"),
     Layer("memory", "errors sites arch checkpoint runtime stream", "torch psutil"),
     Layer("outer", "checkpoint", "torch"),
+    Layer("resident", "checkpoint weights", "torch"),
     Layer(
         "stream",
-        f"errors {KERNELS} checkpoint outer arch surgery runtime weights activations",
+        f"errors {KERNELS} checkpoint outer arch activations conveyor",
         "torch transformers accelerate",
     ),
     Layer("planning", "errors sites allocation arch checkpoint config goal", "torch yaml"),

@@ -7,6 +7,7 @@ from problems import PROBLEMS, correlated
 
 from slimgpt import linalg
 from slimgpt.errors import NumericalError
+from slimgpt.solvers import elimination
 from slimgpt.solvers.elimination import PANEL_COLUMNS, eliminate_, joint_cost
 
 
@@ -48,6 +49,30 @@ def test_every_unit_can_go(width):
     everything = linalg.energy(weight_OI, linalg.damped(x_TI.T @ x_TI, 0.01))
     assert float(curve[-1]) == pytest.approx(everything / linalg.energy(weight_OI, x_TI.T @ x_TI), rel=1e-12)
     assert (curve.diff() >= 0).all()
+
+
+@pytest.mark.parametrize(("width", "blocks"), [(1, 1), (4, 1), (1, 5)])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_panels_in_place_come_to_the_same(monkeypatch, width, blocks, share):
+    """What a GPU repeats before survivors move up; here without a GPU."""
+    weight_OI, x_TI = correlated(200)
+    inverse_II = linalg.inverse_(linalg.damped(x_TI.T @ x_TI, 0.01), 0.01)
+    gram_II = weight_OI.T @ weight_OI
+    num_steps = int(share * 200 / width)
+    order, cost = eliminate_(inverse_II.clone(), gram_II.clone(), width, num_steps, 16, blocks)
+    monkeypatch.setattr(elimination, "_panels_in_place", lambda device, width: 5)
+    again, same_cost = eliminate_(inverse_II, gram_II, width, num_steps, 16, blocks)
+    assert again.tolist() == order.tolist()
+    torch.testing.assert_close(same_cost, cost, rtol=1e-9, atol=0)
+
+
+def test_an_indefinite_inverse_stops_panels_in_place_too(monkeypatch):
+    monkeypatch.setattr(elimination, "_panels_in_place", lambda device, width: 4)
+    weight_OI, _ = correlated(16)
+    indefinite_II = torch.eye(16, dtype=torch.float64)
+    indefinite_II[5, 6] = indefinite_II[6, 5] = 1.5
+    with pytest.raises(NumericalError, match="not positive definite"):
+        eliminate_(indefinite_II, weight_OI.T @ weight_OI, 1, 16, 4)
 
 
 def test_a_shorter_run_is_the_beginning_of_a_longer_one():

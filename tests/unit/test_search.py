@@ -28,7 +28,7 @@ from slimgpt.search import allocate, answer, removed_params, to_yaml
 from slimgpt.search.cache import CURVES, LossCurve, LossCurves
 from slimgpt.search.curves import loss_table, metric_OO
 from slimgpt.search.programme import Offer, solve
-from slimgpt.search.sweep import Moments, Sweep
+from slimgpt.search.sweep import Moments, Sweep, draw
 from slimgpt.sites import Site, SolverOptions
 from slimgpt.solvers.members import solve_site
 from slimgpt.solvers.obs import obs
@@ -65,7 +65,6 @@ def plain_moments(model: Path, seed: int) -> dict[tuple[int, str], tuple[Tensor,
     """The whole model at once, autograd as everybody uses it."""
     whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     windows_BT = tiny_llama.tokens(NUM_WINDOWS, SEQLEN)
-    generator = torch.Generator()
     kept: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
 
     def keep(key: tuple[int, str]) -> Any:
@@ -79,9 +78,8 @@ def plain_moments(model: Path, seed: int) -> dict[tuple[int, str], tuple[Tensor,
         layer.self_attn.o_proj.register_forward_hook(keep((index, "attention")))
         layer.mlp.down_proj.register_forward_hook(keep((index, "ffn")))
     for index, window_T in enumerate(windows_BT):
-        generator.manual_seed(100 * seed + index)
         logits_TV = whole(input_ids=window_T[None]).logits[0]
-        drawn_T = torch.multinomial(logits_TV.detach().softmax(-1), 1, generator=generator)[:, 0]
+        drawn_T = draw(logits_TV.detach(), 100 * seed + index)
         torch.nn.functional.cross_entropy(logits_TV, drawn_T, reduction="sum").backward()
     result = {}
     for key, seen in kept.items():
@@ -96,6 +94,21 @@ def test_layer_by_layer_gives_the_moments_of_the_whole_model(model: Path, swept:
         moments = swept[index][name]
         torch.testing.assert_close(moments.inputs.hessian_II(), hessian_II, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(moments.gradients.hessian_II(), gradients_OO, rtol=1e-3, atol=1e-6)
+
+
+def test_tokens_are_drawn_as_often_as_the_logits_say() -> None:
+    logits_V = torch.tensor([0.0, 2.0, -torch.inf, 1.0, -1.0])
+    drawn = draw(logits_V.expand(40_000, -1), seed=3).bincount(minlength=5) / 40_000
+    torch.testing.assert_close(drawn, logits_V.softmax(-1), rtol=0, atol=0.01)
+    assert drawn[2] == 0
+
+
+def test_draws_depend_on_the_seed_alone() -> None:
+    logits_TV = torch.randn(300, 50, generator=torch.Generator().manual_seed(0))
+    first = draw(logits_TV, seed=1)
+    torch.manual_seed(7)
+    assert torch.equal(draw(logits_TV, seed=1), first)
+    assert not torch.equal(draw(logits_TV, seed=2), first)
 
 
 def test_batch_size_changes_nothing_beyond_rounding(

@@ -23,9 +23,10 @@ from slimgpt.job import versions
 from slimgpt.journal import write_tensors
 from slimgpt.model_checks import check_context, check_rest
 from slimgpt.record import write
+from slimgpt.resident import materialised, read_layer
 from slimgpt.runtime import Clock
 from slimgpt.schema import SCHEMA
-from slimgpt.stream import ActivationStream, materialised, read_layer
+from slimgpt.stream import ActivationStream
 
 __all__ = ["DropResult", "drop"]
 

@@ -26,10 +26,11 @@ from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import weight_OI
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import NumericalError
+from slimgpt.linalg import to_float64
 from slimgpt.outer import Call, embeddings, first_input, head, layer_calls
+from slimgpt.resident import materialised, read_layer
 from slimgpt.sites import Site
 from slimgpt.stats import InputStats
-from slimgpt.stream import materialised, read_layer
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,13 @@ class Sweep:
 
     def _begin_backward(self) -> None:
         """Put in the place of the last layer's outputs the gradients of the log-likelihood of drawn tokens by them."""
-        generator = torch.Generator(self._device)
         last = len(self._checkpoint.layers)
         with head(self._checkpoint, self._device, self._dtype) as logits:
             for row in range(len(self._windows_BT)):  # one window at a time: its logits are large
                 hidden_1TD = self._hidden(last, slice(row, row + 1)).requires_grad_()
                 logits_TV = logits(hidden_1TD)[0].float()
                 _require_finite(logits_TV)
-                generator.manual_seed(int(self._seeds_B[row]))
-                drawn_T = torch.multinomial(logits_TV.detach().softmax(-1), 1, generator=generator)[:, 0]
+                drawn_T = draw(logits_TV.detach(), int(self._seeds_B[row]))
                 functional.cross_entropy(logits_TV, drawn_T, reduction="sum").backward()
                 assert hidden_1TD.grad is not None
                 self._inputs[last][row] = hidden_1TD.grad[0].to(self._inputs[last])
@@ -158,6 +157,17 @@ class Sweep:
             self._progress(output.shape[:2].numel())
         self._inputs.pop()
         return moments
+
+
+def draw(logits_TV: Tensor, seed: int) -> Tensor:
+    """A token for each position, T int64, as likely as the logits say.
+
+    Every device draws the same: chance comes from the CPU, and is looked up in the distribution functions.
+    """
+    chance_T1 = torch.rand(len(logits_TV), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    below_TV = to_float64(logits_TV).softmax(-1).cumsum_(-1)
+    token_T1 = torch.searchsorted(below_TV, chance_T1.to(below_TV.device) * below_TV[:, -1:], right=True)
+    return token_T1[:, 0].clamp_(max=logits_TV.shape[-1] - 1).to(logits_TV.device)
 
 
 def _require_finite(logits_TV: Tensor) -> None:

@@ -22,9 +22,9 @@ from slimgpt.arch.family import FFN, weight_OI
 from slimgpt.checkpoint import Checkpoint
 from slimgpt.outer import Call, embeddings, first_input, layer_calls
 from slimgpt.predictions import divergence_loss, targets_of
+from slimgpt.resident import materialised, read_layer
 from slimgpt.search.levels import Levels
 from slimgpt.sites import Removal, Site
-from slimgpt.stream import materialised, read_layer
 from slimgpt.vocabulary import summed_loss
 
 KEPT_TOKENS = 64  # of each of the dense model's predictions; all others count as one

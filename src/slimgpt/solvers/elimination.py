@@ -21,6 +21,7 @@ from torch import Tensor
 
 from slimgpt.errors import NumericalError
 from slimgpt.linalg import diagonal_blocks
+from slimgpt.solvers.replay import repeatable
 from slimgpt.solvers.turns import Turns
 
 PANEL_COLUMNS = 64  # columns that leave between two rounds of matrix products; swept in benchmarks/solver.py
@@ -58,17 +59,66 @@ def eliminate_(
     orders, costs = [unit_N[:0]], [inverse_II.new_empty(0)]
     while num_steps > 0:
         num_pivots = min(num_steps, max(1, panel_columns // width))
-        pivot_S, cost_S, a_JI, u_JI = _factor_panel(inverse_II, gram_II, unit_N, width, num_pivots, turns)
-        _require_finite(cost_S)
+        num_panels = min(num_steps // num_pivots, _panels_in_place(inverse_II.device, width))
+        state = inverse_II, gram_II, unit_N, width, num_pivots, turns
+        pivot_S, cost_S, inverse_II, gram_II = _panel(*state) if num_panels == 1 else _panels(*state, num_panels)
         orders.append(unit_N[pivot_S])
         costs.append(cost_S)
-        column_J = _columns(pivot_S, width)
         unit_N = _drop_(unit_N, (0,), pivot_S)
-        a_JI, u_JI = (_drop_(rows, (1,), column_J) for rows in (a_JI, u_JI))
-        inverse_II, gram_II = (_drop_(matrix, (0, 1), column_J) for matrix in (inverse_II, gram_II))
-        _apply_panel_(inverse_II, gram_II, a_JI, u_JI)
-        num_steps -= num_pivots
+        num_steps -= len(pivot_S)
     return torch.cat(orders), torch.cat(costs)
+
+
+def _panel(
+    inverse_II: Tensor, gram_II: Tensor, unit_N: Tensor, width: int, num_pivots: int, turns: Turns
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Eliminate ``num_pivots`` units: their places, their costs, and both matrices without them."""
+    gone_N = inverse_II.new_zeros(len(unit_N))
+    pivot_S, cost_S, a_JI, u_JI = _factor_panel(inverse_II, gram_II, unit_N, width, num_pivots, turns, gone_N)
+    _require_finite(cost_S)
+    column_J = _columns(pivot_S, width)
+    a_JI, u_JI = (_drop_(rows, (1,), column_J) for rows in (a_JI, u_JI))
+    inverse_II, gram_II = (_drop_(matrix, (0, 1), column_J) for matrix in (inverse_II, gram_II))
+    _apply_panel_(inverse_II, gram_II, a_JI, u_JI)
+    return pivot_S, cost_S, inverse_II, gram_II
+
+
+def _panels(
+    inverse_II: Tensor, gram_II: Tensor, unit_N: Tensor, width: int, num_pivots: int, turns: Turns, num_panels: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same ``num_panels`` times, one recorded panel for all: survivors move up at the end only."""
+    gone_N = inverse_II.new_zeros(len(unit_N))
+    found: list[Tensor] = []
+
+    def eliminate() -> None:
+        pivot_S, cost_S, a_JI, u_JI = _factor_panel(inverse_II, gram_II, unit_N, width, num_pivots, turns, gone_N)
+        _apply_panel_(inverse_II, gram_II, a_JI, u_JI)
+        _clear_(inverse_II, gram_II, _columns(pivot_S, width))
+        found[:] = pivot_S, cost_S
+
+    repeat, pivots, costs = repeatable(eliminate, inverse_II.device), [], []
+    for _ in range(num_panels):
+        repeat()
+        pivots.append(found[0].clone())
+        costs.append(found[1].clone())
+    pivot_S, cost_S = torch.cat(pivots), torch.cat(costs)
+    _require_finite(cost_S)
+    inverse_II, gram_II = (_drop_(matrix, (0, 1), _columns(pivot_S, width)) for matrix in (inverse_II, gram_II))
+    return pivot_S, cost_S, inverse_II, gram_II
+
+
+def _clear_(inverse_II: Tensor, gram_II: Tensor, column_J: Tensor) -> None:
+    """Rows and columns of those that are gone are zero but for rounding: zero they are, and P's diagonal solvable."""
+    for matrix_II in (inverse_II, gram_II):
+        matrix_II.index_fill_(0, column_J, 0.0).index_fill_(1, column_J, 0.0)
+    inverse_II.diagonal().index_fill_(0, column_J, 1.0)
+
+
+def _panels_in_place(device: torch.device, width: int) -> int:
+    """Panels before survivors move up. A GPU repeats one panel of single columns, hundreds of kernels, by itself, as
+    long as nothing moves; a CPU has nothing to gain.
+    """
+    return 32 if device.type == "cuda" and width == 1 else 1
 
 
 def joint_cost(inverse_NKK: Tensor, gram_NKK: Tensor) -> Tensor:
@@ -80,24 +130,32 @@ def joint_cost(inverse_NKK: Tensor, gram_NKK: Tensor) -> Tensor:
 
 
 def _factor_panel(
-    inverse_II: Tensor, gram_II: Tensor, unit_N: Tensor, width: int, num_pivots: int, turns: Turns
+    inverse_II: Tensor,
+    gram_II: Tensor,
+    unit_N: Tensor,
+    width: int,
+    num_pivots: int,
+    turns: Turns,
+    gone_N: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Choose ``num_pivots`` units one by one: their places, their costs, and their rows of Aᵀ and Uᵀ.
 
     P and G stay as they are: to choose, it is enough to keep their diagonal blocks up to date. Nothing here
-    waits for the device, so a GPU can be given the whole panel ahead.
+    waits for the device, so a GPU can be given the whole panel ahead. ``gone_N`` is infinite for units that are gone,
+    zero for others, and brought up to date.
     """
     inverse_NKK, gram_NKK = diagonal_blocks(inverse_II, width), diagonal_blocks(gram_II, width)
+    column_NK = torch.arange(len(inverse_II), device=inverse_II.device).view(-1, width)
     identity_1KK = torch.eye(width, dtype=inverse_II.dtype, device=inverse_II.device)[None]
-    gone_N = inverse_II.new_zeros(len(inverse_NKK))
     a_JI = inverse_II.new_empty(num_pivots * width, inverse_II.shape[1])
     u_JI = torch.empty_like(a_JI)
     pivots, costs = [], []
     for done in range(0, len(a_JI), width):
         cost_N = turns.cost(joint_cost(inverse_NKK, gram_NKK) + gone_N, unit_N)
         cost, pivot = torch.min(cost_N, dim=0, keepdim=True)
-        turns.leave(unit_N[pivot])
-        a_KI, u_KI = _pivot_rows(inverse_II, gram_II, a_JI[:done], u_JI[:done], _columns(pivot, width))
+        turns.leave(unit_N, pivot)
+        column_K = column_NK.index_select(0, pivot).flatten()
+        a_KI, u_KI = _pivot_rows(inverse_II, gram_II, a_JI[:done], u_JI[:done], column_K)
         a_JI[done : done + width], u_JI[done : done + width] = a_KI, u_KI
         _downdate_blocks_(inverse_NKK, gram_NKK, a_KI, u_KI)
         inverse_NKK.index_copy_(0, pivot, identity_1KK)  # the pivot's own block is zero now: keep it solvable
@@ -111,18 +169,21 @@ def _pivot_rows(
     inverse_II: Tensor, gram_II: Tensor, a_JI: Tensor, u_JI: Tensor, column_K: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The pivot's rows of Aᵀ and Uᵀ, from rows of P and G brought up to date by the panel so far."""
-    a_JK, u_JK = a_JI[:, column_K], u_JI[:, column_K]
-    inverse_KI = inverse_II[column_K].addmm_(a_JK.T, a_JI, alpha=-1)
-    gram_KI = gram_II[column_K].addmm_(a_JK.T, u_JI, alpha=-1).addmm_(u_JK.T, a_JI, alpha=-1)
-    factor_KK = _factor(inverse_KI[:, column_K])
-    a_KI = torch.linalg.solve_triangular(factor_KK, inverse_KI, upper=False)
-    c_KI = torch.linalg.solve_triangular(factor_KK, gram_KI, upper=False)
-    m_KK = torch.linalg.solve_triangular(factor_KK, c_KI[:, column_K].T, upper=False)
+    a_JK, u_JK = a_JI.index_select(1, column_K), u_JI.index_select(1, column_K)
+    inverse_KI = inverse_II.index_select(0, column_K).addmm_(a_JK.T, a_JI, alpha=-1)
+    gram_KI = gram_II.index_select(0, column_K).addmm_(a_JK.T, u_JI, alpha=-1).addmm_(u_JK.T, a_JI, alpha=-1)
+    factor_KK = _factor(inverse_KI.index_select(1, column_K))
+    a_KI, c_KI = _solve(factor_KK, inverse_KI), _solve(factor_KK, gram_KI)
+    m_KK = _solve(factor_KK, c_KI.index_select(1, column_K).T)
     return a_KI, c_KI.addmm_(m_KK, a_KI, alpha=-0.5)
 
 
 def _downdate_blocks_(inverse_NKK: Tensor, gram_NKK: Tensor, a_KI: Tensor, u_KI: Tensor) -> None:
     """One pivot's elimination, on the diagonal blocks alone."""
+    if len(a_KI) == 1:
+        inverse_NKK.view_as(a_KI).addcmul_(a_KI, a_KI, value=-1)
+        gram_NKK.view_as(a_KI).addcmul_(u_KI, a_KI, value=-2)
+        return
     a_NKK, u_NKK = (rows.unflatten(1, (len(inverse_NKK), -1)).movedim(1, 0) for rows in (a_KI, u_KI))
     inverse_NKK.baddbmm_(a_NKK.mT, a_NKK, alpha=-1)
     gram_NKK.baddbmm_(u_NKK.mT, a_NKK, alpha=-2)  # for U Aᵀ + A Uᵀ: the cost sees the symmetric part only
@@ -156,8 +217,17 @@ def _columns(unit_S: Tensor, width: int) -> Tensor:
 
 def _factor(block: Tensor) -> Tensor:
     """Cholesky factors; NaN where there is none, since asking whether there is would stall a GPU."""
+    if block.shape[-1] == 1:
+        return block.sqrt()
     factor, info = torch.linalg.cholesky_ex(block)
     return factor.masked_fill_((info > 0)[..., None, None], torch.nan)
+
+
+def _solve(factor_KK: Tensor, rows_KI: Tensor) -> Tensor:
+    """L⁻¹ rows."""
+    return (
+        rows_KI / factor_KK if len(factor_KK) == 1 else torch.linalg.solve_triangular(factor_KK, rows_KI, upper=False)
+    )
 
 
 def _require_finite(cost_S: Tensor) -> None:

@@ -41,7 +41,7 @@ def slimgpt(weight_OI: Tensor, hessian_II: Tensor, num_units: int, num_removed: 
     orders, costs = [unit_N[:0]], [left_II.new_zeros(0)]
     for size in round_sizes(num_removed, width, options.group_size, options.blocks):
         leaving, cost, left_OI, left_II = prune_round(left_OI, left_II, unit_N, size, turns, options)
-        turns.leave(unit_N[leaving])
+        turns.leave(unit_N, leaving)
         orders.append(unit_N[leaving])
         costs.append(cost)
         unit_N = unit_N[keep_all_but(leaving, len(unit_N))]

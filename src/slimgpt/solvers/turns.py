@@ -30,11 +30,11 @@ class Turns:
         ahead_B = self._lost_B > self._lost_B.min()
         return cost_N.masked_fill(ahead_B[unit_N // self._block_size], torch.inf)
 
-    def leave(self, unit_S: Tensor) -> None:
-        """These go."""
+    def leave(self, unit_N: Tensor, place_S: Tensor) -> None:
+        """The units at these places of ``unit_N`` go."""
         if len(self._lost_B) == 1:
             return
-        block_S = unit_S // self._block_size
+        block_S = unit_N[place_S] // self._block_size
         self._lost_B.index_add_(0, block_S, torch.ones_like(block_S))
 
 

@@ -17,13 +17,13 @@ from slimgpt import outcome, output
 from slimgpt.arch.family import projections, weight_OI
 from slimgpt.config import SparsifyConfig
 from slimgpt.record import write
+from slimgpt.resident import read_layer
 from slimgpt.runtime import Clock
 from slimgpt.sparsify import record
 from slimgpt.sparsify.job import Job, prepare
 from slimgpt.sparsify.ratios import along_curve, fractions, owl
 from slimgpt.sparsify.rounds import Observer, Rounds
 from slimgpt.sparsify.threshold import smallest_per_matrix
-from slimgpt.stream import read_layer
 
 __all__ = ["Observer", "SparsifyResult", "sparsify"]
 

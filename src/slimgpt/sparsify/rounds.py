@@ -26,11 +26,12 @@ from slimgpt.linalg import relative_error
 from slimgpt.masks import METHODS, NEED_INPUTS
 from slimgpt.masks.method import MaskOptions
 from slimgpt.prefetch import Prefetcher
+from slimgpt.resident import materialised, read_layer
 from slimgpt.runtime import Clock
 from slimgpt.sparsify.inputs import LayerInputs, watched_inputs
 from slimgpt.sparsify.job import Job
 from slimgpt.sparsify.outliers import outlier_share
-from slimgpt.stream import ActivationStream, materialised, read_layer
+from slimgpt.stream import ActivationStream
 from slimgpt.weights import require_finite
 
 
