@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from slimgpt import output, record, surgery
+from slimgpt import output, record, runtime, surgery
 from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import weight_OI
 from slimgpt.config import PruneConfig
@@ -258,6 +258,7 @@ class _Run:
         return removal
 
     def _stage(self, index: int, name: str) -> AbstractContextManager[None]:
+        runtime.trim_memory()
         self.observer.stage(index, name)
         return self.clock.timed(name, self.job.device)
 

@@ -217,17 +217,17 @@ def _columns(unit_S: Tensor, width: int) -> Tensor:
 
 def _factor(block: Tensor) -> Tensor:
     """Cholesky factors; NaN where there is none, since asking whether there is would stall a GPU."""
-    if block.shape[-1] == 1:
+    if block.shape[-1] == 1:  # most of the time of single columns would go into what surrounds one operation
         return block.sqrt()
     factor, info = torch.linalg.cholesky_ex(block)
     return factor.masked_fill_((info > 0)[..., None, None], torch.nan)
 
 
 def _solve(factor_KK: Tensor, rows_KI: Tensor) -> Tensor:
-    """L⁻¹ rows."""
-    return (
-        rows_KI / factor_KK if len(factor_KK) == 1 else torch.linalg.solve_triangular(factor_KK, rows_KI, upper=False)
-    )
+    """L⁻¹ times the rows."""
+    if len(factor_KK) == 1:
+        return rows_KI / factor_KK
+    return torch.linalg.solve_triangular(factor_KK, rows_KI, upper=False)
 
 
 def _require_finite(cost_S: Tensor) -> None:
