@@ -21,11 +21,33 @@ def faults():
 print(min(faults() for _ in range(8)))  # the heap needs some rounds until its free blocks have grown together
 """
 
+TRIMMED = """
+import psutil, torch
+from slimgpt import runtime
+resident = lambda: psutil.Process().memory_info().rss / 2**20
+tensors = [torch.ones(16_000) for _ in range(3000)]  # 64 kB each: from the heap, not mapped
+last = tensors[-1]  # keeps the heap from shrinking by itself
+del tensors
+before = resident()
+runtime.trim_memory()
+print(before - resident())
+"""
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc has another allocator")
+only_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc has another allocator")
+
+
+@only_glibc
 def test_kept_memory_serves_the_next_tensor() -> None:
     faults = {}
     for wish in ("keep", "give back"):
         command = [sys.executable, "-c", PROGRAM, wish]
         faults[wish] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert faults["keep"] < 0.1 * faults["give back"]
+
+
+@only_glibc
+def test_trimming_gives_freed_memory_back() -> None:
+    megabytes = float(
+        subprocess.run([sys.executable, "-c", TRIMMED], capture_output=True, text=True, check=True).stdout
+    )
+    assert megabytes > 150  # of 183 that were freed
