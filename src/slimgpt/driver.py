@@ -203,6 +203,7 @@ class _Run:
             for site in sites:
                 self.job.team.sum_(stats[site.name].buffers())
         removals: dict[str, Removal] = {}
+        runtime.make_room(8 * max(weight.shape[1] for weight in weights.values()) ** 2)
         with self._stage(index, f"{sites[0].part} solve"):
             for site in sites:
                 with _naming(index, site):
@@ -258,7 +259,6 @@ class _Run:
         return removal
 
     def _stage(self, index: int, name: str) -> AbstractContextManager[None]:
-        runtime.trim_memory()
         self.observer.stage(index, name)
         return self.clock.timed(name, self.job.device)
 

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from slimgpt import runtime
+
 PROGRAM = """
 import resource, sys, torch
 from slimgpt import runtime
@@ -22,14 +24,14 @@ print(min(faults() for _ in range(8)))  # the heap needs some rounds until its f
 """
 
 TRIMMED = """
-import psutil, torch
+import psutil, sys, torch
 from slimgpt import runtime
 resident = lambda: psutil.Process().memory_info().rss / 2**20
 tensors = [torch.ones(16_000) for _ in range(3000)]  # 64 kB each: from the heap, not mapped
 last = tensors[-1]  # keeps the heap from shrinking by itself
 del tensors
 before = resident()
-runtime.trim_memory()
+runtime.make_room(int(sys.argv[1]))
 print(before - resident())
 """
 
@@ -46,8 +48,11 @@ def test_kept_memory_serves_the_next_tensor() -> None:
 
 
 @only_glibc
-def test_trimming_gives_freed_memory_back() -> None:
-    megabytes = float(
-        subprocess.run([sys.executable, "-c", TRIMMED], capture_output=True, text=True, check=True).stdout
-    )
-    assert megabytes > 150  # of 183 that were freed
+def test_freed_memory_goes_back_before_something_large() -> None:
+    given = {}
+    for size in (runtime.MAPPED_BYTES, runtime.MAPPED_BYTES + 1):
+        command = [sys.executable, "-c", TRIMMED, str(size)]
+        given[size] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    small, large = given.values()
+    assert small < 1
+    assert large > 150  # megabytes, of 183 that were freed
