@@ -28,7 +28,7 @@ from slimgpt.config import EvalConfig, RecoverConfig, read_recipe
 from slimgpt.evaluation import evaluate, read_text, suite
 from slimgpt.recovery import recover
 
-DENSE, PAPER = "dense", "the paper"
+DENSE, PAPER, QUARTERS = "dense", "the paper", "searched, query heads too, 24 candidates, by quarters"
 METHODS: dict[str, dict[str, Any]] = {
     PAPER: {"solver": "slimgpt", "allocation": "log"},
     "log curve": {"allocation": "log"},
@@ -50,16 +50,25 @@ METHODS: dict[str, dict[str, Any]] = {
         "correct_errors": True,
         "steps": 2,
     },
+    QUARTERS: {
+        "allocation": "searched",
+        "attention_units": "queries",
+        "search_candidates": 24,
+        "at_most": 0.25,
+        "most_samples": 256,
+    },
     "log curve, the model's own text": {"allocation": "log", "calibration": "self"},
 }
-"""Options of ``slimgpt prune``; ``steps`` prunes so many times, each time by an equal part of the ratio, and ``distil``
-has every step's model learn from the dense one, on the very windows it was calibrated with."""
+"""Options of ``slimgpt prune``; ``steps`` prunes so many times, each time by an equal part of the ratio, ``at_most`` as
+often as it takes for no step to remove more of the dense model than that, ``most_samples`` prunes with so many of the
+calibration windows where there are more, and ``distil`` has every step's model learn from the dense one, on the very
+windows that there are for calibration."""
 
-DISTILLED = (PAPER, "searched", "all together")
+DISTILLED = (PAPER, "searched", "all together", QUARTERS)
 METHODS |= {f"{method}, distilled": METHODS[method] | {"distil": True} for method in DISTILLED}
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "recover-distill.yaml"
-DISTILLATION: dict[str, Any] = {"epochs": 4.0, "label_share": 0.0, "keep": "last"}
+DISTILLATION: dict[str, Any] = {"label_share": 0.0, "keep": "last", "micro_batch_size": 8}
 """How *distilled* learns: from the dense model alone, so that no gain is calibration text learned by heart."""
 
 EXEMPT_FIRST, EXEMPT_LAST = 4, 3
@@ -91,6 +100,10 @@ class Options:
     seeds: tuple[int, ...] = (0, 1)
     samples: int = 64
     seqlen: int = 512
+    epochs: float = 4.0
+    """Passes of *distilled* over the calibration windows."""
+    compile: bool = False
+    """Train compiled layers: needs a C++ compiler on a CPU."""
     window: int = 512
     """Tokens in a window of the validation texts; the test text has 128 and 2048."""
     max_tokens: int = 16384
@@ -180,7 +193,10 @@ def made(options: Options, cell: Cell) -> str:
     if cell.method == DENSE:
         return options.model
     folder, settings = cell.folder(options), dict(METHODS[cell.method])
-    num_steps, distils = settings.pop("steps", 1), settings.pop("distil", False)
+    num_steps = settings.pop("steps", math.ceil(cell.ratio / settings.pop("at_most", 1)))
+    distils, most = settings.pop("distil", False), settings.pop("most_samples", options.samples)
+    if most < options.samples:
+        settings |= {"calibration": str(calibration_text(options, cell.seed)), "samples": most}
     model = options.model
     if settings["allocation"] == "ends exempt":
         settings["allocation"] = str(ends_exempt(options))
@@ -192,10 +208,9 @@ def made(options: Options, cell: Cell) -> str:
             str(folder / f"{step}-pruned"),
             ratio=1 - after / before,
             seed=cell.seed,
-            samples=options.samples,
             seqlen=options.seqlen,
             search_cache=str(options.work / f"search-{cell.seed}") if shared else None,
-            **{"calibration": options.calibration, **settings},
+            **{"calibration": options.calibration, "samples": options.samples, **settings},
         )
         if not Path(config.out).exists():
             prune(config)
@@ -209,6 +224,7 @@ def distilled(options: Options, pruned: str, out: Path, seed: int) -> str:
     """A pruned model after it has learned from the dense one."""
     if not out.exists():
         settings = read_recipe(str(RECIPE), RecoverConfig) | DISTILLATION
+        settings |= {"epochs": options.epochs, "compile": options.compile}
         data = str(calibration_text(options, seed))
         recover(RecoverConfig(pruned, str(out), data, options.model, seed=seed, **settings))
     return str(out)
@@ -258,7 +274,7 @@ def report(options: Options, rows: Sequence[dict[str, Any]]) -> str:
             "",
             f"Perplexity on the first {options.max_tokens:,} tokens of each text; calibration {options.samples} x "
             f"{options.seqlen} tokens, no fine-tuning but in *distilled*: the model, after each pruning step, has "
-            f"learned from the dense one for {DISTILLATION['epochs']:.0f} epochs of those same tokens. Geometric mean "
+            f"learned from the dense one for {options.epochs:g} epochs of those same tokens. Geometric mean "
             "over seeds (their number in brackets). *Cut*: how much smaller the log-perplexity gap to the dense model "
             "is than the paper's method leaves it, over the same seeds. All but the paper's have the exact solver. "
             f"{options.note}",
