@@ -28,7 +28,8 @@ from slimgpt.config import EvalConfig, RecoverConfig, read_recipe
 from slimgpt.evaluation import evaluate, read_text, suite
 from slimgpt.recovery import recover
 
-DENSE, PAPER, QUARTERS = "dense", "the paper", "searched, query heads too, 24 candidates, by quarters"
+DENSE, PAPER = "dense", "the paper"
+BY_QUARTERS = "searched, query heads too, 24 candidates, by quarters, distilled"
 METHODS: dict[str, dict[str, Any]] = {
     PAPER: {"solver": "slimgpt", "allocation": "log"},
     "log curve": {"allocation": "log"},
@@ -40,9 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "log curve, errors corrected": {"allocation": "log", "correct_errors": True},
     "searched, errors corrected": {"allocation": "searched", "correct_errors": True},
     "searched, 24 candidates": {"allocation": "searched", "search_candidates": 24},
-    "searched, 120 candidates": {"allocation": "searched", "search_candidates": 120},
     "searched, in two steps": {"allocation": "searched", "steps": 2},
-    "searched, query heads too, in two steps": {"allocation": "searched", "attention_units": "queries", "steps": 2},
     "all together": {
         "allocation": "searched",
         "attention_units": "queries",
@@ -50,12 +49,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "correct_errors": True,
         "steps": 2,
     },
-    QUARTERS: {
+    BY_QUARTERS: {
         "allocation": "searched",
         "attention_units": "queries",
         "search_candidates": 24,
         "at_most": 0.25,
         "most_samples": 256,
+        "distil": True,
     },
     "log curve, the model's own text": {"allocation": "log", "calibration": "self"},
 }
@@ -64,7 +64,7 @@ often as it takes for no step to remove more of the dense model than that, ``mos
 calibration windows where there are more, and ``distil`` has every step's model learn from the dense one, on the very
 windows that there are for calibration."""
 
-DISTILLED = (PAPER, "searched", "all together", QUARTERS)
+DISTILLED = (PAPER, "searched", "all together")
 METHODS |= {f"{method}, distilled": METHODS[method] | {"distil": True} for method in DISTILLED}
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "recover-distill.yaml"
@@ -79,7 +79,7 @@ CHOICE, TEST = "choice", "test"
 
 @dataclass(frozen=True)
 class Options:
-    """Measure what is missing, then write the tables."""
+    """Measure what is missing, then write the tables of what has been measured."""
 
     model: Annotated[str, Positional]
     calibration: str
@@ -93,7 +93,11 @@ class Options:
     work: Path
     """Folder for searches and models."""
     methods: tuple[str, ...] = tuple(METHODS)
-    quoted: tuple[str, ...] = (DENSE, "log curve", *DISTILLED, *(f"{method}, distilled" for method in DISTILLED))
+    quoted: tuple[str, ...] = (
+        *(DENSE, "log curve", *DISTILLED),
+        *(f"{method}, distilled" for method in DISTILLED),
+        BY_QUARTERS,
+    )
     """Methods to measure on the test text and the tasks."""
     out: Path = Path("benchmarks/results/ablation.jsonl")
     ratios: tuple[float, ...] = (0.25, 0.5)
@@ -301,7 +305,7 @@ def table(
     yield ""
     yield "| method | " + " | ".join(f"{ratio:.0%} | cut" for ratio in options.ratios) + " |"
     yield "|---|" + "---|---|" * len(options.ratios)
-    for method in methods:
+    for method in (name for name in methods if any(row["method"] == name for row in rows)):
         entries = [text for ratio in options.ratios for text in entry(options, rows, kind, measures, method, ratio)]
         yield f"| {method} | " + " | ".join(entries) + " |"
 
