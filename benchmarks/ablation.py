@@ -125,10 +125,19 @@ class Cell:
     method: str
     ratio: float
     seed: int
+    samples: int
+    epochs: float
 
     def folder(self, options: Options) -> Path:
         name = self.method.replace(",", "").replace("'", "").replace(" ", "-")
-        return options.work / f"{name}-{self.ratio}-{self.seed}"
+        return options.work / f"{name}-{self.ratio}-{self.seed}-{self.samples}x{self.epochs:g}"
+
+
+THE_DENSE = Cell(DENSE, 0.0, 0, 0, 0.0)
+
+
+def cell_of(options: Options, method: str, ratio: float, seed: int) -> Cell:
+    return Cell(method, ratio, seed, options.samples, options.epochs)
 
 
 def main(options: Options) -> None:
@@ -161,11 +170,11 @@ def find(rows: Sequence[dict[str, Any]], kind: str, cell: Cell) -> dict[str, Any
 
 def cells(options: Options) -> Iterator[Cell]:
     if 0 in options.seeds:
-        yield Cell(DENSE, 0.0, 0)
+        yield THE_DENSE
     for seed in options.seeds:
         for method in options.methods:
             for ratio in options.ratios:
-                yield Cell(method, ratio, seed)
+                yield cell_of(options, method, ratio, seed)
 
 
 def on_validation_texts(options: Options, cell: Cell, texts: dict[str, str]) -> dict[str, Any]:
@@ -213,7 +222,7 @@ def made(options: Options, cell: Cell) -> str:
             ratio=1 - after / before,
             seed=cell.seed,
             seqlen=options.seqlen,
-            search_cache=str(options.work / f"search-{cell.seed}") if shared else None,
+            search_cache=str(options.work / f"search-{cell.samples}-{cell.seed}") if shared else None,
             **{"calibration": options.calibration, "samples": options.samples, **settings},
         )
         if not Path(config.out).exists():
@@ -298,7 +307,7 @@ def report(options: Options, rows: Sequence[dict[str, Any]]) -> str:
 def table(
     options: Options, rows: Sequence[dict[str, Any]], kind: str, measures: dict[str, str], methods: Sequence[str]
 ) -> Iterator[str]:
-    dense = find(rows, kind, Cell(DENSE, 0.0, 0))
+    dense = find(rows, kind, THE_DENSE)
     assert dense is not None, "the dense model is measured first"
     figures = " / ".join(f"{dense[measure]:,.2f}" for measure in measures.values())
     yield f"{' / '.join(measures)}. Dense: {figures}{tasks([dense])}."
@@ -314,9 +323,9 @@ def entry(
     options: Options, rows: Sequence[dict[str, Any]], kind: str, measures: dict[str, str], method: str, ratio: float
 ) -> tuple[str, str]:
     """Figures of one method at one ratio, and what it cuts of the paper's gap."""
-    dense = find(rows, kind, Cell(DENSE, 0.0, 0))
+    dense = find(rows, kind, THE_DENSE)
     ours, papers = (
-        {seed: row for seed in options.seeds if (row := find(rows, kind, Cell(name, ratio, seed)))}
+        {seed: row for seed in options.seeds if (row := find(rows, kind, cell_of(options, name, ratio, seed)))}
         for name in (method, PAPER)
     )
     if not ours or dense is None:
