@@ -4,6 +4,8 @@ PYTHON ?= python3
 # A CPU build where the index offers one; `make TORCH=torch` takes the newest (with CUDA packages).
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# Processes of the fast tests, one thread each.
+WORKERS ?= 2
 
 .PHONY: setup test test-fast test-e2e test-export check demo clean
 
@@ -24,7 +26,7 @@ check: setup
 	$(BIN)/pytest -q tests/policy
 
 test-fast: setup
-	$(BIN)/pytest -q -m "not e2e and not export" tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) -m "not e2e and not export" tests
 
 test-e2e: setup
 	$(BIN)/pytest -q -m e2e tests

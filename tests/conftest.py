@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: it reads this once
-_DATASETS = tempfile.TemporaryDirectory()  # goes with the process
-os.environ["HF_DATASETS_CACHE"] = _DATASETS.name
+_CACHES = tempfile.TemporaryDirectory()  # goes with the process; tests may run in several
+os.environ["HF_DATASETS_CACHE"] = f"{_CACHES.name}/datasets"
+os.environ["HF_MODULES_CACHE"] = f"{_CACHES.name}/modules"
 os.environ["TQDM_DISABLE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

@@ -17,7 +17,7 @@ from slimgpt.arch import family_of
 from slimgpt.config import RecoverConfig
 from slimgpt.errors import CalibrationError
 from slimgpt.recovery import rows
-from slimgpt.recovery.data import Example, Piece, read_examples
+from slimgpt.recovery.data import Example, Piece, joined, read_examples
 from slimgpt.recovery.packing import IGNORED, Row, collate, learned, num_learned, pack, tokenise
 
 CHAT = (
@@ -109,6 +109,16 @@ def test_plain_text_is_cut_into_rows_and_learned_whole(tokenizer: Any, tmp_path:
     assert [decoded(tokenizer, row) for row in found] == [("0123", "123"), ("4567", "567"), ("89", "9")]
 
 
+def test_texts_that_are_joined_run_on_and_dialogues_do_not(tokenizer: Any, tmp_path: Path) -> None:
+    dialogue = {"instruction": "i", "output": "o"}
+    path = write(tmp_path, {"text": "01234"}, dialogue, {"text": "\n56\n"})
+    texts, alone = joined(read_examples(path, tokenizer))
+    found = tokenise([texts], tokenizer, 4, all_tokens=False)
+    assert [tokenizer.decode(row.ids) for row in found] == ["0123", "4\n\n5", "6\n\n"]
+    assert [row.positions for row in found] == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2]]
+    assert [alone] == joined([alone]) == read_examples(write(tmp_path, dialogue), tokenizer)
+
+
 def test_text_files_and_compressed_files_are_read(tokenizer: Any, tmp_path: Path) -> None:
     import gzip
 
@@ -183,6 +193,16 @@ def test_no_example_is_both_learned_and_measured_with(tokenizer: Any, tmp_path: 
     assert not texts[0] & texts[1]
     assert (train, held_out) == rows.build(options(path, held_out=0.1), tokenizer, packing=False)
     assert train != rows.build(options(path, held_out=0.1, seed=1), tokenizer, packing=False)[0]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_joined_texts_fill_their_rows(tokenizer: Any, tmp_path: Path, packing: bool) -> None:
+    path = write(tmp_path, *({"text": f"{number:05d}"} for number in range(100)))
+    train, held_out = rows.build(options(path, held_out=0.1, join_texts=True), tokenizer, packing)
+    for part, num_texts in ((train, 90), (held_out, 10)):
+        assert sorted(len(row.ids) for row in part)[1:] == [16] * (num_texts * 7 // 16)
+        assert all(row.positions == list(range(len(row.ids))) for row in part)
+        assert sum(map(num_learned, part)) == num_texts * 7 - len(part)
 
 
 def test_a_second_file_has_its_share(tokenizer: Any, tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ class RecoverConfig:
     packing: bool = True
     """Put several short examples into one row, invisible to each other (not for OPT, whose rows hold one each)."""
 
+    join_texts: bool = False
+    """Plain texts run on: each sees what comes before it in its row. Dialogues stay apart."""
+
     temperature: float = 1.0
     """Distillation: softens both models' predictions."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimgpt.calibration import files
+from slimgpt.calibration.sampling import DOCUMENT_BREAK
 from slimgpt.errors import CalibrationError
 
 INTRODUCTION = "Below is an instruction that describes a task"
@@ -53,6 +54,14 @@ def read_examples(path: str, tokenizer: Any) -> list[Example]:
     if not examples:
         raise CalibrationError(f"data {path!r} is empty: name a file with something in it.")
     return examples
+
+
+def joined(examples: Sequence[Example]) -> list[Example]:
+    """All plain texts as one, each with a blank line behind it as in calibration windows; dialogues stay apart."""
+    texts = [piece for example in examples if not example.dialogue for piece in example.pieces]
+    stream = tuple(piece._replace(text=piece.text.strip("\n") + DOCUMENT_BREAK) for piece in texts)
+    dialogues = [example for example in examples if example.dialogue]
+    return [Example(stream, dialogue=False), *dialogues] if stream else dialogues
 
 
 def _from_rows(file: Path, tokenizer: Any) -> Iterator[Example]:

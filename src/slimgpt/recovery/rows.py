@@ -8,7 +8,7 @@ from typing import Any
 
 from slimgpt.config import RecoverConfig
 from slimgpt.errors import CalibrationError
-from slimgpt.recovery.data import Example, read_examples
+from slimgpt.recovery.data import Example, joined, read_examples
 from slimgpt.recovery.packing import Row, pack, tokenise
 
 MOST_HELD_OUT = 64  # rows: enough to tell checkpoints of one run apart, which see the same ones
@@ -57,5 +57,7 @@ def _of_file(path: str, config: RecoverConfig, tokenizer: Any, packing: bool) ->
 
 
 def _rows(examples: list[Example], config: RecoverConfig, tokenizer: Any, packing: bool) -> list[Row]:
+    if config.join_texts:
+        examples = joined(examples)
     rows = tokenise(examples, tokenizer, config.seqlen, all_tokens=config.loss_on == "all")
     return pack(rows, config.seqlen) if packing else rows
