@@ -133,11 +133,12 @@ def _recovery_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     weights = "all weights" if entry["weights"] == "all" else f"LoRA of rank {entry['options']['rank']}"
     data = f"`{entry['options']['data']}`"
     held_out = entry["held_out"]
+    further = f", and on to {reached:g} of the way there" if (reached := entry.get("extrapolated_to", 1)) != 1 else ""
     return (
         weights,
         f"distillation from `{entry['teacher']}` on {data}" if entry["teacher"] else data,
         f"{entry['learned_tokens']:,}",
-        f"{entry['steps']:,} (kept: {entry['best_step']:,})",
+        f"{entry['steps']:,} (kept: {entry['best_step']:,}{further})",
         f"{held_out['perplexity_before']:.2f}",
         f"{held_out['perplexity_after']:.2f}",
     )

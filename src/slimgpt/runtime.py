@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,23 +53,28 @@ def pick_device(name: str) -> torch.device:
 def compute_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     """Dtype of the forward pass: the checkpoint's where the device computes in it, else float32.
 
-    A GPU has them all. Of CPUs some multiply bfloat16 natively, three to four times as fast as float32; none float16.
+    A GPU has them all. Of CPUs some multiply bfloat16 faster than float32; none float16.
     """
     native = device.type == "cuda" or (stored == torch.bfloat16 and device.type == "cpu" and _cpu_has_bfloat16())
     return stored if native else torch.float32
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """The device multiplies bfloat16 natively."""
+    """The device multiplies bfloat16, and faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and _cpu_has_bfloat16()
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Native bfloat16 products, as far as this torch can tell."""
-    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    """As far as this torch can tell.
+
+    With AMX products are several times as fast as in float32. Without it Intel's cores have an instruction for them
+    that takes twice as long as float32's: measured, half the speed (benchmarks/results/precision.md).
+    """
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
+    slow = "Intel" in known.get("cpu_name", "")
+    return bool(known.get("amx_bf16") or (known.get("avx512_bf16") and not slow))
 
 
 def keep_memory() -> None:

@@ -20,7 +20,8 @@ from slimgpt.config import RecoverConfig
 from slimgpt.errors import NumericalError
 from slimgpt.job import versions
 from slimgpt.loading import load_as
-from slimgpt.recovery import compiling, lora, movement, save, targets, teacher
+from slimgpt.recovery import compiling, extrapolation, lora, movement, save, targets, teacher
+from slimgpt.recovery.extrapolation import Reached
 from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
@@ -88,11 +89,15 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
         with clock.timed("train"):
             trainer = _trainer(job, store, observer)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job))
+        reached = Reached(1.0, trainer.kept_perplexity)
+        if job.config.extrapolate:
+            with clock.timed("extrapolate"):
+                reached = _further(job, trainer)
         cpu = torch.tensor([clock.cpu_seconds], device=job.device)
         job.team.sum_([cpu])
         if not job.team.leads:
             return {}
-        entry = _entry(job, trainer, clock, cpu.item())
+        entry = _entry(job, trainer, reached, clock, cpu.item())
         if job.config.keep == "best":
             _require_better(job, entry)
         return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
@@ -150,6 +155,13 @@ def _learner(job: Job) -> Any:
     return model
 
 
+def _further(job: Job, trainer: RecoveryTrainer) -> Reached:
+    """Take the kept checkpoint on along the way that training has gone."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    line = extrapolation.Line(model, before=load_as(job.checkpoint.path, torch.float32))
+    return extrapolation.go_on(line, trainer.held_out_perplexity, trainer.kept_perplexity)
+
+
 def _compute_dtype(job: Job) -> torch.dtype:
     """Of weights that stay as they are."""
     return torch.bfloat16 if job.bfloat16 else torch.float32
@@ -171,7 +183,7 @@ def _last_checkpoint(job: Job) -> str | None:
     return str(whole[-1]) if whole else None
 
 
-def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock, cpu_seconds: float) -> dict[str, Any]:
+def _entry(job: Job, trainer: RecoveryTrainer, reached: Reached, clock: Clock, cpu_seconds: float) -> dict[str, Any]:
     """What ``slimgpt.json`` says of a recovery."""
     history = _history(trainer.state.log_history)
     measured = {row["step"]: row["eval_perplexity"] for row in history if "eval_perplexity" in row}
@@ -189,11 +201,12 @@ def _entry(job: Job, trainer: RecoveryTrainer, clock: Clock, cpu_seconds: float)
         "learned_tokens": sum(map(num_learned, job.train)),
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step if job.config.keep == "best" else trainer.state.global_step,
+        "extrapolated_to": reached.share,
         "held_out": {
             "rows": len(job.held_out),
             "learned_tokens": sum(map(num_learned, job.held_out)),
             "perplexity_before": measured[0],
-            "perplexity_after": trainer.state.best_metric if job.config.keep == "best" else measured[max(measured)],
+            "perplexity_after": reached.perplexity,
         },
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
         "cpu_seconds": round(cpu_seconds, 3),  # of all processes and cores: the cost on a machine that others share

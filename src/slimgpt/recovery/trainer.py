@@ -79,12 +79,13 @@ class RecoveryTrainer(Trainer):
         observer: Observer,
         measure_first: bool,
     ) -> None:
+        self._held_out = Rows(job.held_out)
         super().__init__(
             model=model,
             args=arguments(job, measure_first),
             data_collator=partial(make_batch, length=job.config.seqlen if job.config.compile else 0),
             train_dataset=Rows(job.train, store),
-            eval_dataset=Rows(job.held_out),
+            eval_dataset=self._held_out,
             compute_metrics=_perplexity,
             callbacks=[*_early_stop(job), _Watcher(observer)],
         )
@@ -131,6 +132,19 @@ class RecoveryTrainer(Trainer):
             return summed_loss(logits_BTV, learned_BT, blended(predictions, tokens, share))
         of_predictions = summed_loss(logits_BTV, learned_BT, predictions, temperature)
         return torch.lerp(of_predictions, summed_loss(logits_BTV, learned_BT, tokens), share)
+
+    @property
+    def kept_perplexity(self) -> float:
+        """Held-out perplexity of what the run keeps: of its best checkpoint, or of the last measurement."""
+        log = self.state.log_history
+        measured = [row["eval_perplexity"] for row in log if row["step"] and "eval_perplexity" in row]
+        return min(measured) if self._settings.keep == "best" else measured[-1]
+
+    def held_out_perplexity(self) -> float:
+        """Of the model as it is now; nobody is told."""
+        metrics = self.predict(self._held_out).metrics
+        assert metrics is not None, "compute_metrics is given"
+        return metrics["test_perplexity"]
 
     def compute_loss_context_manager(self) -> ExitStack[Any]:
         """bfloat16 matrix products, by us: accelerate's own way turns all logits to float32 on leaving the model."""

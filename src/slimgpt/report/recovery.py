@@ -83,6 +83,8 @@ def print_recovery(record: Mapping[str, Any]) -> None:
             loss = f"{row['loss']:.4f}" if "loss" in row else ""
             table.add_row(str(row["step"]), loss, f"{row['eval_perplexity']:.3f}{best}")
     out.print(table)
+    if entry["options"]["extrapolate"]:
+        out.print(f"On along the way from the first weights through these: to {entry['extrapolated_to']:g} of it.")
     seconds = entry["seconds"]
     stages = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     held_out = entry["held_out"]
