@@ -1,8 +1,8 @@
 """On along the way that training has gone: further than it came, while held-out text gets likelier.
 
 A short run ends before it is where it is going. The straight line from the weights it began with to those it ended with
-holds good models between the two (Wortsman et al., https://arxiv.org/abs/2109.01903); some way beyond its end
-they are better still, and a step along it costs a measurement, not an optimiser step.
+holds good models between the two (Wortsman et al., https://arxiv.org/abs/2109.01903); some way beyond its end they are
+better still, and a step along it costs a measurement, not an optimiser step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Line:
 
     Args:
         model: after training.
-        before: the same model before it; both are needed in float32 on the model's device.
+        before: the same model before it, on any device and in any dtype. The line holds both once more, like the model.
     """
 
     def __init__(self, model: nn.Module, before: nn.Module) -> None:
