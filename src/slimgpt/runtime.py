@@ -69,8 +69,8 @@ def has_bfloat16(device: torch.device) -> bool:
 def _cpu_has_bfloat16() -> bool:
     """As far as this torch can tell.
 
-    With AMX products are several times as fast as in float32. On an Intel CPU that has avx512_bf16 without it they took
-    1.6 to 1.9 times as long as in float32 (benchmarks/results/precision.md).
+    With AMX products are faster than in float32. On an Intel CPU that has avx512_bf16 without it they took 1.6 to 1.9
+    times as long as in float32 (benchmarks/results/precision.md).
     """
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
     slow = "Intel" in known.get("cpu_name", "")
