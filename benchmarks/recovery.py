@@ -53,6 +53,8 @@ class Options:
     """Rows in a step of those (the paper's 64 would leave 15 steps of a thousand instructions)."""
     long_steps: int = 400
     """Optimiser steps of the recipe's own distillation."""
+    long_epochs: float = 1.0
+    """Passes over the data in it."""
     mix_share: float = 0.2
     """Share of instructions among their rows; 0 leaves general text alone."""
     max_tokens: int | None = None
@@ -90,8 +92,10 @@ class Cell:
 def cells(options: Options) -> list[Cell]:
     equal = ("--max-steps", str(options.steps), "--batch-size", str(options.batch_size), "--warmup", "10")
     equal += ("--eval-every", str(max(1, options.steps // 2)))
-    long = ("--max-steps", str(options.long_steps), "--micro-batch-size", "8", "--compile")
+    long = ("--max-steps", str(options.long_steps), "--epochs", str(options.long_epochs), "--compile")
     long += ("--mix", options.instructions, "--mix-share", str(options.mix_share)) if options.mix_share else ()
+    rows = ("--micro-batch-size", "8")
+    joined = ("--join-texts", "--seqlen", "512", "--batch-size", "4", "--micro-batch-size", "4", "--extrapolate")
     teacher = ("--teacher", options.model)
     lora, distill = "recover-lora.yaml", "recover-distill.yaml"
     return [
@@ -101,8 +105,15 @@ def cells(options: Options) -> list[Cell]:
         Cell("dense, LoRA on instructions", "dense", lora, options.instructions, equal),
         Cell("pruned, distilled, equal steps", "pruned", distill, options.calibration, (*teacher, *equal)),
         Cell("dense, distilled, equal steps", "dense", distill, options.calibration, (*teacher, *equal)),
-        Cell("pruned, distilled", "pruned", distill, options.calibration, (*teacher, *long)),
-        Cell("dense, distilled", "dense", distill, options.calibration, (*teacher, *long)),
+        Cell("pruned, distilled", "pruned", distill, options.calibration, (*teacher, *long, *rows)),
+        Cell("dense, distilled", "dense", distill, options.calibration, (*teacher, *long, *rows)),
+        Cell(
+            "pruned, distilled, joined, extrapolated",
+            "pruned",
+            distill,
+            options.calibration,
+            (*teacher, *long, *joined),
+        ),
     ]
 
 
@@ -152,9 +163,11 @@ def trained(options: Options, cell: Cell) -> dict[str, Any]:
         "seconds",
         "cpu_seconds",
         "held_out",
+        "extrapolated_to",
+        "device",
     )
     passes = entry["steps"] * entry["options"]["batch_size"] / entry["rows"]
-    return {key: entry[key] for key in (*kept, "device")} | {"passes": round(passes, 4)}
+    return {key: entry[key] for key in kept} | {"passes": round(passes, 4)}
 
 
 def measured(options: Options, cell: Cell) -> dict[str, Any]:
