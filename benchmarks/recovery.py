@@ -94,7 +94,7 @@ def cells(options: Options) -> list[Cell]:
     equal += ("--eval-every", str(max(1, options.steps // 2)))
     long = ("--max-steps", str(options.long_steps), "--epochs", str(options.long_epochs), "--compile")
     long += ("--mix", options.instructions, "--mix-share", str(options.mix_share)) if options.mix_share else ()
-    rows = ("--micro-batch-size", "8")
+    apart = ("--micro-batch-size", "8")
     joined = ("--join-texts", "--seqlen", "512", "--batch-size", "4", "--micro-batch-size", "4", "--extrapolate")
     teacher = ("--teacher", options.model)
     lora, distill = "recover-lora.yaml", "recover-distill.yaml"
@@ -105,8 +105,8 @@ def cells(options: Options) -> list[Cell]:
         Cell("dense, LoRA on instructions", "dense", lora, options.instructions, equal),
         Cell("pruned, distilled, equal steps", "pruned", distill, options.calibration, (*teacher, *equal)),
         Cell("dense, distilled, equal steps", "dense", distill, options.calibration, (*teacher, *equal)),
-        Cell("pruned, distilled", "pruned", distill, options.calibration, (*teacher, *long, *rows)),
-        Cell("dense, distilled", "dense", distill, options.calibration, (*teacher, *long, *rows)),
+        Cell("pruned, distilled", "pruned", distill, options.calibration, (*teacher, *long, *apart)),
+        Cell("dense, distilled", "dense", distill, options.calibration, (*teacher, *long, *apart)),
         Cell(
             "pruned, distilled, joined, extrapolated",
             "pruned",
