@@ -19,7 +19,7 @@ import tyro
 from transformers import AutoModelForCausalLM
 from tyro.conf import Positional
 
-from slimgpt.runtime import compute_dtype
+from slimgpt.machine.devices import compute_dtype
 
 DTYPES = (torch.float32, torch.bfloat16)
 

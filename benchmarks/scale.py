@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimgpt.conveyor import to_host
+from slimgpt.streaming.conveyor import to_host
 
 RESULTS = Path(__file__).with_name("results")
 WORDS = 4096  # of the tokenizer
@@ -219,7 +219,8 @@ def measure(run: Run, model: Path, text: Path, out: Path) -> dict[str, Any]:
 
 def follow_the_paper() -> None:
     """Three forward passes a layer (nothing that a pass has seen is kept for the next), float32 products throughout."""
-    from slimgpt import stats, stream
+    from slimgpt.solvers import stats
+    from slimgpt.streaming import stream
 
     stream.keeps_input = lambda site, device: False  # type: ignore[assignment]
     stats._exact_as_it_is = lambda x_TI: False  # type: ignore[assignment]

@@ -23,12 +23,12 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from slimgpt import linalg
 from slimgpt.sites import Removal, Solver, SolverOptions
+from slimgpt.solvers import linalg
 from slimgpt.solvers.elimination import eliminate_
 from slimgpt.solvers.obs import obs
 from slimgpt.solvers.slimgpt import slimgpt
-from slimgpt.stats import InputStats
+from slimgpt.solvers.stats import InputStats
 
 OPTIONS = SolverOptions(damping=0.01)
 

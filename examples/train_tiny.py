@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slimgpt.calibration.sources import resolve
-from slimgpt.runtime import has_bfloat16
+from slimgpt.machine.devices import has_bfloat16
 
 VOCABULARY, SEQLEN = 2048, 256
 SHAPE = {

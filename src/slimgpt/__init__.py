@@ -14,25 +14,25 @@ from wrapt import when_imported
 from slimgpt._version import __version__
 
 if TYPE_CHECKING:
-    from slimgpt.checkpoint import open_checkpoint
     from slimgpt.config import PruneConfig
-    from slimgpt.driver import Observer, PruneResult, prune
     from slimgpt.errors import SlimGPTError
     from slimgpt.evaluation import perplexity
-    from slimgpt.generation import generate
-    from slimgpt.inspection import inspect_model
-    from slimgpt.loading import load_model
+    from slimgpt.model.checkpoint import open_checkpoint
+    from slimgpt.model.generation import generate
+    from slimgpt.model.inspection import inspect_model
+    from slimgpt.model.loading import load_model
+    from slimgpt.pruning.driver import Observer, PruneResult, prune
 
 _HOMES = {
-    "prune": "slimgpt.driver",
+    "prune": "slimgpt.pruning.driver",
     "PruneConfig": "slimgpt.config",
-    "PruneResult": "slimgpt.driver",
-    "Observer": "slimgpt.driver",
-    "open_checkpoint": "slimgpt.checkpoint",
-    "load_model": "slimgpt.loading",
+    "PruneResult": "slimgpt.pruning.driver",
+    "Observer": "slimgpt.pruning.driver",
+    "open_checkpoint": "slimgpt.model.checkpoint",
+    "load_model": "slimgpt.model.loading",
     "perplexity": "slimgpt.evaluation",
-    "generate": "slimgpt.generation",
-    "inspect_model": "slimgpt.inspection",
+    "generate": "slimgpt.model.generation",
+    "inspect_model": "slimgpt.model.inspection",
     "SlimGPTError": "slimgpt.errors",
 }
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slimgpt import Observer, PruneConfig, prune
+from slimgpt.allocation.plan import tokens_per_input
 from slimgpt.arch import FAMILIES
 from slimgpt.calibration import cached_windows
-from slimgpt.checkpoint import open_checkpoint
 from slimgpt.errors import ConfigError
-from slimgpt.planning import tokens_per_input
+from slimgpt.model.checkpoint import open_checkpoint
 
 SAMPLES, SEQLEN = 16, 32
 DAMPING = 1e-3

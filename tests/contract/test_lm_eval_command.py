@@ -15,7 +15,7 @@ import yaml
 
 from slimgpt import prune
 from slimgpt.evaluation import suite
-from slimgpt.loading import load_model
+from slimgpt.model.loading import load_model
 
 TASKS = ("arc_easy", "winogrande")
 NUM_ROWS = 10

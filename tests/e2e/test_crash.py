@@ -16,7 +16,7 @@ from zygote import WRITES, How, Outcome, Zygote, last_of_each
 pytestmark = pytest.mark.e2e
 
 OPTIONS = ["--ratio=0.2", "--calibration=builtin", "--samples=8", "--seqlen=32", "--round-to=1", "--device=cpu"]
-SHARDS = {"slimgpt.output.ONE_FILE_BYTES": 0}  # as if the model were too large for one file
+SHARDS = {"slimgpt.output.place.ONE_FILE_BYTES": 0}  # as if the model were too large for one file
 
 
 class Place:

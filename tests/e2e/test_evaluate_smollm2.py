@@ -14,7 +14,7 @@ import torch
 from slimgpt import PruneConfig, prune
 from slimgpt.config import EvalConfig
 from slimgpt.evaluation import evaluate, read_text, suite
-from slimgpt.loading import load_model
+from slimgpt.model.loading import load_model
 
 pytestmark = pytest.mark.e2e
 
@@ -83,7 +83,9 @@ def test_perplexity_is_that_of_a_plain_loop(
 def answered(smollm2: str) -> dict[str, Any]:
     pytest.importorskip("lm_eval")
     if not (DATA / "tasks").is_dir():
-        pytest.skip("there are no tasks in the shared data; rows made by the test are in tests/unit/test_harness.py")
+        pytest.skip(
+            "no tasks in the shared data; tests/unit/evaluation/test_harness.py makes rows of its own"
+        )
     config = EvalConfig(smollm2, suite="slimgpt", task_data=str(DATA / "tasks"), limit=NUM_ROWS, device="cpu")
     return evaluate(config).found
 

@@ -12,12 +12,12 @@ import torch
 from test_crash import Place, contents, undisturbed, zygote  # noqa: F401 - a fixture
 from zygote import How, Zygote
 
-from slimgpt.activations import ActivationRoom
 from slimgpt.errors import OutputError
+from slimgpt.streaming.activations import ActivationRoom
 
 pytestmark = pytest.mark.e2e
 
-UNCHECKED = {"slimgpt.output.SPARE_BYTES": -(1 << 30)}  # the disk fills while the run is on, not before
+UNCHECKED = {"slimgpt.output.place.SPARE_BYTES": -(1 << 30)}  # the disk fills while the run is on, not before
 KIB = 1024
 
 

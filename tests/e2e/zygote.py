@@ -29,7 +29,7 @@ class How:
         torn: the moment is when half of the file is written.
         signal: what it dies of.
         file_limit: largest file that it may write.
-        settings: constants of modules, ``{"slimgpt.output.SPARE_BYTES": 0}``.
+        settings: constants of modules, ``{"slimgpt.output.place.SPARE_BYTES": 0}``.
     """
 
     die_at: int | None = None
@@ -117,7 +117,7 @@ def _path(target: Any) -> str | None:
 def serve(folder: Path) -> None:
     import torch
 
-    import slimgpt.driver
+    import slimgpt.pruning.driver
     import slimgpt.report.console  # noqa: F401 - imported now, not in every child
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
@@ -155,7 +155,7 @@ def _live(arguments: list[str], how: How, folder: Path) -> int:
 def _set_up(how: How, moments: Moments) -> None:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-    from slimgpt import journal
+    from slimgpt.pruning import journal
 
     moments.watch(os, "fsync", target=None)  # which file it is makes no difference to what a kill leaves
     for name in ("unlink", "rmdir"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slimgpt.conveyor import conveyor, to_host
+from slimgpt.streaming.conveyor import conveyor, to_host
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and torch sees none")
 

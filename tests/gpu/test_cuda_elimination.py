@@ -7,7 +7,7 @@ import torch
 from problems import correlated
 from torch import Tensor
 
-from slimgpt import linalg
+from slimgpt.solvers import linalg
 from slimgpt.solvers.elimination import eliminate_
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and torch sees none")

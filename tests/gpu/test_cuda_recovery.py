@@ -10,9 +10,9 @@ import torch
 from recovery_shop import Shop
 from torch import Tensor
 
-from slimgpt.predictions import divergence_loss, targets_of
+from slimgpt.evaluation.predictions import divergence_loss, targets_of
+from slimgpt.evaluation.vocabulary import BLOCK, BlockLoss, blended, summed_loss, token_loss
 from slimgpt.recovery import recover
-from slimgpt.vocabulary import BLOCK, BlockLoss, blended, summed_loss, token_loss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and torch sees none")
 

@@ -1,4 +1,7 @@
-"""Model families as data: ``FAMILIES`` is the one list of what slimgpt can prune."""
+"""Model families as data: ``FAMILIES`` is the one list of what slimgpt can prune.
+
+Comes in: a model's configuration. Goes out: a family: where its layers are, and the sites of a layer.
+"""
 
 from __future__ import annotations
 

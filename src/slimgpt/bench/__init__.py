@@ -2,6 +2,8 @@
 
 Every model has a process of its own, so that its peak is its own, and they take turns in every repeat, so that a
 machine that is slow for a while is slow for all of them: ratios are of paired repeats.
+
+Comes in: names of models. Goes out: seconds, bytes and FLOPs of each, beside the first.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from slimgpt import runtime
 from slimgpt.bench import worker
 from slimgpt.bench.spread import ratios, spread
-from slimgpt.checkpoint import open_checkpoint
 from slimgpt.config import BenchConfig
 from slimgpt.errors import ConfigError, ModelError
-from slimgpt.job import versions
-from slimgpt.quantisation import Scheme, require_library
-from slimgpt.timing import Load, Repeat
-from slimgpt.weights import INDEX
+from slimgpt.machine import devices
+from slimgpt.machine.timing import Load, Repeat
+from slimgpt.machine.versions import versions
+from slimgpt.model.checkpoint import open_checkpoint
+from slimgpt.model.quantisation import Scheme, require_library
+from slimgpt.model.weights import INDEX
 
 KIND, SCHEMA = "bench", 1
 Answer = TypeVar("Answer")
@@ -44,7 +46,7 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
         ModelError: a model cannot be read, or its process died.
     """
     config.check()
-    device = runtime.pick_device(config.device)
+    device = devices.pick_device(config.device)
     if config.quantise is not None:
         require_library(config.quantise)
     bytes_on_disk = [_check(model, config) for model in config.models]
@@ -72,7 +74,7 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
         "schema": SCHEMA,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
-        "device": runtime.device_name(device),
+        "device": devices.device_name(device),
         "settings": _settings(config),
         "models": [{**facts, **_summary(own, speeds[0])} for facts, own in zip(measured, speeds, strict=True)],
     }

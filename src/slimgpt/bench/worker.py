@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from slimgpt import runtime
-from slimgpt.loading import load_model
-from slimgpt.quantisation import Scheme, quantise_
-from slimgpt.timing import Load, Measured, Repeat
+from slimgpt.machine import devices, host
+from slimgpt.machine.timing import Load, Measured, Repeat
+from slimgpt.model.loading import load_model
+from slimgpt.model.quantisation import Scheme, quantise_
 
 STATUS = Path("/proc/self/status")  # Linux
 
@@ -56,10 +56,10 @@ def flops_per_token() -> int:
 
 def _peak_bytes(device: torch.device) -> int:
     """Linux's own mark of this process, because ``getrusage`` gives a child the size of the parent it came from."""
-    on_device = runtime.peak_device_bytes(device)
+    on_device = devices.peak_device_bytes(device)
     if on_device is not None:
         return on_device
     if STATUS.is_file():
         marks = [line.split() for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
         return int(marks[0][1]) * 1024
-    return runtime.peak_host_bytes()
+    return host.peak_host_bytes()

@@ -4,6 +4,8 @@
 
 Documents are joined by blank lines, tokenised without special tokens and cut at random, as in the paper
 (https://arxiv.org/abs/2412.18110, section 5). The same name, tokenizer, sizes and seed give the same windows.
+
+Comes in: a name of text, a tokenizer. Goes out: int64 windows of tokens.
 """
 
 from __future__ import annotations

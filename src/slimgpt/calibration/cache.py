@@ -16,7 +16,7 @@ from torch import Tensor
 
 from slimgpt.calibration.sampling import fingerprint, windows
 from slimgpt.calibration.sources import resolve
-from slimgpt.runtime import cache_folder
+from slimgpt.machine.host import cache_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

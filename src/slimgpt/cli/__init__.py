@@ -1,4 +1,7 @@
-"""The command line: parses options, calls the library, prints. ``slimgpt COMMAND --help`` says it all."""
+"""The command line: parses options, calls the library, prints. ``slimgpt COMMAND --help`` says it all.
+
+Comes in: arguments. Goes out: lines on the terminal and an exit status.
+"""
 
 from __future__ import annotations
 

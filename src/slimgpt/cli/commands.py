@@ -25,7 +25,7 @@ from slimgpt.errors import ConfigError, OutputError
 
 
 def _prune(config: PruneConfig) -> None:
-    from slimgpt.driver import prune
+    from slimgpt.pruning.driver import prune
     from slimgpt.report.console import ProgressObserver, out, print_record
 
     if config.report:
@@ -65,7 +65,7 @@ def _drop(config: DropConfig) -> None:
 
 
 def _search(config: SearchConfig) -> None:
-    from slimgpt.journal import write_text
+    from slimgpt.machine.atomic import write_text
     from slimgpt.report.allocation import print_allocation
     from slimgpt.search import answer, to_yaml
 
@@ -110,7 +110,7 @@ def _eval(config: EvalConfig) -> None:
 
 
 def _inspect(config: InspectConfig) -> None:
-    from slimgpt.inspection import inspect_model
+    from slimgpt.model.inspection import inspect_model
     from slimgpt.report.console import print_inspection
 
     _refuse_existing(config.json)
@@ -120,8 +120,8 @@ def _inspect(config: InspectConfig) -> None:
 
 
 def _bench(config: BenchConfig) -> None:
-    from slimgpt import measured
     from slimgpt.bench import bench
+    from slimgpt.output import measurements
     from slimgpt.report.bench_table import bench_progress, print_bench
 
     _refuse_existing(config.json)
@@ -131,12 +131,12 @@ def _bench(config: BenchConfig) -> None:
     print_bench(result)
     _write_json(config.json, result)
     for folder in folders:
-        measured.keep(folder, "bench", result)
+        measurements.keep(folder, "bench", result)
 
 
 def _run_folders(models: tuple[str, ...]) -> list[Path]:
     """Those of the models that carry a record of their making."""
-    from slimgpt.schema import RECORD
+    from slimgpt.model.schema import RECORD
 
     folders = [Path(model).expanduser() for model in models if (Path(model).expanduser() / RECORD).is_file()]
     if not folders:
@@ -193,8 +193,8 @@ def _families(config: FamiliesConfig) -> None:
 
 
 def _generate(config: GenerateConfig) -> None:
-    from slimgpt.generation import generate
-    from slimgpt.loading import load_model
+    from slimgpt.model.generation import generate
+    from slimgpt.model.loading import load_model
 
     model, tokenizer = load_model(config.model, config.device)
     print(
@@ -222,7 +222,7 @@ def _refuse_existing(path: str | None, option: str = "--json") -> None:
 
 
 def _write_json(path: str | None, content: Any) -> None:
-    from slimgpt.journal import write_json
+    from slimgpt.machine.atomic import write_json
 
     if path is not None:
         write_json(Path(path), content)

@@ -2,6 +2,8 @@
 
 ``check()`` is called before any work and raises :class:`~slimgpt.errors.ConfigError`. Standard library only, but for
 tyro's markers that say which fields are positional on the command line, and YAML.
+
+Comes in: flags, recipes, Python arguments. Goes out: frozen options, each within its rule.
 """
 
 from slimgpt.config.bench import BenchConfig

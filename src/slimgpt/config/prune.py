@@ -115,6 +115,16 @@ class PruneConfig(TargetOptions):
             return "uniform"
         return DEFAULT_ALLOCATIONS.get(self.solver, "log")
 
+    @property
+    def searches(self) -> bool:
+        """A search says what every layer keeps."""
+        return self.chosen_allocation == "searched" and self.asked_ratio != 0
+
+    @property
+    def ranks(self) -> bool:
+        """A ranking of all units says what every layer keeps."""
+        return self.chosen_allocation == "flap" and self.asked_ratio != 0
+
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
         self.check_target()

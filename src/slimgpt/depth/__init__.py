@@ -1,4 +1,7 @@
-"""drop(): whole decoder layers out of a model, chosen by how little they turn the residual stream."""
+"""drop(): whole decoder layers out of a model, chosen by how little they turn the residual stream.
+
+Comes in: a model and text. Goes out: a model with fewer layers.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimgpt import calibration, memory, outcome, output, runtime
-from slimgpt.activations import ActivationRoom
-from slimgpt.checkpoint import Checkpoint, open_checkpoint
+from slimgpt import calibration
 from slimgpt.config import DropConfig
 from slimgpt.depth.scores import StreamTurns, least_influence, least_run
 from slimgpt.depth.shallower import shallower_config
 from slimgpt.errors import ConfigError
-from slimgpt.job import versions
-from slimgpt.journal import write_tensors
-from slimgpt.model_checks import check_context, check_rest
-from slimgpt.record import write
-from slimgpt.resident import materialised, read_layer
-from slimgpt.runtime import Clock
-from slimgpt.schema import SCHEMA
-from slimgpt.stream import ActivationStream
+from slimgpt.machine import devices, host
+from slimgpt.machine.atomic import write_tensors
+from slimgpt.machine.clock import Clock
+from slimgpt.machine.versions import versions
+from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.model.checks import check_context, check_rest
+from slimgpt.model.layer_loading import materialised, read_layer
+from slimgpt.model.schema import SCHEMA
+from slimgpt.output import assembly, place, record_file, working_folder
+from slimgpt.output.record_file import write
+from slimgpt.streaming import memory
+from slimgpt.streaming.activations import ActivationRoom
+from slimgpt.streaming.stream import ActivationStream
 
 __all__ = ["DropResult", "drop"]
 
@@ -63,7 +69,7 @@ def drop(config: DropConfig) -> DropResult:
     clock = Clock()
     with clock.timed("prepare"):
         job = _prepare(config)
-    with outcome.working_folder(job.out) as folder:
+    with working_folder.working_folder(job.out) as folder:
         with clock.timed("measure", job.device):
             turns = _measure(job, folder)
         scores, dropped = _choose(config.method, turns, job.num)
@@ -72,29 +78,29 @@ def drop(config: DropConfig) -> DropResult:
             finished, num_params = _assemble(job, kept, folder)
         whole = _record(job, scores, dropped, num_params, clock)
         write(finished, whole)
-        output.publish(finished, job.out)
+        place.publish(finished, job.out)
     return DropResult(job.out, whole)
 
 
 def _prepare(config: DropConfig) -> _Job:
     config.check()
-    device = runtime.pick_device(config.device)
+    device = devices.pick_device(config.device)
     checkpoint = open_checkpoint(config.model)
     check_context(checkpoint.config, config.seqlen)
     num = _number(config, len(checkpoint.layers))
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     shallower_config(checkpoint, range(len(checkpoint.layers)), stored_dtype)  # fails here where none can go
     out = Path(os.path.abspath(Path(config.out).expanduser()))
-    outcome.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
+    working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
     windows_BT = calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
     check_rest(checkpoint, windows_BT, stored_dtype)
-    batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
-    compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
+    batch_size = devices.pick_batch_size(config.batch_size, config.seqlen, device)
+    compute_dtype = devices.compute_dtype(checkpoint.dtype, device)
     needs = memory.estimate(
         checkpoint, len(windows_BT), config.seqlen, batch_size, device, compute_dtype, offload=False
     )
-    memory.check(needs, device, output.partial_folder(out))
+    memory.check(needs, device, place.partial_folder(out))
     return _Job(config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, out, needs.offloaded)
 
 
@@ -114,8 +120,8 @@ def _number(config: DropConfig, num_layers: int) -> int:
 def _measure(job: _Job, folder: Path) -> StreamTurns:
     """Run the calibration text through the model, one layer at a time."""
     checkpoint, device = job.checkpoint, job.device
-    dtype = runtime.compute_dtype(checkpoint.dtype, device)
-    batch_size = runtime.pick_batch_size(job.config.batch_size, job.config.seqlen, device)
+    dtype = devices.compute_dtype(checkpoint.dtype, device)
+    batch_size = devices.pick_batch_size(job.config.batch_size, job.config.seqlen, device)
     room = ActivationRoom(checkpoint.dtype, folder / "activations" if job.offloaded else None)
     turns = StreamTurns()
     with closing(ActivationStream(checkpoint, job.windows_BT, device, dtype, batch_size, room)) as stream:
@@ -143,7 +149,7 @@ def _choose(method: str, turns: StreamTurns, num: int) -> tuple[list[float], lis
 def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> tuple[Path, int]:
     """Put the layers that stay, and all around them, together in the working folder; where, and how many parameters."""
     checkpoint, dtype = job.checkpoint, job.stored_dtype
-    finished = folder / output.FINISHED
+    finished = folder / place.FINISHED
     finished.mkdir()
     gone = set(range(len(checkpoint.layers))) - set(kept)
     lost = sum(parameter.numel() for index in gone for parameter in checkpoint.layers[index].parameters())
@@ -154,8 +160,8 @@ def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> tuple[Path, int]:
         state = read_layer(checkpoint, old, dtype)
         write_tensors(shard, {prefix + name: tensor.contiguous() for name, tensor in state.items()})
     rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
-    output.write_weights(finished, rest, shards, num_params * dtype.itemsize)
-    outcome.add_the_rest(finished, checkpoint, shallower_config(checkpoint, kept, dtype), job.tokenizer)
+    assembly.write_weights(finished, rest, shards, num_params * dtype.itemsize)
+    assembly.add_the_rest(finished, checkpoint, shallower_config(checkpoint, kept, dtype), job.tokenizer)
     return finished, num_params
 
 
@@ -166,7 +172,7 @@ def _record(
     return {
         "schema": SCHEMA,
         "kind": "drop",
-        **outcome.provenance(job.checkpoint),
+        **record_file.provenance(job.checkpoint),
         "options": asdict(job.config),
         "versions": versions(),
         "parameters": {
@@ -178,11 +184,11 @@ def _record(
         "num_layers": {"before": len(job.checkpoint.layers), "after": len(job.checkpoint.layers) - len(dropped)},
         "dropped": list(dropped),
         "scores": list(scores),
-        "layout": "per-layer" if outcome.is_per_layer(job.checkpoint.config) else "uniform",
+        "layout": "per-layer" if assembly.is_per_layer(job.checkpoint.config) else "uniform",
         "cost": {
             "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
-            "peak_host_bytes": runtime.peak_host_bytes(),
-            "peak_device_bytes": runtime.peak_device_bytes(job.device),
-            "device": runtime.device_name(job.device),
+            "peak_host_bytes": host.peak_host_bytes(),
+            "peak_device_bytes": devices.peak_device_bytes(job.device),
+            "device": devices.device_name(job.device),
         },
     }

@@ -1,4 +1,7 @@
-"""What was lost: measures of a model's quality."""
+"""What was lost: measures of a model's quality.
+
+Comes in: a model, text, tasks. Goes out: perplexities, scores, and how far two models are apart.
+"""
 
 from slimgpt.evaluation.likelihood import Perplexity, perplexity
 from slimgpt.evaluation.run import Evaluation, Observer, evaluate

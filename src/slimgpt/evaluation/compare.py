@@ -19,7 +19,7 @@ from slimgpt.evaluation.corruption import CORRUPTIONS, corrupt
 from slimgpt.evaluation.likelihood import TOKENS_PER_BATCH, check_vocabulary, measure
 from slimgpt.evaluation.similarity import LinearCKA
 from slimgpt.evaluation.windows import Windows, cut, token_ids
-from slimgpt.generation import generate
+from slimgpt.model.generation import generate
 
 NUM_TOKENS = 4096  # of the text, from its beginning
 NUM_SAMPLES = 3

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slimgpt.checkpoint import last_line
 from slimgpt.errors import ConfigError
 from slimgpt.evaluation import suite
+from slimgpt.model.checkpoint import last_line
 
 FEWSHOT_SEED = 1234  # the harness's own default
 ROWS_PER_BATCH = {"cpu": 4, "mps": 4, "cuda": 16}

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from slimgpt.errors import ModelError
 from slimgpt.evaluation.windows import Windows, cut
-from slimgpt.model_checks import check_context
+from slimgpt.model.checks import check_context
 
 TOKENS_PER_BATCH = 2048  # tokens in one forward pass: their logits over the whole vocabulary are held at once
 ROWS = 512  # tokens whose logits are turned to float32 at once

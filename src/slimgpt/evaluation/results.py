@@ -11,7 +11,7 @@ from typing import Any
 
 from slimgpt.evaluation import suite
 from slimgpt.evaluation.likelihood import Perplexity
-from slimgpt.job import versions
+from slimgpt.machine.versions import versions
 
 SCHEMA = 1
 BY_NAME = ("results", "configs", "n-shot", "n-samples", "higher_is_better", "versions", "window_nll")

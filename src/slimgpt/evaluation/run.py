@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimgpt import measured, runtime
-from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import EvalConfig
 from slimgpt.errors import ConfigError
 from slimgpt.evaluation import compare, harness, results, suite
 from slimgpt.evaluation.likelihood import Perplexity, measure
 from slimgpt.evaluation.windows import Windows, cut, read_text
-from slimgpt.loading import load_model
-from slimgpt.model_checks import check_context
-from slimgpt.quantisation import quantise_, require_library
+from slimgpt.machine import devices
+from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.model.checks import check_context
+from slimgpt.model.loading import load_model
+from slimgpt.model.quantisation import quantise_, require_library
+from slimgpt.output import measurements
 
 
 class Observer:
@@ -88,17 +89,17 @@ def evaluate(config: EvalConfig, observer: Observer | None = None) -> Evaluation
     found = json.loads(json.dumps(found, default=str))  # the harness keeps functions of task files among its results
     comparison = _comparison(job, model, tokenizer, conditions, observer) if job.against else None
     if config.record:
-        _keep(measured.require_run(config.model), found, comparison)
+        _keep(measurements.require_run(config.model), found, comparison)
     return Evaluation(found, comparison)
 
 
 def _prepare(config: EvalConfig, observer: Observer) -> _Job:
     config.check()
-    runtime.pick_device(config.device)
+    devices.pick_device(config.device)
     if config.quantise is not None:
         require_library(config.quantise)
     if config.record:
-        measured.require_run(config.model)
+        measurements.require_run(config.model)
     text = read_text(config.text) if config.text is not None else ""
     checkpoint = open_checkpoint(config.model)
     tokenizer = checkpoint.tokenizer()
@@ -169,7 +170,7 @@ def _conditions(config: EvalConfig, model: Any) -> dict[str, Any]:
         "num_fewshot": config.num_fewshot,
         "batch_size": config.batch_size,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": runtime.device_name(model.device),
+        "device": devices.device_name(model.device),
     }
 
 
@@ -210,7 +211,7 @@ def _layer_names(checkpoint: Checkpoint) -> list[str]:
 
 
 def _keep(folder: Path, found: dict[str, Any], comparison: dict[str, Any] | None) -> None:
-    before = measured.read(folder).get("eval")
-    measured.keep(folder, "eval", results.merge(before, found))
+    before = measurements.read(folder).get("eval")
+    measurements.keep(folder, "eval", results.merge(before, found))
     if comparison is not None:
-        measured.keep(folder, "compare", comparison)
+        measurements.keep(folder, "compare", comparison)

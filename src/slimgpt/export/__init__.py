@@ -1,4 +1,7 @@
-"""Files that other tools load, made from a model that slimgpt can open: one format a file of this package."""
+"""Files that other tools load, made from a model that slimgpt can open: one format a file of this package.
+
+Comes in: a model's folder. Goes out: one file or folder that another tool loads, checked by loading it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import ExportConfig
 from slimgpt.errors import ModelError, OutputError
 from slimgpt.export.gguf import plan_gguf
@@ -16,9 +18,10 @@ from slimgpt.export.onnx import plan_onnx
 from slimgpt.export.padded import plan_padded
 from slimgpt.export.plan import Plan
 from slimgpt.export.verify import verify
-from slimgpt.journal import write_json
-from slimgpt.output import FINISHED, check_ours, check_place, check_room, partial_folder, publish, recover
-from slimgpt.schema import RECORD, SCHEMA
+from slimgpt.machine.atomic import write_json
+from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.model.schema import RECORD, SCHEMA
+from slimgpt.output.place import FINISHED, check_ours, check_place, check_room, partial_folder, publish, recover
 
 __all__ = ["Exported", "export"]
 

@@ -14,14 +14,14 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
 from slimgpt.arch.family import head_dim
-from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import ExportConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.export.gguf_architecture import Architecture, choose, interleave, rope_factors
 from slimgpt.export.gguf_tokenizer import add_tokenizer
 from slimgpt.export.layout import is_uniform
 from slimgpt.export.plan import Plan
-from slimgpt.inspection import layer_sizes
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.inspection import layer_sizes
 
 QUANTIZATION_VERSION = 2
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from slimgpt.arch.family import head_dim
-from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import ConfigError
 from slimgpt.export.layout import is_uniform
-from slimgpt.inspection import layer_sizes
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.inspection import layer_sizes
 from slimgpt.modeling_slimgpt import PREFIX
 
 MIN_FFN_CHANNELS = 32  # a narrower FFN is not something that llama.cpp's kernels are tried with, and 0 drops attention

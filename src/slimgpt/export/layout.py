@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from slimgpt.arch.family import QUERIES
-from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import ConfigError
-from slimgpt.inspection import layer_sizes
-from slimgpt.output import stock_config
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.inspection import layer_sizes
+from slimgpt.model.pruned_config import stock_config
 
 
 def is_uniform(checkpoint: Checkpoint) -> bool:

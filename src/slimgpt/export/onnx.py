@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import ExportConfig
 from slimgpt.errors import ConfigError
 from slimgpt.export.layout import is_uniform
 from slimgpt.export.plan import Plan
 from slimgpt.export.tools import need
-from slimgpt.loading import load_model
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.loading import load_model
 
 FILE = "model.onnx"
 

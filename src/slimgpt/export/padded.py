@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from slimgpt.arch.family import output_dim, surviving_rows
-from slimgpt.checkpoint import Checkpoint, empty_model
 from slimgpt.config import ExportConfig
 from slimgpt.export.layout import widest_config
 from slimgpt.export.plan import Plan
-from slimgpt.journal import write_tensors
-from slimgpt.output import generation_config, write_weights
+from slimgpt.machine.atomic import write_tensors
+from slimgpt.model.checkpoint import Checkpoint, empty_model
+from slimgpt.output.assembly import generation_config, write_weights
 from slimgpt.sites import Site
 
 

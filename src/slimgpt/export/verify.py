@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from slimgpt.checkpoint import Checkpoint, load_tokenizer
 from slimgpt.config import ExportConfig
 from slimgpt.errors import OutputError
 from slimgpt.export.onnx import FILE
 from slimgpt.export.tools import need
-from slimgpt.loading import load_model
+from slimgpt.model.checkpoint import Checkpoint, load_tokenizer
+from slimgpt.model.loading import load_model
 
 PROMPT = (
     "The river Danube, 2,850 km long, isn't Europe's longest: that's the Volga.\n\n"

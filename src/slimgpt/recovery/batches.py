@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from slimgpt.predictions import Targets
+from slimgpt.evaluation.predictions import Targets
 from slimgpt.recovery.packing import Row, collate
 from slimgpt.recovery.targets import TargetStore
 

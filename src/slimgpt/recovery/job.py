@@ -13,18 +13,19 @@ from typing import Any
 import peft
 import torch
 
-from slimgpt import output, runtime
-from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import RecoverConfig
 from slimgpt.errors import ConfigError, ModelError
-from slimgpt.job import versions
-from slimgpt.journal import Journal
-from slimgpt.model_checks import check_context
+from slimgpt.machine import devices
+from slimgpt.machine.processes import Processes
+from slimgpt.machine.versions import versions
+from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.model.checks import check_context
+from slimgpt.model.schema import RECORD
+from slimgpt.output import place
+from slimgpt.pruning.journal import Journal
 from slimgpt.recovery import compiling, lora, rows, targets
 from slimgpt.recovery.packing import Row
 from slimgpt.recovery.teacher import Teacher, open_teacher
-from slimgpt.schema import RECORD
-from slimgpt.team import Team
 
 TOKENS_PER_PASS = {"cpu": 1024, "mps": 2048, "cuda": 4096}
 """Tokens in one forward and backward pass when the user leaves it to us; their logits, over the whole vocabulary and
@@ -58,7 +59,7 @@ class Job:
         eval_every: optimiser steps between measurements.
         out: the folder to make.
         journal: says which run the working folder belongs to.
-        team: the processes that share the work.
+        processes: the processes that share the work.
         finished: the record of a run that is to be resumed, but had come to its end.
     """
 
@@ -76,13 +77,13 @@ class Job:
     eval_every: int
     out: Path
     journal: Journal
-    team: Team
+    processes: Processes
     finished: dict[str, Any] | None
 
     @property
     def partial(self) -> Path:
         """The working folder."""
-        return output.partial_folder(self.out)
+        return place.partial_folder(self.out)
 
     @property
     def reads_ahead(self) -> bool:
@@ -103,8 +104,8 @@ def prepare(config: RecoverConfig) -> Job:
         SlimGPTError: the first thing that is wrong.
     """
     config.check()
-    device = runtime.pick_device(config.device)
-    team = Team.join(device)
+    device = devices.pick_device(config.device)
+    processes = Processes.join(device)
     checkpoint = open_checkpoint(config.model)
     if checkpoint.path.is_file():
         raise ModelError(
@@ -127,16 +128,16 @@ def prepare(config: RecoverConfig) -> Job:
             f"--warmup {config.warmup} is all of the {num_steps} optimiser steps that {len(train)} rows make: lower "
             "it, or --batch-size, or train for more --epochs."
         )
-    micro, accumulation = _passes(config, device, team.size)
-    if team.leads:
+    micro, accumulation = _passes(config, device, processes.size)
+    if processes.leads:
         if config.resume or config.force:
-            output.recover(out)
-        output.check_output(out, checkpoint.path, _bytes(config, checkpoint, train), config.force, config.resume)
-    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and runtime.has_bfloat16(device))
-    numbers = {"passes": [micro, accumulation, team.size], "bfloat16": bfloat16, "device": device.type}
+            place.recover(out)
+        place.check_output(out, checkpoint.path, _bytes(config, checkpoint, train), config.force, config.resume)
+    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and devices.has_bfloat16(device))
+    numbers = {"passes": [micro, accumulation, processes.size], "bfloat16": bfloat16, "device": device.type}
     fingerprint = _fingerprint(config, checkpoint, teacher, [train, held_out]) | numbers
-    journal = Journal(output.partial_folder(out), fingerprint)
-    finished = team.from_leader(_begin(config, out, checkpoint, journal) if team.leads else None)
+    journal = Journal(place.partial_folder(out), fingerprint)
+    finished = processes.from_leader(_begin(config, out, checkpoint, journal) if processes.leads else None)
     return Job(
         config=config,
         checkpoint=checkpoint,
@@ -152,7 +153,7 @@ def prepare(config: RecoverConfig) -> Job:
         eval_every=config.eval_every or max(1, num_steps // MEASUREMENTS),
         out=out,
         journal=journal,
-        team=team,
+        processes=processes,
         finished=finished,
     )
 
@@ -196,7 +197,7 @@ def _begin(config: RecoverConfig, out: Path, checkpoint: Checkpoint, journal: Jo
     if finished is not None or (config.force and not config.resume):
         journal.discard()
     if finished is None:
-        output.check_place(out, checkpoint.path, config.force)  # --resume alone does not replace another output
+        place.check_place(out, checkpoint.path, config.force)  # --resume alone does not replace another output
         journal.begin(config.resume)
     return finished
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from slimgpt.checkpoint import Checkpoint
 from slimgpt.config import RecoverConfig
 from slimgpt.errors import ModelError
+from slimgpt.model.checkpoint import Checkpoint
 
 
 def adapted_paths(checkpoint: Checkpoint) -> list[str]:

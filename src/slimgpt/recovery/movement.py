@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from slimgpt.arch.family import projections
-from slimgpt.journal import write_tensors
-from slimgpt.masks.method import count, lowest
+from slimgpt.machine.atomic import write_tensors
+from slimgpt.sparsify.masks.method import count, lowest
 
 FILE = "movement.safetensors"
 """What a checkpoint of Trainer holds beside its own: scores, masks and the values of masked weights."""

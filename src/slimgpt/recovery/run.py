@@ -15,18 +15,19 @@ import torch
 import transformers
 from transformers.trainer import TRAINER_STATE_NAME
 
-from slimgpt import output, runtime
 from slimgpt.config import RecoverConfig
 from slimgpt.errors import NumericalError
-from slimgpt.job import versions
-from slimgpt.loading import load_as
+from slimgpt.machine import devices, host
+from slimgpt.machine.clock import Clock
+from slimgpt.machine.versions import versions
+from slimgpt.model.loading import load_as
+from slimgpt.output import place
 from slimgpt.recovery import compiling, extrapolation, lora, movement, save, targets, teacher
 from slimgpt.recovery.extrapolation import Reached
 from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
 from slimgpt.recovery.zeros import hold_zeros
-from slimgpt.runtime import Clock
 
 PLAIN_ATTENTION = 512
 """Tokens up to which a CPU trains faster by plain attention than by torch's fused one, whose backward pass is slow:
@@ -70,18 +71,18 @@ def recover(config: RecoverConfig, observer: Observer | None = None) -> RecoverR
     with clock.timed("prepare"):
         job = prepare(config)
     if job.device.type == "cpu":
-        runtime.keep_memory()
-    watching = observer if observer is not None and job.team.leads else Unwatched()
+        host.keep_memory()
+    watching = observer if observer is not None and job.processes.leads else Unwatched()
     with closing(job.journal):
         whole = job.finished or _carry_out(job, watching, clock)
-    job.team.leave()
+    job.processes.leave()
     return RecoverResult(job.out, whole)
 
 
 def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     """Let the teacher speak, train, and write the output; its record (empty for those who only helped)."""
     observer.planned(job)
-    with output.full_disk_named(job.out, 0), _quiet_transformers():
+    with place.full_disk_named(job.out, 0), _quiet_transformers():
         store = None
         if job.reads_ahead:
             with clock.timed("teacher"):
@@ -94,8 +95,8 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
             with clock.timed("extrapolate"):
                 reached = _further(job, trainer)
         cpu = torch.tensor([clock.cpu_seconds], device=job.device)
-        job.team.sum_([cpu])
-        if not job.team.leads:
+        job.processes.sum_([cpu])
+        if not job.processes.leads:
             return {}
         entry = _entry(job, trainer, reached, clock, cpu.item())
         if job.config.keep == "best":
@@ -116,7 +117,7 @@ def _taught(job: Job, observer: Observer) -> targets.TargetStore:
         config.top_k,
         config.temperature,
         job.micro_batch_size,
-        job.team,
+        job.processes,
         observer.taught,
     )
     return store
@@ -177,7 +178,7 @@ def _last_checkpoint(job: Job) -> str | None:
     found = sorted(checkpoints_folder(job).glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
     last_file = movement.FILE if job.config.movement else TRAINER_STATE_NAME  # a callback comes after Trainer
     whole = [folder for folder in found if (folder / last_file).is_file()]
-    if job.team.leads:
+    if job.processes.leads:
         for folder in set(found) - set(whole):
             shutil.rmtree(folder)
     return str(whole[-1]) if whole else None
@@ -210,9 +211,9 @@ def _entry(job: Job, trainer: RecoveryTrainer, reached: Reached, clock: Clock, c
         },
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
         "cpu_seconds": round(cpu_seconds, 3),  # of all processes and cores: the cost on a machine that others share
-        "peak_host_bytes": runtime.peak_host_bytes(),
-        "peak_device_bytes": runtime.peak_device_bytes(job.device),
-        "device": runtime.device_name(job.device),
+        "peak_host_bytes": host.peak_host_bytes(),
+        "peak_device_bytes": devices.peak_device_bytes(job.device),
+        "device": devices.device_name(job.device),
         "history": history,
     }
 

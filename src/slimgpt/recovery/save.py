@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slimgpt import journal, measured, output
-from slimgpt.loading import load_as
+from slimgpt.machine import atomic
+from slimgpt.model.loading import load_as
+from slimgpt.model.schema import RECORD, SCHEMA
+from slimgpt.output import measurements, place
 from slimgpt.recovery import lora
 from slimgpt.recovery.job import Job
-from slimgpt.schema import RECORD, SCHEMA
 
 ADAPTER = "adapter"
 LARGEST_FILE = "5GB"
@@ -27,7 +28,7 @@ def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
         model: as trained: with adapters, which are merged, or whole.
         entry: what is to be known of this recovery.
     """
-    folder = job.partial / output.FINISHED
+    folder = job.partial / place.FINISHED
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
     if not job.config.full:
         model.save_pretrained(job.partial / ADAPTER)
@@ -40,9 +41,9 @@ def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
     if job.config.keep_adapter:
         shutil.move(job.partial / ADAPTER, folder / ADAPTER)
     whole = _record(job, entry)
-    journal.write_json(folder / RECORD, whole)
-    measured.renew_card(folder)
-    output.publish(folder, job.out)
+    atomic.write_json(folder / RECORD, whole)
+    measurements.renew_card(folder)
+    place.publish(folder, job.out)
     return whole
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from slimgpt.journal import write_tensors
-from slimgpt.predictions import Targets, targets_of
+from slimgpt.evaluation.predictions import Targets, targets_of
+from slimgpt.machine.atomic import write_tensors
+from slimgpt.machine.processes import Processes
 from slimgpt.recovery.packing import Row, collate, learned, num_learned
-from slimgpt.team import Team
 
 ALGORITHM_VERSION = 1  # raise it whenever other targets than before would be kept
 SHARD = 32  # rows in a file
@@ -93,22 +93,22 @@ def fill(
     num_kept: int,
     temperature: float,
     batch_size: int,
-    team: Team,
+    processes: Processes,
     progress: Callable[[int], None],
 ) -> None:
     """Run the teacher over the rows whose targets are missing; it is loaded only if there are any.
 
-    The processes of a team share the missing files.
+    Several processes share the missing files.
     """
     missing = store.missing()
-    team.meet()  # everybody has looked before anybody writes
-    mine = missing[team.rank :: team.size]
+    processes.meet()  # everybody has looked before anybody writes
+    mine = missing[processes.rank :: processes.size]
     teacher = load() if mine else None
     for shard in mine:
         chosen = [rows[row] for row in store.rows_of(shard)]
         store.write(shard, predict(teacher, chosen, num_kept, temperature, batch_size))
         progress(sum(len(row.ids) for row in chosen))
-    team.meet()
+    processes.meet()
 
 
 @torch.inference_mode()

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from slimgpt.checkpoint import Checkpoint, last_line, load_tokenizer, open_checkpoint, resolve
 from slimgpt.errors import ConfigError, ModelError
-from slimgpt.loading import load_as
-from slimgpt.weights import SafetensorsWeights
+from slimgpt.model.checkpoint import Checkpoint, last_line, load_tokenizer, open_checkpoint, resolve
+from slimgpt.model.loading import load_as
+from slimgpt.model.weights import SafetensorsWeights
 
 
 @dataclass(frozen=True)

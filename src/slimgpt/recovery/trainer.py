@@ -27,14 +27,14 @@ from transformers import (
 )
 
 from slimgpt.errors import NumericalError
-from slimgpt.predictions import Targets, divergence_loss, targets_of
+from slimgpt.evaluation.predictions import Targets, divergence_loss, targets_of
+from slimgpt.evaluation.vocabulary import blended, summed_loss, token_loss
 from slimgpt.recovery import compiling
 from slimgpt.recovery.batches import Rows, make_batch, take_targets
 from slimgpt.recovery.hidden_states import hidden_state_error
 from slimgpt.recovery.job import Job
 from slimgpt.recovery.packing import learned
 from slimgpt.recovery.targets import TargetStore
-from slimgpt.vocabulary import blended, summed_loss, token_loss
 
 LOGS = 100  # losses noted in a run
 
@@ -230,7 +230,7 @@ def arguments(job: Job, measure_first: bool) -> TrainingArguments:
         metric_for_best_model="eval_perplexity",
         greater_is_better=False,
         use_cpu=job.device.type == "cpu",
-        ddp_backend="gloo" if job.device.type == "cpu" and job.team.size > 1 else None,
+        ddp_backend="gloo" if job.device.type == "cpu" and job.processes.size > 1 else None,
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=job.device.type == "cuda",
         remove_unused_columns=False,

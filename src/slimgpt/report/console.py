@@ -10,16 +10,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from slimgpt.allocation import LayerPlan, SiteBudget
+from slimgpt.allocation.budget import LayerPlan, SiteBudget
+from slimgpt.allocation.latency import predicted
+from slimgpt.allocation.plan import ENOUGH_TOKENS, TOLERANCE, dense_layers, tokens_per_input
 from slimgpt.arch.family import ATTENTION, FFN, Family
-from slimgpt.biases import carried
-from slimgpt.card import layer_row
-from slimgpt.driver import Observer
-from slimgpt.job import Job
-from slimgpt.latency import predicted
-from slimgpt.planning import ENOUGH_TOKENS, TOLERANCE, dense_layers, tokens_per_input
+from slimgpt.model.biases import carried
+from slimgpt.output.card import layer_row
+from slimgpt.pruning.driver import Observer
+from slimgpt.pruning.job import Job
 from slimgpt.report.latency import latency_line
-from slimgpt.search_text import search_windows, tried_windows
 
 out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
 err = Console(stderr=True)
@@ -55,9 +54,11 @@ class ProgressObserver(Observer):
     def searching(self, job: Job) -> None:
         """Start a bar for the search."""
         out.print(_needs(job))
-        searched = search_windows(job.windows_BT, job.team.size).numel()
-        tried = tried_windows(job.config, job.windows_BT, job.team.size).numel() * (job.config.search_candidates + 1)
-        self._start(job, SEARCH_PASSES * searched + tried, SEARCH_PASSES)
+        searched, tried = (
+            (job.windows_BT, job.windows_BT[:0]) if (task := job.search) is None else (task.searched_BT, task.tried_BT)
+        )
+        trials = tried.numel() * (job.config.search_candidates + 1)
+        self._start(job, SEARCH_PASSES * searched.numel() + trials, SEARCH_PASSES)
 
     def planned(self, job: Job) -> None:
         """Print the plan and start the bar."""
@@ -109,7 +110,7 @@ def print_plan(job: Job) -> None:
     out.print(
         f"{plan.params_before:,} → {plan.params_after:,} parameters: {plan.ratio:.2%} removed (asked: "
         f"{plan.goal.asked}); {mebibytes(plan.bytes_after)} on disk. {job.windows_BT.shape[0]} windows of "
-        f"{job.windows_BT.shape[1]} tokens, {config.solver} on {job.device}."
+        f"{job.windows_BT.shape[1]} tokens, {config.solver} on {job.machine.device}."
     )
     if job.latency is not None:
         out.print(latency_line(predicted(job.latency, dense_layers(plan.budget), plan.layers)))
@@ -137,10 +138,10 @@ def attention_units(have: SiteBudget, keep: LayerPlan) -> str:
 
 def _needs(job: Job) -> str:
     """Memory and disk that the run will take, at the peak."""
-    needs, team = job.needs, job.team
-    device = "" if needs.on_cpu else f"{mebibytes(needs.device)} on {job.device}, "
+    needs, num_processes = job.needs, job.machine.processes.size
+    device = "" if needs.on_cpu else f"{mebibytes(needs.device)} on {job.machine.device}, "
     disk = f", {mebibytes(needs.disk)} on disk for activations" if needs.offloaded else ""
-    each = f" in each of {team.size} processes" if team.size > 1 else ""
+    each = f" in each of {num_processes} processes" if num_processes > 1 else ""
     return f"Needs about {device}{mebibytes(needs.host)} of memory{disk}{each}."
 
 

@@ -11,26 +11,17 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from slimgpt import journal
 from slimgpt._version import __version__
 from slimgpt.arch.family import ATTENTION, FFN
 from slimgpt.config import ReportConfig
 from slimgpt.errors import OutputError
+from slimgpt.machine import atomic
 from slimgpt.report import palette, summary
 from slimgpt.report.charts import layers, quality, recovery, tradeoff
 from slimgpt.report.charts.chart import Chart, Table
 from slimgpt.report.console import mebibytes
 from slimgpt.report.runs import DENSE_NAME, Run, read_runs
-from slimgpt.report.subjects import (
-    Measure,
-    Subject,
-    headline,
-    one_tokenizer,
-    same_conditions,
-    subjects,
-    tasks,
-    texts,
-)
+from slimgpt.report.subjects import Measure, Subject, headline, one_tokenizer, same_conditions, subjects, tasks, texts
 
 TEMPLATE = "report.html.jinja"
 
@@ -59,7 +50,7 @@ def report(config: ReportConfig) -> Written:
     charts = _charts(runs, models)
     files = [figures / f"{chart.name}.{config.figure_format}" for chart in charts.values()] if figures else []
     _refuse(next((file for file in files if file.exists()), None), config.force)
-    journal.write_text(page, _render(config, runs, models, charts))
+    atomic.write_text(page, _render(config, runs, models, charts))
     if figures:
         figures.mkdir(exist_ok=True)
         for chart in charts.values():

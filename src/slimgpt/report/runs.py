@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.arch.family import ATTENTION, FFN
-from slimgpt.card import entries, kept_members, lost_members
 from slimgpt.config import ReportConfig
 from slimgpt.errors import ConfigError, ModelError
-from slimgpt.measured import FOLDER
+from slimgpt.model.schema import RECORD, SCHEMA
+from slimgpt.output.card import entries, kept_members, lost_members
+from slimgpt.output.measurements import FOLDER
 from slimgpt.report.results import Comparison, Quality, Speed, comparison, quality, speeds
-from slimgpt.schema import RECORD, SCHEMA
 
 MEASURED_SCHEMA = 1
 DENSE_NAME = "dense"  # what the model before pruning is called

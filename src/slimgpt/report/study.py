@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table as ConsoleTable
 
 from slimgpt._version import __version__
-from slimgpt.atomic import write_text
+from slimgpt.machine.atomic import write_text
 from slimgpt.report import palette
 from slimgpt.report.charts import study as charts
 from slimgpt.report.charts.chart import Chart, Table

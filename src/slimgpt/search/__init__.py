@@ -1,22 +1,22 @@
 """Where to cut: one pass forward and back through the dense model, and a dynamic programme over what it tells.
 
 windows --Sweep--> Moments --loss_table--> LossCurves --allocate--> kept units of every layer --refined--> better ones
+
+Comes in: a :class:`SearchTask <slimgpt.search.task.SearchTask>`. Goes out: units that each layer keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from slimgpt import calibration
-from slimgpt.activations import ActivationRoom
-from slimgpt.allocation import LayerPlan
+from slimgpt.allocation.budget import LayerPlan
 from slimgpt.arch.family import ATTENTION
 from slimgpt.errors import ConfigError, NumericalError
-from slimgpt.job import Job, versions
+from slimgpt.machine.versions import versions
 from slimgpt.search.allocate import allocate, removed_params, to_yaml
 from slimgpt.search.answer import Answer, answer
 from slimgpt.search.cache import (
@@ -33,18 +33,30 @@ from slimgpt.search.cache import (
 from slimgpt.search.curves import loss_table, metric_OO
 from slimgpt.search.refine import refined, tried
 from slimgpt.search.sweep import Moments, Sweep
-from slimgpt.search_text import search_windows
+from slimgpt.search.task import SearchTask
 from slimgpt.sites import by_part
+from slimgpt.streaming.activations import ActivationRoom
 
-__all__ = ["Answer", "allocate", "answer", "read_curves", "read_metric", "removed_params", "search", "to_yaml", "tried"]
+__all__ = [
+    "Answer",
+    "SearchTask",
+    "allocate",
+    "answer",
+    "read_curves",
+    "read_metric",
+    "removed_params",
+    "search",
+    "to_yaml",
+    "tried",
+]
 
 
 MAX_WINDOWS = 2**20
 """So many windows of one run have seeds that no other run's have. (A process draws for its windows what one would.)"""
 
 
-def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:
-    """The units that every layer keeps, from the job's search folder, which is filled first where it is empty.
+def search(task: SearchTask, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:
+    """The units that every layer keeps, from the task's folder, which is filled first where it is empty.
 
     ``stage(layer, name)`` and ``tokens(count)`` are told how it goes.
 
@@ -52,40 +64,40 @@ def search(job: Job, stage: Callable[[int, str], None], tokens: Callable[[int], 
         ConfigError: the folder holds the search of another model or of other calibration text.
         NumericalError: a Hessian is singular.
     """
-    folder, team = job.search_folder, job.team
-    assert folder is not None
-    wanted = _fingerprint(job)
-    if not team.from_leader(_is_filled(job, folder, wanted) if team.leads else None):
-        _fill(job, folder, wanted, stage, tokens)
-    curves = team.from_leader(read_curves(folder) if team.leads else None)
+    processes = task.machine.processes
+    wanted = _fingerprint(task)
+    if not processes.from_leader(_is_filled(task, wanted) if processes.leads else None):
+        _fill(task, wanted, stage, tokens)
+    curves = processes.from_leader(read_curves(task.folder) if processes.leads else None)
     assert curves is not None
-    if job.tries:
-        return refined(job, folder, curves, stage, tokens)
-    return allocate(curves, job.plan.goal, job.config.round_to, job.config.by_queries)[0]
+    if task.num_candidates:
+        return refined(task, curves, stage, tokens)
+    return allocate(curves, task.goal, task.round_to, task.by_queries)[0]
 
 
-def _fingerprint(job: Job) -> dict[str, Any]:
+def _fingerprint(task: SearchTask) -> dict[str, Any]:
     """All that the curves depend on."""
     return {
-        "model": job.checkpoint.fingerprint(),
-        "calibration": calibration.fingerprint(search_windows(job.windows_BT, job.team.size)),
-        "damping": job.config.damping,
-        "seed": job.config.seed,
-        "dtype": str(job.compute_dtype).removeprefix("torch."),
-        "device": job.device.type,
+        "model": task.checkpoint.fingerprint(),
+        "calibration": calibration.fingerprint(task.searched_BT),
+        "damping": task.damping,
+        "seed": task.seed,
+        "dtype": str(task.machine.compute_dtype).removeprefix("torch."),
+        "device": task.machine.device.type,
         **versions(),
     }
 
 
-def _is_filled(job: Job, folder: Path, wanted: dict[str, Any]) -> bool:
+def _is_filled(task: SearchTask, wanted: dict[str, Any]) -> bool:
     """A finished search is there, and it is this one.
 
     Raises:
         ConfigError: it is another one, or it has not kept what trials take.
     """
+    folder = task.folder
     if not (folder / CURVES).is_file():
         return False
-    if job.tries and not has_hessians(folder, len(job.checkpoint.layers)):
+    if task.num_candidates and not has_hessians(folder, len(task.checkpoint.layers)):
         raise ConfigError(
             f"--search-cache {folder} holds a search without --search-candidates, which cannot be tried out: name "
             "another folder, or remove it."
@@ -102,55 +114,57 @@ def _is_filled(job: Job, folder: Path, wanted: dict[str, Any]) -> bool:
 
 @torch.inference_mode(False)  # gradients, whatever the caller is in
 def _fill(
-    job: Job,
-    folder: Path,
+    task: SearchTask,
     wanted: dict[str, Any],
     stage: Callable[[int, str], None],
     tokens: Callable[[int], None],
 ) -> None:
     """Sweep, and write what every layer tells as soon as it has told it."""
-    if job.team.leads:
+    machine, processes, folder = task.machine, task.machine.processes, task.folder
+    if processes.leads:
         folder.mkdir(parents=True, exist_ok=True)
-    windows_BT = search_windows(job.windows_BT, job.team.size)
+    windows_BT = task.searched_BT
     # float16 cannot hold small gradients
-    dtype = torch.bfloat16 if job.compute_dtype == torch.float16 else job.compute_dtype
-    room = ActivationRoom(dtype, job.offload_dir)
+    dtype = torch.bfloat16 if machine.compute_dtype == torch.float16 else machine.compute_dtype
+    room = ActivationRoom(dtype, machine.offload_dir)
     sweep = Sweep(
-        job.checkpoint,
-        job.team.share_of(windows_BT),
-        job.device,
+        task.checkpoint,
+        processes.share_of(windows_BT),
+        machine.device,
         dtype,
-        job.batch_size,
+        machine.batch_size,
         room,
-        job.team.share_of(job.config.seed * MAX_WINDOWS + torch.arange(len(windows_BT))),
+        processes.share_of(task.seed * MAX_WINDOWS + torch.arange(len(windows_BT))),
         lambda index, direction: stage(index, f"search, {direction}"),
         tokens,
     )
     curves: list[dict[str, LossCurve]] = []
     for index, moments in sweep.layers():
         for site_moments in moments.values():
-            job.team.sum_([*site_moments.inputs.buffers(), *site_moments.gradients.buffers()])
-        if job.team.leads:
+            processes.sum_([*site_moments.inputs.buffers(), *site_moments.gradients.buffers()])
+        if processes.leads:
             stage(index, "search, curves")
             write_metrics(folder, index, {name: metric_OO(found) for name, found in moments.items()})
-            if job.tries:
+            if task.num_candidates:
                 write_hessians(folder, index, {name: found.inputs.hessian_II() for name, found in moments.items()})
-            curves.append(_layer_curves(job, index, moments, windows_BT.numel()))
+            curves.append(_layer_curves(task, index, moments, windows_BT.numel()))
     room.close()
-    if job.team.leads:
-        checkpoint = job.checkpoint
-        sizes = (checkpoint.num_params, job.stored_dtype.itemsize)
+    if processes.leads:
+        checkpoint = task.checkpoint
+        sizes = (checkpoint.num_params, machine.stored_dtype.itemsize)
         write_curves(folder, LossCurves(checkpoint.source, *sizes, wanted, tuple(curves[::-1])))
 
 
-def _layer_curves(job: Job, index: int, moments: Mapping[str, Moments], num_tokens: int) -> dict[str, LossCurve]:
-    budget = job.plan.budget[index]
+def _layer_curves(
+    task: SearchTask, index: int, moments: Mapping[str, Moments], num_tokens: int
+) -> dict[str, LossCurve]:
+    budget = task.budget[index]
     curves = {}
-    for sites in by_part(job.checkpoint.sites(index)):
+    for sites in by_part(task.checkpoint.sites(index)):
         part = sites[0].part
         have = budget.attention if part == ATTENTION else budget.ffn
         try:
-            loss = loss_table([moments[site.name] for site in sites], have, num_tokens, job.config.damping)
+            loss = loss_table([moments[site.name] for site in sites], have, num_tokens, task.damping)
         except NumericalError as error:
             raise NumericalError(f"search, layer {index}, {part}: {error}") from error
         curves[part] = LossCurve(have, loss)

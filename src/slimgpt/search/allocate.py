@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import yaml
 
-from slimgpt.allocation import LayerPlan, min_width
-from slimgpt.allocation import removed_params as removed_of
-from slimgpt.goal import ATTENTION, FFN, Goal
-from slimgpt.heads import Heads
-from slimgpt.heads import choices as head_choices
+from slimgpt.allocation.budget import LayerPlan, min_width
+from slimgpt.allocation.budget import removed_params as removed_of
+from slimgpt.allocation.goal import ATTENTION, FFN, Goal
+from slimgpt.allocation.heads import Heads
+from slimgpt.allocation.heads import choices as head_choices
 from slimgpt.search.cache import LossCurve, LossCurves
 from slimgpt.search.programme import Offer, solve
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimgpt.allocation import LayerPlan
+from slimgpt.allocation.budget import LayerPlan
+from slimgpt.allocation.goal import goal_of
+from slimgpt.allocation.latency import LatencyTable, predicted, read_table
+from slimgpt.allocation.plan import dense_layers
 from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError
-from slimgpt.goal import goal_of
-from slimgpt.latency import LatencyTable, predicted, read_table
-from slimgpt.planning import dense_layers
 from slimgpt.search.allocate import allocate
 from slimgpt.search.cache import LossCurves, read_curves
 

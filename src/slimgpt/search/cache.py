@@ -18,9 +18,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from slimgpt.allocation import LayerBudget, SiteBudget
+from slimgpt.allocation.budget import LayerBudget, SiteBudget
 from slimgpt.errors import ConfigError
-from slimgpt.journal import write_json, write_tensors
+from slimgpt.machine.atomic import write_json, write_tensors
 
 CURVES = "curves.json"
 METRICS, HESSIANS = "metrics-{:05d}.safetensors", "inputs-{:05d}.safetensors"

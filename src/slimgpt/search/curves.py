@@ -17,12 +17,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from slimgpt.allocation import SiteBudget
-from slimgpt.linalg import damped, gram, inverse_, refit
+from slimgpt.allocation.budget import SiteBudget
 from slimgpt.search.sweep import Moments
 from slimgpt.sites import expand
 from slimgpt.solvers.elimination import eliminate_
 from slimgpt.solvers.finish import keep_all_but
+from slimgpt.solvers.linalg import damped, gram, inverse_, refit
 from slimgpt.solvers.members import remaining
 
 

@@ -11,24 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt import calibration
-from slimgpt.allocation import LayerPlan
+from slimgpt.allocation.budget import LayerPlan
 from slimgpt.errors import ConfigError, NumericalError
-from slimgpt.job import Job
-from slimgpt.journal import write_json
-from slimgpt.outer import head
+from slimgpt.machine.atomic import write_json
+from slimgpt.model.embeddings_and_head import head
 from slimgpt.search.allocate import Choices
 from slimgpt.search.cache import LossCurves
 from slimgpt.search.exchange import Known, exchange
 from slimgpt.search.levels import Levels
 from slimgpt.search.programme import solve
+from slimgpt.search.task import SearchTask
 from slimgpt.search.tilt import MAX_CANDIDATES, kinds, tilt
 from slimgpt.search.trial import Trial
-from slimgpt.search_text import tried_windows
 
 
 def refined(
-    job: Job,
-    folder: Path,
+    task: SearchTask,
     curves: LossCurves,
     stage: Callable[[int, str], None],
     tokens: Callable[[int], None],
@@ -39,21 +37,21 @@ def refined(
         ConfigError: the goal is more than whole units and minimal widths allow.
         NumericalError: a damped Hessian is singular, or predictions are not finite.
     """
-    path = _path(job, folder)
+    path = _path(task)
     if not path.is_file():
-        write_json(path, _search(job, folder, curves, stage, tokens))
+        write_json(path, _search(task, curves, stage, tokens))
     try:
         return [LayerPlan(**layer) for layer in _read(path)["layers"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({error!r}): remove it, and its candidates are tried again.") from error
 
 
-def tried(job: Job) -> dict[str, Any] | None:
-    """What the trials of a job's finished search brought, for its record."""
-    if not job.tries or job.search_folder is None:
+def tried(task: SearchTask | None) -> dict[str, Any] | None:
+    """What the trials of a finished search brought, for the run's record."""
+    if task is None or not task.num_candidates:
         return None
-    divergence = _read(_path(job, job.search_folder))["divergence"]
-    return {"candidates": job.config.search_candidates, "divergence": divergence}
+    divergence = _read(_path(task))["divergence"]
+    return {"candidates": task.num_candidates, "divergence": divergence}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -61,25 +59,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _search(
-    job: Job,
-    folder: Path,
+    task: SearchTask,
     curves: LossCurves,
     stage: Callable[[int, str], None],
     tokens: Callable[[int], None],
 ) -> dict[str, Any]:
-    config, goal = job.config, job.plan.goal
-    choices = Choices.of(curves, goal, config.round_to, config.by_queries)
-    target, num_candidates = max(goal.removes, 0), config.search_candidates
+    goal, machine = task.goal, task.machine
+    choices = Choices.of(curves, goal, task.round_to, task.by_queries)
+    target, num_candidates = max(goal.removes, 0), task.num_candidates
     levels = solve(choices.offers, target, goal.at_least)
-    windows_BT = tried_windows(config, job.windows_BT, job.team.size)
-    with head(job.checkpoint, job.device, job.compute_dtype) as logits:
+    windows_BT = task.tried_BT
+    with head(task.checkpoint, machine.device, machine.compute_dtype) as logits:
         trial = Trial(
-            job.checkpoint,
-            Levels(folder, config.damping),
+            task.checkpoint,
+            Levels(task.folder, task.damping),
             windows_BT,
-            job.device,
-            job.compute_dtype,
-            job.batch_size,
+            machine.device,
+            machine.compute_dtype,
+            machine.batch_size,
             logits,
         )
         judge = _Judge(
@@ -95,7 +92,7 @@ def _search(
         known, num_tilts = tilt(
             choices.offers, kinds(len(curves.layers)), start, *given, min(num_candidates, MAX_CANDIDATES)
         )
-        known = exchange(choices.offers, known, *given, num_candidates - num_tilts, config.seed)
+        known = exchange(choices.offers, known, *given, num_candidates - num_tilts, task.seed)
     if not math.isfinite(known.loss):
         raise NumericalError(
             "search: the pruned model's predictions are not finite, so that candidates cannot be compared. Try --dtype "
@@ -138,9 +135,9 @@ class _Judge:
         self._trial.adopt()
 
 
-def _path(job: Job, folder: Path) -> Path:
+def _path(task: SearchTask) -> Path:
     """A name for all that the result depends on, beside the search itself."""
-    config, goal = job.config, job.plan.goal
-    asked = (goal.asked, goal.removes, config.round_to, config.by_queries, config.search_candidates, config.seed)
-    windows = calibration.fingerprint(tried_windows(config, job.windows_BT, job.team.size))
-    return folder / f"tried-{hashlib.sha256(repr((*asked, windows)).encode()).hexdigest()[:16]}.json"
+    goal = task.goal
+    asked = (goal.asked, goal.removes, task.round_to, task.by_queries, task.num_candidates, task.seed)
+    windows = calibration.fingerprint(task.tried_BT)
+    return task.folder / f"tried-{hashlib.sha256(repr((*asked, windows)).encode()).hexdigest()[:16]}.json"

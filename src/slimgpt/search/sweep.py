@@ -22,15 +22,15 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import weight_OI
-from slimgpt.checkpoint import Checkpoint
 from slimgpt.errors import NumericalError
-from slimgpt.linalg import to_float64
-from slimgpt.outer import Call, embeddings, first_input, head, layer_calls
-from slimgpt.resident import materialised, read_layer
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, head, layer_calls
+from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.sites import Site
-from slimgpt.stats import InputStats
+from slimgpt.solvers.linalg import to_float64
+from slimgpt.solvers.stats import InputStats
+from slimgpt.streaming.activations import ActivationRoom
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from slimgpt import surgery
-from slimgpt.allocation import LayerPlan
+from slimgpt.allocation.budget import LayerPlan
 from slimgpt.arch.family import FFN, weight_OI
-from slimgpt.checkpoint import Checkpoint
-from slimgpt.outer import Call, embeddings, first_input, layer_calls
-from slimgpt.predictions import divergence_loss, targets_of
-from slimgpt.resident import materialised, read_layer
+from slimgpt.evaluation.predictions import divergence_loss, targets_of
+from slimgpt.evaluation.vocabulary import summed_loss
+from slimgpt.model import surgery
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, layer_calls
+from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.search.levels import Levels
 from slimgpt.sites import Removal, Site
-from slimgpt.vocabulary import summed_loss
 
 KEPT_TOKENS = 64  # of each of the dense model's predictions; all others count as one
 

@@ -1,4 +1,7 @@
-"""The solvers: which units of a site go, and the weights of those that stay. One file each, one signature."""
+"""The solvers: which units of a site go, and the weights of those that stay. One file each, one signature.
+
+Comes in: a weight, the moments of its inputs, how many units go. Goes out: which stay, and the weight refitted.
+"""
 
 from __future__ import annotations
 

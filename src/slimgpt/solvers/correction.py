@@ -18,9 +18,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from slimgpt.linalg import cholesky_, damped_diagonal, refit, to_float64
 from slimgpt.sites import Removal, expand
-from slimgpt.stats import GapStats
+from slimgpt.solvers.linalg import cholesky_, damped_diagonal, refit, to_float64
+from slimgpt.solvers.stats import GapStats
 
 
 def correct(removal: Removal, weight_OI: Tensor, stats: GapStats, damping: float) -> Removal:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from slimgpt.errors import NumericalError
-from slimgpt.linalg import diagonal_blocks
+from slimgpt.solvers.linalg import diagonal_blocks
 from slimgpt.solvers.replay import repeatable
 from slimgpt.solvers.turns import Turns
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slimgpt.linalg import refit, relative_error
 from slimgpt.sites import Removal, SolverOptions, expand
+from slimgpt.solvers.linalg import refit, relative_error
 from slimgpt.solvers.turns import lowest
 
 

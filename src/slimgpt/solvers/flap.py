@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from slimgpt.linalg import energy, to_float64
 from slimgpt.sites import Removal, SolverOptions, expand
 from slimgpt.solvers.finish import per_unit, remove_lowest
+from slimgpt.solvers.linalg import energy, to_float64
 
 
 def flap(weight_OI: Tensor, hessian_II: Tensor, num_units: int, num_removed: int, options: SolverOptions) -> Removal:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from slimgpt.linalg import to_float64
 from slimgpt.sites import Removal, SolverOptions
 from slimgpt.solvers.finish import per_unit, remove_lowest
+from slimgpt.solvers.linalg import to_float64
 
 
 def magnitude(

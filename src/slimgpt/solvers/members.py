@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from slimgpt.linalg import to_float64
 from slimgpt.sites import Removal, Site, Solver, SolverOptions, expand
 from slimgpt.solvers.finish import removal
+from slimgpt.solvers.linalg import to_float64
 
 
 def solve_site(

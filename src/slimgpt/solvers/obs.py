@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slimgpt.linalg import damped, gram, gram_energy, inverse_
 from slimgpt.sites import Removal, SolverOptions
 from slimgpt.solvers.elimination import eliminate_
 from slimgpt.solvers.finish import finish, keep_all_but
+from slimgpt.solvers.linalg import damped, gram, gram_energy, inverse_
 
 
 def obs(weight_OI: Tensor, hessian_II: Tensor, num_units: int, num_removed: int, options: SolverOptions) -> Removal:

@@ -19,9 +19,9 @@ import math
 import torch
 from torch import Tensor
 
-from slimgpt.linalg import cholesky_, damped, diagonal_blocks, energy, inverse_, living_weight
 from slimgpt.sites import Removal, SolverOptions
 from slimgpt.solvers.finish import finish, keep_all_but, per_unit, removal
+from slimgpt.solvers.linalg import cholesky_, damped, diagonal_blocks, energy, inverse_, living_weight
 from slimgpt.solvers.obs import nested_curve
 from slimgpt.solvers.turns import Turns
 

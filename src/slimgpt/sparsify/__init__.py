@@ -1,6 +1,8 @@
-"""sparsify(): zeros in the projections of the decoder layers, by a method of :mod:`slimgpt.masks`.
+"""sparsify(): zeros in the projections of the decoder layers, by a method of :mod:`slimgpt.sparsify.masks`.
 
 options --job--> checked job --ratios--> sparsity of every projection --rounds--> layers --> folder, record, card
+
+Comes in: a model and text. Goes out: the same shapes with zeros in them.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimgpt import outcome, output
 from slimgpt.arch.family import projections, weight_OI
 from slimgpt.config import SparsifyConfig
-from slimgpt.record import write
-from slimgpt.resident import read_layer
-from slimgpt.runtime import Clock
+from slimgpt.machine.clock import Clock
+from slimgpt.model.layer_loading import read_layer
+from slimgpt.output import assembly, place, working_folder
+from slimgpt.output.record_file import write
 from slimgpt.sparsify import record
 from slimgpt.sparsify.job import Job, prepare
 from slimgpt.sparsify.ratios import along_curve, fractions, owl
@@ -45,7 +47,7 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
     clock = Clock()
     with clock.timed("prepare"):
         job = prepare(config)
-    with outcome.working_folder(job.out) as folder:
+    with working_folder.working_folder(job.out) as folder:
         rounds = Rounds(job, folder, observer or Observer(), clock)
         final = _sparsities(job, rounds)
         steps = fractions(config.schedule, config.rounds)
@@ -57,7 +59,7 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
             finished = _assemble(job, rounds, folder)
         whole = record.build(job, final, layers, clock)
         write(finished, whole)
-        output.publish(finished, job.out)
+        place.publish(finished, job.out)
     return SparsifyResult(job.out, whole)
 
 
@@ -91,13 +93,13 @@ def _weights(job: Job, index: int) -> dict[str, Tensor]:
 
 def _assemble(job: Job, rounds: Rounds, folder: Path) -> Path:
     """Put weights, configuration and tokenizer together in the working folder; where."""
-    finished = folder / output.FINISHED
+    finished = folder / place.FINISHED
     finished.mkdir()
     checkpoint, dtype = job.checkpoint, job.stored_dtype
     rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
-    output.write_weights(finished, rest, [rounds.shard(i) for i in range(len(checkpoint.layers))], job.num_bytes)
+    assembly.write_weights(finished, rest, [rounds.shard(i) for i in range(len(checkpoint.layers))], job.num_bytes)
     config = _config(checkpoint.config, dtype)
-    outcome.add_the_rest(finished, checkpoint, config, job.tokenizer)
+    assembly.add_the_rest(finished, checkpoint, config, job.tokenizer)
     return finished
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from slimgpt.arch.family import projections, weight_OI
 from slimgpt.errors import NumericalError
-from slimgpt.stats import InputStats
+from slimgpt.solvers.stats import InputStats
 
 
 class LayerInputs:

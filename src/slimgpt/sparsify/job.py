@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimgpt import calibration, memory, outcome, output, runtime
+from slimgpt import calibration
 from slimgpt.arch.family import projections, weight_OI
-from slimgpt.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.config import SparsifyConfig
 from slimgpt.errors import ConfigError
-from slimgpt.masks import NEED_INPUTS
-from slimgpt.model_checks import check_context, check_rest
+from slimgpt.machine import devices
+from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.model.checks import check_context, check_rest
+from slimgpt.output import place, working_folder
+from slimgpt.sparsify.masks import NEED_INPUTS
+from slimgpt.streaming import memory
 
 
 @dataclass(frozen=True)
@@ -60,20 +63,20 @@ def prepare(config: SparsifyConfig) -> Job:
         SlimGPTError: the first thing that is wrong.
     """
     config.check()
-    device = runtime.pick_device(config.device)
+    device = devices.pick_device(config.device)
     checkpoint = open_checkpoint(config.model)
     check_pattern(config, checkpoint)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     out = Path(os.path.abspath(Path(config.out).expanduser()))
-    outcome.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
+    working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
     windows_BT = _windows(config, checkpoint, tokenizer) if reads_text(config) else None
     check_rest(checkpoint, windows_BT, stored_dtype)
-    batch_size = runtime.pick_batch_size(config.batch_size, config.seqlen, device)
-    compute_dtype = runtime.compute_dtype(checkpoint.dtype, device)
+    batch_size = devices.pick_batch_size(config.batch_size, config.seqlen, device)
+    compute_dtype = devices.compute_dtype(checkpoint.dtype, device)
     num_windows = 0 if windows_BT is None else len(windows_BT)
     needs = memory.estimate(checkpoint, num_windows, config.seqlen, batch_size, device, compute_dtype, offload=False)
-    memory.check(needs, device, output.partial_folder(out))
+    memory.check(needs, device, place.partial_folder(out))
     return Job(
         config=config,
         checkpoint=checkpoint,

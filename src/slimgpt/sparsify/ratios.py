@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slimgpt.allocation import CURVES, amount_for
+from slimgpt.allocation.allocate import amount_for
+from slimgpt.allocation.curves import CURVES
 
 MAX_LAYER = 0.99
 """No layer becomes sparser than this."""

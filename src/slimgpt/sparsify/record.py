@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from slimgpt import outcome, runtime
-from slimgpt.job import versions
-from slimgpt.runtime import Clock
-from slimgpt.schema import SCHEMA
+from slimgpt.machine import devices, host
+from slimgpt.machine.clock import Clock
+from slimgpt.machine.versions import versions
+from slimgpt.model.schema import SCHEMA
+from slimgpt.output import assembly, record_file
 from slimgpt.sparsify.job import Job
 
 
@@ -21,7 +22,7 @@ def build(
     return {
         "schema": SCHEMA,
         "kind": "sparsify",
-        **outcome.provenance(checkpoint),
+        **record_file.provenance(checkpoint),
         "options": asdict(job.config),
         "versions": versions(),
         "parameters": {
@@ -38,12 +39,12 @@ def build(
             }
             for index, layer in enumerate(layers)
         ],
-        "layout": "per-layer" if outcome.is_per_layer(checkpoint.config) else "uniform",
+        "layout": "per-layer" if assembly.is_per_layer(checkpoint.config) else "uniform",
         "cost": {
             "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
-            "peak_host_bytes": runtime.peak_host_bytes(),
-            "peak_device_bytes": runtime.peak_device_bytes(job.device),
-            "device": runtime.device_name(job.device),
+            "peak_host_bytes": host.peak_host_bytes(),
+            "peak_device_bytes": devices.peak_device_bytes(job.device),
+            "device": devices.device_name(job.device),
         },
     }
 

@@ -17,22 +17,22 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from slimgpt import surgery
-from slimgpt.activations import ActivationRoom
 from slimgpt.arch.family import projections, weight_OI
 from slimgpt.errors import NumericalError
-from slimgpt.journal import write_tensors
-from slimgpt.linalg import relative_error
-from slimgpt.masks import METHODS, NEED_INPUTS
-from slimgpt.masks.method import MaskOptions
-from slimgpt.prefetch import Prefetcher
-from slimgpt.resident import materialised, read_layer
-from slimgpt.runtime import Clock
+from slimgpt.machine.atomic import write_tensors
+from slimgpt.machine.clock import Clock
+from slimgpt.model import surgery
+from slimgpt.model.layer_loading import materialised, read_layer
+from slimgpt.model.weights import require_finite
+from slimgpt.solvers.linalg import relative_error
 from slimgpt.sparsify.inputs import LayerInputs, watched_inputs
 from slimgpt.sparsify.job import Job
+from slimgpt.sparsify.masks import METHODS, NEED_INPUTS
+from slimgpt.sparsify.masks.method import MaskOptions
 from slimgpt.sparsify.outliers import outlier_share
-from slimgpt.stream import ActivationStream
-from slimgpt.weights import require_finite
+from slimgpt.streaming.activations import ActivationRoom
+from slimgpt.streaming.prefetch import Prefetcher
+from slimgpt.streaming.stream import ActivationStream
 
 
 class Observer:

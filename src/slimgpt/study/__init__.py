@@ -3,6 +3,8 @@
     recipe ──expand──▶ cells ──chain──▶ commands ──run──▶ records ──▶ table, claims, page
 
 Every cell is a chain of slimgpt's own commands in processes of their own, so nothing here loads a model.
+
+Comes in: a recipe. Goes out: a table of cells, and answers with intervals.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from typing import Any
 
 import pyarrow
 
-from slimgpt.atomic import write_json
 from slimgpt.config import StudyConfig
 from slimgpt.errors import OutputError
-from slimgpt.hold import Hold
+from slimgpt.machine.atomic import write_json
+from slimgpt.machine.folder_lock import FolderLock
 from slimgpt.study import chain, cluster, recipe, run, table
 from slimgpt.study.cells import Cell, check_size, expand, settings
 from slimgpt.study.claims import Answer, answers
@@ -77,7 +79,7 @@ def run_study(config: StudyConfig, observer: Observer | None = None, command: ru
         chain.check(cell, asked)
     check_size(len(cells), config.yes)
     out = Path(config.out).expanduser().absolute()
-    with Hold(_folder(out)):
+    with FolderLock(_folder(out)):
         write_json(out / HEADER, {"kind": "study", "schema": 1, "recipe": asdict(asked), "cells": list(cells)})
         records = _run(config, asked, cells, out / CELLS, observer or Observer(), command)
         rows = table.as_table(records)

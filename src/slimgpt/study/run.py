@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt._version import __version__
-from slimgpt.atomic import write_json
+from slimgpt.machine.atomic import write_json
 from slimgpt.study.chain import Step
 from slimgpt.study.collect import collected
 from slimgpt.study.energy import EnergyMeter

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow
 from pyarrow import csv, parquet
 
-from slimgpt.atomic import scratch
+from slimgpt.machine.atomic import scratch
 
 CELL = ("model", "method", "granularity", "ratio", "schedule", "allocation", "tuning", "quantisation", "seed")
 COLUMNS: Mapping[str, pyarrow.DataType] = {

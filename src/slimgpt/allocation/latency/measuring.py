@@ -1,0 +1,198 @@
+"""Measures what layers cost by width, on the device and in the dtype that the model will run in.
+
+Not one block alone, which would sit in the caches of the processor, but the whole model is timed, with random weights:
+as it is, with all its attentions narrower, with all its FFNs narrower. What a width saves in one layer is the
+difference, divided by the layers. Models of all widths take turns, and are compared with the dense one of the same
+round, so that a machine that is slow for a while is slow for all of them. They share one set of weights: a narrower
+matrix is the beginning of the wider one's memory.
+
+Of a model that is too large for that, only the first layers are there; what the others cost follows from half as many.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimgpt.allocation.budget import MIN_WIDTH, LayerPlan
+from slimgpt.allocation.goal import ATTENTION, FFN, NS_PER_MS, ModelTimes, PartTimes
+from slimgpt.allocation.latency.table import WORKLOADS, LatencyTable
+from slimgpt.allocation.plan import dense_layers, layer_budgets
+from slimgpt.machine import devices
+from slimgpt.machine.timing import Load, Measured, Repeat
+from slimgpt.model.checkpoint import Checkpoint, empty_model
+from slimgpt.model.pruned_config import pruned_config
+
+LEAST_ROUNDS, MOST_ROUNDS = 5, 25
+ENOUGH_S = 60.0  # no more rounds are begun after so many seconds
+NEW_TOKENS = 5  # four of them are timed
+GRID_STEPS = 8
+WIDTH_MULTIPLE = 8
+LAYER_BYTES = 1 << 30  # layers beyond this are extrapolated
+SPREAD = 0.02  # of the random weights
+
+
+def measure(
+    checkpoint: Checkpoint, device: torch.device, stored_dtype: torch.dtype, prompt_tokens: int
+) -> LatencyTable:
+    """Time the model at a grid of widths. Takes a minute or two for a small model on a CPU.
+
+    ``stored_dtype`` is that of the written weights, which decides in which dtype they are run.
+    """
+    dtype = devices.compute_dtype(stored_dtype, device)
+    stacks = _Stacks(checkpoint, device, dtype, Load(1, prompt_tokens, NEW_TOKENS, seed=0))
+    seconds, num_rounds = _in_turns([stacks.stack(point) for point in stacks.points()])
+    measured = {
+        **conditions(device, dtype, prompt_tokens),
+        "layers": stacks.depth,
+        "rounds": num_rounds,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    times = {name: _times(stacks, seconds[name]) for name in WORKLOADS}
+    return LatencyTable(shape(checkpoint), measured, times)
+
+
+def shape(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a model's times depend on."""
+    widest = _widest(checkpoint)
+    return {
+        "family": checkpoint.family.model_type,
+        "parameters": checkpoint.num_params,
+        "layers": len(checkpoint.layers),
+        "hidden_size": checkpoint.config.hidden_size,
+        "attention_units": widest.attention,
+        "ffn_units": widest.ffn,
+    }
+
+
+def conditions(device: torch.device, dtype: torch.dtype, prompt_tokens: int) -> dict[str, Any]:
+    """What else they depend on."""
+    return {
+        "device": devices.device_name(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": str(torch.__version__),
+        "prompt_tokens": prompt_tokens,
+        "batch_size": 1,
+    }
+
+
+def _widest(checkpoint: Checkpoint) -> LayerPlan:
+    layers = dense_layers(layer_budgets(checkpoint))
+    return LayerPlan(max(layer.attention for layer in layers), max(layer.ffn for layer in layers))
+
+
+class _Stacks:
+    """Models that are alike but for the width of their layers, over one set of weights.
+
+    Args:
+        checkpoint: the model whose shape they have.
+        device: where they run.
+        dtype: of their weights.
+        work: what is timed.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, work: Load) -> None:
+        self.checkpoint, self._device, self._dtype, self._work = checkpoint, device, dtype, work
+        self.num_layers, self.widest = len(checkpoint.layers), _widest(checkpoint)
+        layer_params = max(sum(p.numel() for p in layer.parameters()) for layer in checkpoint.layers)
+        fitting = max(2, LAYER_BYTES // (layer_params * dtype.itemsize))
+        self.depth = min(self.num_layers, fitting)
+        self._memory: dict[str, Tensor] = {}
+
+    def points(self) -> list[tuple[LayerPlan, int]]:
+        """Sizes of all layers and number of layers: the dense model first, then half of it if it is cut short."""
+        shorter = [(self.widest, self.depth // 2)] if self.depth < self.num_layers else []
+        return [(self.widest, self.depth), *shorter, *self._narrower()]
+
+    def _narrower(self) -> list[tuple[LayerPlan, int]]:
+        attention = [replace(self.widest, attention=units) for units in self.grid("attention")[:-1]]
+        ffn = [replace(self.widest, ffn=units) for units in self.grid("ffn")[:-1]]
+        return [(sizes, self.depth) for sizes in (*attention, *ffn)]
+
+    def grid(self, part: str) -> list[int]:
+        """Widths to time, ascending to the widest; of FFNs those that kernels like."""
+        most = getattr(self.widest, part)
+        least, multiple = (1, 1) if part == "attention" else (min(MIN_WIDTH, most), WIDTH_MULTIPLE)
+        steps = (multiple * round(most * step / GRID_STEPS / multiple) for step in range(1, GRID_STEPS))
+        return sorted({least, *(width for width in steps if least < width < most), most})
+
+    def stack(self, point: tuple[LayerPlan, int]) -> Measured:
+        """A model of these sizes, ready to be timed."""
+        sizes, depth = point
+        kept = [{ATTENTION: sizes.attention, FFN: sizes.ffn}] * self.num_layers
+        model: Any = empty_model(pruned_config(self.checkpoint, kept, "per-layer", self._dtype))
+        layers = model.get_submodule(self.checkpoint.family.layers)
+        del layers[depth:]
+        self._fill_(model)
+        return Measured(model.to(self._device), self._work)
+
+    def _fill_(self, model: nn.Module) -> None:
+        """Give a model weights: the beginnings of those of the dense model, which comes here first."""
+        state = model.state_dict()
+        first_names: dict[int, str] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            own = first_names.setdefault(id(parameter), name)  # tied parameters stay one
+            if own not in self._memory:
+                self._memory[own] = SPREAD * torch.randn(parameter.numel(), device=self._device, dtype=self._dtype)
+            state[name] = self._memory[own][: parameter.numel()].view(parameter.shape)
+        model.load_state_dict(state, assign=True)
+        model.requires_grad_(False)
+
+
+def _in_turns(models: Sequence[Measured]) -> tuple[dict[str, list[float]], int]:
+    """Seconds of each workload, model by model: the median ratio to the first model, times its median. And the rounds
+    that this is of.
+    """
+    rounds: list[list[Repeat]] = []
+    begin = time.perf_counter()
+    while len(rounds) <= LEAST_ROUNDS or (len(rounds) <= MOST_ROUNDS and time.perf_counter() - begin < ENOUGH_S):
+        rounds.append([model.repeat() for model in models])
+    del rounds[0]  # it warms up
+    steps = NEW_TOKENS - 1
+    seconds = {
+        "decode": [[repeat.decode_s / steps for repeat in turn] for turn in rounds],
+        "prefill": [[repeat.prefill_s for repeat in turn] for turn in rounds],
+    }
+    return {name: _medians(found) for name, found in seconds.items()}, len(rounds)
+
+
+def _medians(rounds: Sequence[Sequence[float]]) -> list[float]:
+    first = statistics.median(turn[0] for turn in rounds)
+    return [first * statistics.median(turn[i] / turn[0] for turn in rounds) for i in range(len(rounds[0]))]
+
+
+def _times(stacks: _Stacks, seconds: Sequence[float]) -> ModelTimes:
+    """Curves of one layer, and what is left of the dense model's time."""
+    by_point = dict(zip(stacks.points(), seconds, strict=True))
+    dense = by_point[stacks.widest, stacks.depth]
+    whole = dense
+    if stacks.depth < stacks.num_layers:
+        half = stacks.depth // 2
+        layer = (dense - by_point[stacks.widest, half]) / (stacks.depth - half)
+        whole += (stacks.num_layers - stacks.depth) * layer
+    curves = {}
+    for part in ("attention", "ffn"):
+        grid = stacks.grid(part)
+        found = [by_point[replace(stacks.widest, **{part: units}), stacks.depth] / stacks.depth for units in grid]
+        rising = never_falling(found)
+        curves[part] = PartTimes(tuple(grid), tuple(round((s - rising[0]) * 1000 * NS_PER_MS) for s in rising))
+    layers = dense_layers(layer_budgets(stacks.checkpoint))
+    varying = sum(curves["attention"].at(layer.attention) + curves["ffn"].at(layer.ffn) for layer in layers)
+    return ModelTimes(max(0, round(whole * 1000 * NS_PER_MS) - varying), curves["attention"], curves["ffn"])
+
+
+def never_falling(values: Iterable[float]) -> list[float]:
+    """The nearest sequence, in squares, that never falls: neighbours in the wrong order get their mean."""
+    blocks: list[list[float]] = []
+    for value in values:
+        blocks.append([value])
+        while len(blocks) > 1 and statistics.fmean(blocks[-2]) > statistics.fmean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    return [statistics.fmean(block) for block in blocks for _ in block]

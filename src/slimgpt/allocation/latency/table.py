@@ -1,0 +1,109 @@
+"""The table of layer costs by width: plain data, as JSON for people and tools.
+
+Times are milliseconds at batch size 1. ``fixed_ms`` is what no width changes (embeddings, norms, head, and every layer
+at its narrowest); the curves of ``attention`` and ``ffn`` are those of one layer, above what its narrowest takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimgpt.allocation.goal import NS_PER_MS, ModelTimes, PartTimes
+from slimgpt.errors import ConfigError
+from slimgpt.machine.atomic import write_json
+
+KIND, SCHEMA = "latency-table", 1
+WORKLOADS = ("decode", "prefill")
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What layers cost by width.
+
+    Attributes:
+        model: the shape that was measured.
+        measured: where, in which dtype, and how; ``prompt_tokens`` is the length of the prompt.
+        times: by workload, ``decode`` (one token after the prompt) and ``prefill`` (the prompt).
+    """
+
+    model: dict[str, Any]
+    measured: dict[str, Any]
+    times: dict[str, ModelTimes]
+
+    def fingerprint(self) -> str:
+        """sha256 of all that a plan depends on."""
+        return hashlib.sha256(json.dumps([self.model, _to_json(self.times)], sort_keys=True).encode()).hexdigest()
+
+
+def write_table(path: Path, table: LatencyTable) -> None:
+    """Write a table so that it is there whole or not at all."""
+    facts = {"schema": SCHEMA, "kind": KIND, "model": table.model, "measured": table.measured}
+    write_json(path, {**facts, **_to_json(table.times)})
+
+
+def read_table(path: Path) -> LatencyTable:
+    """A table that was written before.
+
+    Raises:
+        ConfigError: the file is damaged, something else, or of a later version of slimgpt.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind, schema = content["kind"], int(content["schema"])
+        if kind == KIND and schema <= SCHEMA:
+            times = {name: _model_times(content[name]) for name in WORKLOADS}
+            return LatencyTable(content["model"], content["measured"], times)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"--latency-table {path} holds no table of layer costs ({error!r}): name a new file, and the table is "
+            "measured and written there."
+        ) from error
+    if kind != KIND:
+        raise ConfigError(f"--latency-table {path} holds a {kind}, no table of layer costs: name a new file.")
+    raise ConfigError(f"{path} was made by a newer slimgpt (schema {schema}): pip install --upgrade slimgpt.")
+
+
+def check_model(table: LatencyTable, model: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError where a table is of another shape of model."""
+    for key, value in model.items():
+        if table.model.get(key) != value:
+            raise ConfigError(
+                f"--latency-table {path} is of another model: {key} was {table.model.get(key)!r} and is {value!r} "
+                "here. Name another file, and the table is measured and written there."
+            )
+
+
+def _to_json(times: Mapping[str, ModelTimes]) -> dict[str, Any]:
+    return {
+        name: {
+            "fixed_ms": entry.fixed_ns / NS_PER_MS,
+            "attention": _part_to_json(entry.attention),
+            "ffn": _part_to_json(entry.ffn),
+        }
+        for name, entry in times.items()
+    }
+
+
+def _part_to_json(part: PartTimes) -> dict[str, list[float]]:
+    return {"units": list(part.units), "ms": [ns / NS_PER_MS for ns in part.ns]}
+
+
+def _model_times(entry: Mapping[str, Any]) -> ModelTimes:
+    return ModelTimes(_ns(entry["fixed_ms"]), _part_times(entry["attention"]), _part_times(entry["ffn"]))
+
+
+def _part_times(entry: Mapping[str, Any]) -> PartTimes:
+    units, ns = tuple(entry["units"]), tuple(map(_ns, entry["ms"]))
+    rising = list(units) == sorted(set(units)) and list(ns) == sorted(ns)
+    if not units or len(units) != len(ns) or not rising:
+        raise ValueError("units have to rise, and as many times must not fall")
+    return PartTimes(units, ns)
+
+
+def _ns(ms: float) -> int:
+    return round(ms * NS_PER_MS)

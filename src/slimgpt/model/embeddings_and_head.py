@@ -1,0 +1,133 @@
+"""The model around its decoder layers: the embeddings before them, the norm and the head after them.
+
+Shapes: B windows · T tokens a window · D residual width · V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimgpt.model.checkpoint import Checkpoint
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments of a decoder layer, after the residual stream."""
+
+
+class Stop(Exception):
+    """Raised inside a forward pass once it has shown what it was run for."""
+
+
+@contextmanager
+def embeddings(checkpoint: Checkpoint, used_tokens: Tensor, dtype: torch.dtype) -> Iterator[nn.Module]:
+    """The decoder without its layers' weights, embeddings in place (on the CPU: it is a look-up)."""
+    skeleton: Any = checkpoint.skeleton
+    table = skeleton.get_input_embeddings().weight
+
+    def weight(name: str, parameter: nn.Parameter) -> Tensor:
+        stored = checkpoint.weights.get(name)
+        return _with_rows(stored, used_tokens, dtype) if parameter is table else stored.to(dtype)
+
+    with _filled(checkpoint, skeleton.base_model_prefix + ".", weight):
+        yield skeleton.base_model
+
+
+@contextmanager
+def head(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Iterator[Callable[[Tensor], Tensor]]:
+    """All that comes after the last layer, on ``device``: B x T x D residual stream to B x T x V logits."""
+    skeleton: Any = checkpoint.skeleton
+    first, *others = checkpoint.layers
+
+    def logits(hidden_BTD: Tensor) -> Tensor:
+        with ExitStack() as stack:
+            stack.enter_context(forward_replaced(first, lambda *args, **kwargs: hidden_BTD))
+            for layer in others:
+                stack.enter_context(forward_replaced(layer, lambda hidden, *args, **kwargs: hidden))
+            any_ids = torch.zeros(hidden_BTD.shape[:2], dtype=torch.int64, device=device)
+            result: Tensor = skeleton(input_ids=any_ids, use_cache=False).logits
+            return result
+
+    with _filled(checkpoint, "", lambda name, parameter: checkpoint.weights.get(name).to(device, dtype)):
+        yield logits
+
+
+@contextmanager
+def _filled(checkpoint: Checkpoint, prefix: str, weight: Callable[[str, nn.Parameter], Tensor]) -> Iterator[None]:
+    """The skeleton's parameters outside its layers hold their weights; empty again afterwards, tied as before."""
+    skeleton, empty, filled = checkpoint.skeleton, {}, {}
+    outside = checkpoint.family.layers + "."
+    for name, parameter in list(skeleton.named_parameters(remove_duplicate=False)):
+        if name.startswith(prefix) and not name.startswith(outside):
+            empty[name] = parameter
+            if id(parameter) not in filled:
+                filled[id(parameter)] = nn.Parameter(weight(name, parameter), requires_grad=False)
+            _set(skeleton, name, filled[id(parameter)])
+    try:
+        yield
+    finally:
+        for name, parameter in empty.items():
+            _set(skeleton, name, parameter)
+
+
+def _with_rows(stored: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """A table in ``dtype`` with these rows only: memory that is never touched is never taken."""
+    table = torch.empty(stored.shape, dtype=dtype)
+    table[rows] = stored[rows].to(dtype)
+    return table
+
+
+def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, parameter)
+
+
+def layer_calls(body: nn.Module, layers: nn.ModuleList, window_BT: Tensor) -> list[Call]:
+    """What the body passes to each of its layers beside the residual stream."""
+    calls: list[Call] = []
+
+    def recorder(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        calls.append((args, kwargs))
+        if len(calls) == len(layers):
+            raise Stop
+        return hidden
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(forward_replaced(layer, recorder))
+        _run_until_stop(body, window_BT)
+    return calls
+
+
+def first_input(body: nn.Module, first: nn.Module, windows_BT: Tensor) -> Tensor:
+    """The residual stream that enters the first layer, B x T x D."""
+    caught: list[Tensor] = []
+
+    def catch(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        caught.append(hidden)
+        raise Stop
+
+    with forward_replaced(first, catch):
+        _run_until_stop(body, windows_BT)
+    return caught[0]
+
+
+def _run_until_stop(body: nn.Module, ids_BT: Tensor) -> None:
+    try:
+        body(input_ids=ids_BT, use_cache=False)
+    except Stop:
+        return
+    raise AssertionError("the body finished without calling its layers")
+
+
+@contextmanager
+def forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, calling ``module`` calls ``forward``."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward

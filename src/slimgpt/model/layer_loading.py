@@ -1,0 +1,41 @@
+"""A decoder layer of the skeleton with its weights in it, for as long as it is worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.weights import require_finite
+
+
+def read_layer(checkpoint: Checkpoint, index: int, dtype: torch.dtype, pinned: bool = False) -> dict[str, Tensor]:
+    """A layer's weights in the dtype they will have on disk, in memory of their own (a file is only mapped), which a
+    GPU copies from without waiting if it is ``pinned``.
+
+    Raises:
+        NumericalError: a weight has NaN or infinite entries, or overflows ``dtype``.
+    """
+    state = checkpoint.layer_state(index)
+    for name, tensor in state.items():
+        require_finite(f"layer {index}: weight {name!r}", tensor, dtype)
+    return {
+        name: torch.empty(tensor.shape, dtype=dtype, pin_memory=pinned).copy_(tensor) for name, tensor in state.items()
+    }
+
+
+@contextmanager
+def materialised(
+    layer: nn.Module, state: dict[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Iterator[nn.Module]:
+    """A decoder layer of the skeleton with its weights; it may be pruned inside, and is empty again afterwards."""
+    there = {name: tensor.to(device, dtype, non_blocking=True) for name, tensor in state.items()}
+    layer.load_state_dict(there, assign=True)
+    layer.requires_grad_(False)
+    try:
+        yield layer
+    finally:
+        layer.to("meta")

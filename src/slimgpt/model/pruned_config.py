@@ -1,0 +1,62 @@
+"""The configuration of a smaller model: sizes by layer, or one size in a stock class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+import slimgpt.modeling_slimgpt as modeling
+from slimgpt.arch.family import head_dim
+from slimgpt.model.checkpoint import Checkpoint
+
+
+def pruned_config(checkpoint: Checkpoint, kept: Sequence[Mapping[str, int]], layout: str, dtype: torch.dtype) -> Any:
+    """Configuration of the smaller model, in the per-layer or a stock class; ``kept`` is by layer, by part.
+
+    Raises:
+        ConfigError: no stock class can hold the uniform sizes.
+    """
+    resized = resized_layers(checkpoint, kept)
+    if layout == "uniform":
+        return stock_config(checkpoint, resized[0], dtype)
+    classes = modeling.slim_classes(checkpoint.family.model_type)
+    per_layer = {str(index): sizes for index, sizes in enumerate(resized)}
+    config: Any = classes.config(**_global_settings(checkpoint, dtype), per_layer_config=per_layer)
+    module = Path(modeling.__file__).stem
+    config.auto_map = {
+        "AutoModel": f"{module}.{classes.body.__name__}",
+        "AutoModelForCausalLM": f"{module}.{classes.model.__name__}",
+    }
+    config.architectures = [classes.model.__name__]
+    return config
+
+
+def resized_layers(checkpoint: Checkpoint, kept: Sequence[Mapping[str, int]]) -> list[dict[str, int]]:
+    """Head counts and FFN width of every layer in upstream's names."""
+    return [checkpoint.family.resized(checkpoint.layer_config(i), of_layer) for i, of_layer in enumerate(kept)]
+
+
+def stock_config(checkpoint: Checkpoint, sizes: Mapping[str, int], dtype: torch.dtype) -> Any:
+    """Configuration of a stock class in which every layer has the given ``sizes`` (upstream's keys).
+
+    Raises:
+        ConfigError: no stock class can hold them.
+    """
+    config = checkpoint.family.stock_config({**_global_settings(checkpoint, dtype), **sizes})
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # transformers' own annotations would have it a pair
+    config.architectures = [model_class.__name__]
+    return config
+
+
+def _global_settings(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
+    """A configuration's keys without those that say which class it is or how layers differ."""
+    settings = dict(checkpoint.config.to_dict())
+    for key in ("model_type", "architectures", "auto_map", "per_layer_config", "transformers_version"):
+        settings.pop(key, None)
+    settings["dtype"] = str(dtype).removeprefix("torch.")
+    settings["head_dim"] = head_dim(checkpoint.config)  # stock code would derive it from the number of heads
+    return {key: value for key, value in settings.items() if not key.startswith("_")}

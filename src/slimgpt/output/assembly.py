@@ -1,0 +1,103 @@
+"""Puts the folder that users get together: weights, configuration, modelling file, generation settings, tokenizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import GenerationConfig
+
+import slimgpt.modeling_slimgpt as modeling
+from slimgpt.machine.atomic import write_json, write_tensors
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.weights import INDEX
+from slimgpt.output.place import (
+    FINISHED,
+    ONE_FILE_BYTES,
+    partial_folder,
+)
+
+
+def assemble(
+    out: Path,
+    checkpoint: Checkpoint,
+    shards: Sequence[Path],
+    num_bytes: int,
+    dtype: torch.dtype,
+    config: Any,
+    tokenizer: Any,
+) -> Path:
+    """Put weights, configuration, modelling file and tokenizer together in the working folder; its path.
+
+    ``shards`` hold the decoder layers; what is outside them is the dense model's, in ``dtype``.
+    """
+    folder = partial_folder(out) / FINISHED
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
+    folder.mkdir(parents=True)
+    rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
+    write_weights(folder, rest, shards, num_bytes)
+    add_the_rest(folder, checkpoint, config, tokenizer)
+    return folder
+
+
+def add_the_rest(folder: Path, checkpoint: Checkpoint, config: Any, tokenizer: Any) -> None:
+    """What a checkpoint has beside its weights: configuration, modelling file, generation settings, tokenizer."""
+    config.save_pretrained(folder)
+    if is_per_layer(config):
+        add_modelling_file(folder)
+    generation_config(checkpoint).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def is_per_layer(config: Any) -> bool:
+    """Layers have their own sizes, so that our modelling file goes with the weights."""
+    return str(config.model_type).startswith(modeling.PREFIX)
+
+
+def write_weights(folder: Path, rest: Mapping[str, Tensor], shards: Sequence[Path], total_bytes: int) -> None:
+    """One file where it is small, else the layers' shards as they are, and one more for what is no layer."""
+    if total_bytes <= ONE_FILE_BYTES:
+        layers = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+        write_tensors(folder / "model.safetensors", {**rest, **layers})
+        return
+    total = len(shards) + 1
+    names = [f"model-{number:05d}-of-{total:05d}.safetensors" for number in range(1, total + 1)]
+    write_tensors(folder / names[-1], rest)
+    for shard, name in zip(shards, names, strict=False):
+        _link(shard, folder / name)
+    weight_map = {tensor: name for name in names for tensor in _tensor_names(folder / name)}
+    write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+
+
+def _link(shard: Path, target: Path) -> None:
+    """A second name for a shard: the journal stays whole until the output has its name."""
+    try:
+        os.link(shard, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(shard, target)
+
+
+def _tensor_names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as tensors:
+        return list(tensors.keys())
+
+
+def add_modelling_file(folder: Path) -> None:
+    """What plain transformers needs to load layers of different sizes."""
+    assert modeling.__file__ is not None
+    shutil.copyfile(modeling.__file__, folder / Path(modeling.__file__).name)
+
+
+def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
+    """The model's own generation config, or the one its configuration implies."""
+    stored = checkpoint.path / "generation_config.json"
+    if stored.is_file():
+        return GenerationConfig.from_pretrained(checkpoint.path)
+    return GenerationConfig.from_model_config(checkpoint.config)

@@ -1,0 +1,295 @@
+"""prune(): the loop and nothing else. No mathematics, no file formats, no model names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from slimgpt.allocation.ranking import rank
+from slimgpt.arch.family import weight_OI
+from slimgpt.config import PruneConfig
+from slimgpt.errors import NumericalError
+from slimgpt.machine import host
+from slimgpt.machine.clock import Clock
+from slimgpt.model import surgery
+from slimgpt.model.layer_loading import materialised, read_layer
+from slimgpt.model.pruned_config import pruned_config
+from slimgpt.model.weights import require_finite
+from slimgpt.output import assembly, place, record_file
+from slimgpt.pruning import record
+from slimgpt.pruning.job import Job, prepare
+from slimgpt.search import read_metric, search
+from slimgpt.sites import Removal, Site, SolverOptions, by_part
+from slimgpt.solvers import SOLVERS
+from slimgpt.solvers.correction import correct
+from slimgpt.solvers.members import solve_site
+from slimgpt.solvers.stats import GapStats, InputStats
+from slimgpt.streaming.activations import ActivationRoom
+from slimgpt.streaming.conveyor import to_host
+from slimgpt.streaming.prefetch import Prefetcher
+from slimgpt.streaming.stream import ActivationStream, Targets
+from slimgpt.streaming.write_behind import WriteBehind
+
+
+class Observer:
+    """What a run tells whoever watches it. Does nothing itself; the command line draws a progress bar."""
+
+    def preparing(self, what: str) -> None:
+        """Something that takes a while is done before the plan is known."""
+
+    def searching(self, job: Job) -> None:
+        """Everything is checked; the search for the best allocation starts when this returns."""
+
+    def planned(self, job: Job) -> None:
+        """Everything is checked and decided; pruning starts when this returns."""
+
+    def stage(self, layer: int, stage: str) -> None:
+        """A stage of a layer begins."""
+
+    def tokens(self, count: int) -> None:
+        """So many tokens went through one stage of a layer."""
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """Where the smaller model is, and its full record (what ``slimgpt.json`` holds)."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
+    """Make a smaller model: check everything, prune layer after layer, write the result atomically.
+
+    Raises:
+        SlimGPTError: something the user can mend; raised before any work wherever that is possible.
+    """
+    clock, observer = Clock(), observer or Observer()
+    with clock.timed("prepare"):
+        job = prepare(config, observer.preparing)
+    with closing(job.journal):
+        whole = job.finished or _carry_out(job, observer, clock)
+    job.machine.processes.leave()
+    return PruneResult(job.out, whole)
+
+
+def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
+    """Prune all layers and write the output; its record (empty for those who only helped)."""
+    observer = observer if job.machine.processes.leads else Observer()
+    with place.full_disk_named(job.out, job.plan.bytes_after):
+        try:
+            if job.finds:
+                job = _with_found_plan(job, observer, clock)
+            observer.planned(job)
+            layers = _Run(job, observer, clock).all_layers()
+        except NumericalError:
+            if job.machine.processes.leads:
+                job.journal.discard()  # the same run would fail again, and what cures it makes it another run
+            raise
+        job.machine.processes.meet()  # nobody has anything in the working folder any more
+        return _write(job, layers, clock) if job.machine.processes.leads else {}
+
+
+def _with_found_plan(job: Job, observer: Observer, clock: Clock) -> Job:
+    """The job with the plan that a search or a ranking finds."""
+    observer.searching(job)
+    with clock.timed("search", job.machine.device):
+        if job.search is not None:
+            layers = search(job.search, observer.stage, observer.tokens)
+        else:
+            assert job.ranking is not None
+            layers = rank(job.ranking, observer.stage, observer.tokens)
+    plan = job.plan.with_layers(layers)
+    config = pruned_config(job.checkpoint, plan.kept_by_layer, job.config.layout, job.machine.stored_dtype)
+    return dataclasses.replace(job, plan=plan, output_config=config)
+
+
+def _write(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
+    """Put the finished folder together and give it its name; the record."""
+    with clock.timed("write"):
+        shards = [job.journal.shard(index) for index in range(len(job.checkpoint.layers))]
+        size, dtype = job.plan.bytes_after, job.machine.stored_dtype
+        folder = assembly.assemble(job.out, job.checkpoint, shards, size, dtype, job.output_config, job.tokenizer)
+    whole = record.build(job, layers, clock)
+    record_file.write(folder, whole)
+    place.publish(folder, job.out)
+    return whole
+
+
+class _Run:
+    """The loop over layers, and the two things a layer can be: in the journal already, or to be pruned."""
+
+    def __init__(self, job: Job, observer: Observer, clock: Clock) -> None:
+        self.job = job
+        self.observer = observer
+        self.clock = clock
+        self.solve = SOLVERS[job.config.solver]
+        self.writer = WriteBehind()
+        self.dense: ActivationStream | None = None
+
+    def all_layers(self) -> list[dict[str, Any]]:
+        """Prune every layer in order; the journal's records."""
+        job, num_layers = self.job, len(self.job.checkpoint.layers)
+        pinned = job.machine.device.type == "cuda"
+        states = Prefetcher(
+            lambda index: read_layer(job.checkpoint, index, job.machine.stored_dtype, pinned), num_layers
+        )
+        with closing(states), closing(self.writer), ExitStack() as streams:
+            with self.clock.timed("embed"):
+                self.stream = streams.enter_context(closing(self._open_stream()))
+                if job.config.correct_errors:
+                    self.dense = streams.enter_context(closing(self._open_stream()))
+            layers = [self._layer(index, states) for index in range(num_layers)]
+            with self.clock.timed("write"):
+                self.writer.finish()
+            return layers
+
+    def _open_stream(self) -> ActivationStream:
+        job = self.job
+        return ActivationStream(
+            job.checkpoint,
+            job.machine.processes.share_of(job.windows_BT),
+            job.machine.device,
+            job.machine.compute_dtype,
+            job.machine.batch_size,
+            ActivationRoom(job.checkpoint.dtype, job.machine.offload_dir, pinned=job.machine.device.type == "cuda"),
+            self.observer.tokens,
+        )
+
+    def _layer(self, index: int, states: Prefetcher[dict[str, Tensor]]) -> dict[str, Any]:
+        job = self.job
+        sites = job.checkpoint.sites(index)
+        parts = by_part(sites)
+        done = job.machine.processes.from_leader(job.journal.record(index) if job.machine.processes.leads else None)
+        with ExitStack() as stack:
+            with self.clock.timed("load", job.machine.device):
+                layer = stack.enter_context(
+                    materialised(
+                        job.checkpoint.layers[index], states.get(index), job.machine.device, job.machine.compute_dtype
+                    )
+                )
+            targets = self._targets(layer, index)
+            if done is None:
+                removals: dict[str, Removal] = {}
+                for part in parts:
+                    removals |= self._prune(layer, index, part, targets)
+                done = self._record(layer, index, sites, removals)
+            else:
+                for part in parts:
+                    self._replay(layer, index, part, done)
+            with self._stage(index, "advance"):
+                self.stream.advance(layer, index)
+        return done
+
+    def _targets(self, layer: nn.Module, index: int) -> Targets | None:
+        """What the dense model has behind the layer's blocks, where earlier errors are to be corrected."""
+        if self.dense is None:
+            return None
+        with self._stage(index, "dense path"):
+            return self.dense.advance_dense(layer, index, self.job.checkpoint.sites(index))
+
+    def _record(
+        self, layer: nn.Module, index: int, sites: Sequence[Site], removals: dict[str, Removal]
+    ) -> dict[str, Any]:
+        """Bring a pruned layer to disk, beside the next one's work (the leader does; the others get on)."""
+        whole = record.layer(sites, removals)
+        if self.job.machine.processes.leads:
+            with self.clock.timed("write"):
+                weights = record.layer_weights(self.job, layer, index)
+                self.writer.start(lambda: self.job.journal.write(index, weights, whole))
+        return whole
+
+    def _prune(
+        self, layer: nn.Module, index: int, sites: Sequence[Site], targets: Targets | None
+    ) -> dict[str, Removal]:
+        """Observe what enters the consumers of one part of the layer, choose and repair, cut."""
+        weights = {site.name: weight_OI(layer.get_submodule(site.consumer)) for site in sites}
+        stats = {name: _accumulator(name, weight, targets) for name, weight in weights.items()}
+        with self._stage(index, f"{sites[0].part} statistics"):
+            self.stream.observe(layer, index, sites, stats, targets)
+            for site in sites:
+                self.job.machine.processes.sum_(stats[site.name].buffers())
+        removals: dict[str, Removal] = {}
+        host.make_room(8 * max(weight.shape[1] for weight in weights.values()) ** 2)
+        with self._stage(index, f"{sites[0].part} solve"):
+            for site in sites:
+                with _naming(index, site):
+                    lead = self.job.machine.processes.leads
+                    solved = self._solve(layer, stats.pop(site.name), index, site) if lead else None
+                removals[site.name] = self._cut(layer, site, solved)
+        return removals
+
+    def _solve(self, layer: nn.Module, stats: InputStats | GapStats, index: int, site: Site) -> Removal:
+        """Choose and repair. What comes later, in this run or in one that resumes it, must see the weight that will be
+        on disk: it is rounded here.
+        """
+        plan, consumer = self.job.plan, layer.get_submodule(site.consumer)
+        kept = plan.kept(index)[site.part], plan.kept_members(index, site)
+        inputs = stats.pooled() if isinstance(stats, GapStats) else stats
+        weight, options = weight_OI(consumer), self._options(index, site, inputs, getattr(consumer, "bias", None))
+        removal = solve_site(self.solve, weight, inputs.hessian_II(), site, *kept, options)
+        if isinstance(stats, GapStats):
+            removal = correct(removal, weight, stats, options.damping)
+        dtype = self.job.machine.stored_dtype
+        require_finite("the repaired weight", removal.weight_OI, dtype)
+        return dataclasses.replace(
+            removal,
+            kept_N=removal.kept_N.cpu(),
+            weight_OI=to_host(removal.weight_OI, dtype),
+            bias_O=None if removal.bias_O is None else to_host(removal.bias_O, dtype),
+        )
+
+    def _options(self, index: int, site: Site, inputs: InputStats, bias_O: Tensor | None) -> SolverOptions:
+        """Where a search has been, its metric says how much the loss feels an error of the site's outputs."""
+        task = self.job.search
+        return dataclasses.replace(
+            self.job.solver_options,
+            mean_I=inputs.mean_I(),
+            num_tokens=inputs.num_tokens,
+            bias_O=bias_O,
+            metric_OO=None if task is None else read_metric(task.folder, index, site.name),
+        )
+
+    def _replay(self, layer: nn.Module, index: int, sites: Sequence[Site], done: dict[str, Any]) -> None:
+        """Do again what an earlier run decided, to bring the stream to where that run had it."""
+        with self._stage(index, f"{sites[0].part} replay"):
+            self.stream.observe(layer, index, sites)
+        for site in sites:
+            self._cut(
+                layer, site, record.removal(self.job, index, site, done) if self.job.machine.processes.leads else None
+            )
+
+    def _cut(self, layer: nn.Module, site: Site, decided: Removal | None) -> Removal:
+        """Carry out what the leader decided."""
+        removal = self.job.machine.processes.from_leader(decided)
+        assert removal is not None
+        surgery.remove(layer, site, removal)
+        self.stream.pruned(site, removal)
+        return removal
+
+    def _stage(self, index: int, name: str) -> AbstractContextManager[None]:
+        self.observer.stage(index, name)
+        return self.clock.timed(name, self.job.machine.device)
+
+
+def _accumulator(name: str, weight_OI: Tensor, targets: Targets | None) -> InputStats | GapStats:
+    """What gathers the statistics of a site."""
+    num_outputs, num_inputs = weight_OI.shape
+    if targets is not None and name in targets.of_site:
+        return GapStats(num_outputs, num_inputs, weight_OI.device)
+    return InputStats(num_inputs, weight_OI.device)
+
+
+@contextmanager
+def _naming(index: int, site: Site) -> Iterator[None]:
+    """Give a numerical failure the name of the layer and the site it happened at."""
+    try:
+        yield
+    except NumericalError as error:
+        raise NumericalError(f"layer {index}, {site.name} ({site.consumer}): {error}") from error

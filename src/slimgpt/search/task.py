@@ -1,0 +1,56 @@
+"""What a search is asked, and with what it works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from slimgpt.allocation.budget import LayerBudget
+from slimgpt.allocation.goal import Goal
+from slimgpt.machine.setup import Machine
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.search.windows import search_windows, tried_windows
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """A search for the best allocation.
+
+    Attributes:
+        checkpoint: the dense model.
+        windows_BT: int64 calibration windows of the whole run.
+        budget: what each layer has.
+        goal: how much has to go.
+        machine: where layers run.
+        folder: where curves and metrics are or will be.
+        damping: of the solver.
+        seed: of what is drawn.
+        round_to: FFN widths are multiples of it.
+        by_queries: query heads may go without their KV group.
+        num_candidates: allocations that are tried out.
+    """
+
+    checkpoint: Checkpoint
+    windows_BT: Tensor
+    budget: Sequence[LayerBudget]
+    goal: Goal
+    machine: Machine
+    folder: Path
+    damping: float
+    seed: int
+    round_to: int
+    by_queries: bool
+    num_candidates: int
+
+    @property
+    def searched_BT(self) -> Tensor:
+        """The windows that are searched on."""
+        return search_windows(self.windows_BT, self.machine.processes.size)
+
+    @property
+    def tried_BT(self) -> Tensor:
+        """The windows that candidates are judged on."""
+        return tried_windows(self.num_candidates, self.windows_BT, self.machine.processes.size)

@@ -1,0 +1,58 @@
+"""What glibc does with freed memory, seen by the pages that the kernel has to give."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from slimgpt.machine import host
+
+PROGRAM = """
+import resource, sys, torch
+from slimgpt import runtime
+if sys.argv[1] == "keep":
+    runtime.keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(16_000_000)  # 64 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min(faults() for _ in range(8)))  # the heap needs some rounds until its free blocks have grown together
+"""
+
+TRIMMED = """
+import psutil, sys, torch
+from slimgpt import runtime
+resident = lambda: psutil.Process().memory_info().rss / 2**20
+tensors = [torch.ones(16_000) for _ in range(3000)]  # 64 kB each: from the heap, not mapped
+last = tensors[-1]  # keeps the heap from shrinking by itself
+del tensors
+before = resident()
+runtime.make_room(int(sys.argv[1]))
+print(before - resident())
+"""
+
+only_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc has another allocator")
+
+
+@only_glibc
+def test_kept_memory_serves_the_next_tensor() -> None:
+    faults = {}
+    for wish in ("keep", "give back"):
+        command = [sys.executable, "-c", PROGRAM, wish]
+        faults[wish] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert faults["keep"] < 0.1 * faults["give back"]
+
+
+@only_glibc
+def test_freed_memory_goes_back_before_something_large() -> None:
+    given = {}
+    for size in (host.MAPPED_BYTES, host.MAPPED_BYTES + 1):
+        command = [sys.executable, "-c", TRIMMED, str(size)]
+        given[size] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    small, large = given.values()
+    assert small < 1
+    assert large > 150  # megabytes, of 183 that were freed
