@@ -83,9 +83,7 @@ def test_perplexity_is_that_of_a_plain_loop(
 def answered(smollm2: str) -> dict[str, Any]:
     pytest.importorskip("lm_eval")
     if not (DATA / "tasks").is_dir():
-        pytest.skip(
-            "no tasks in the shared data; tests/unit/evaluation/test_harness.py makes rows of its own"
-        )
+        pytest.skip("no tasks in the shared data; tests/unit/evaluation/test_harness.py makes rows of its own")
     config = EvalConfig(smollm2, suite="slimgpt", task_data=str(DATA / "tasks"), limit=NUM_ROWS, device="cpu")
     return evaluate(config).found
 

@@ -21,8 +21,8 @@ from slimgpt.depth.scores import StreamTurns, least_influence, least_run
 from slimgpt.depth.shallower import shallower_config
 from slimgpt.errors import ConfigError
 from slimgpt.machine import devices, host
-from slimgpt.machine.atomic import write_tensors
 from slimgpt.machine.clock import Clock
+from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.machine.versions import versions
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest

@@ -19,7 +19,7 @@ from slimgpt.arch.family import output_dim, surviving_rows
 from slimgpt.config import ExportConfig
 from slimgpt.export.layout import widest_config
 from slimgpt.export.plan import Plan
-from slimgpt.machine.atomic import write_tensors
+from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model.checkpoint import Checkpoint, empty_model
 from slimgpt.output.assembly import generation_config, write_weights
 from slimgpt.sites import Site

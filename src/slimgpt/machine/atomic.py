@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
-METADATA = {"format": "pt"}  # what transformers asks of a safetensors file
 NUMBERS = re.compile(r"\[\n[\d\s,.eE+-]*\]")  # the line break is JSON's own: strings hold none
 
 
@@ -27,13 +23,6 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON so that it is there whole or not at all; lists of numbers stay on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     write_text(path, NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file so that it is there whole or not at all."""
-    with scratch(path) as unfinished:
-        save_file(dict(tensors), unfinished, metadata=METADATA)
-        unfinished.chmod(0o644)  # safetensors makes it readable by its owner alone
 
 
 @contextmanager

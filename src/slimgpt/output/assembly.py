@@ -15,14 +15,11 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 import slimgpt.modeling_slimgpt as modeling
-from slimgpt.machine.atomic import write_json, write_tensors
+from slimgpt.machine.atomic import write_json
+from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.weights import INDEX
-from slimgpt.output.place import (
-    FINISHED,
-    ONE_FILE_BYTES,
-    partial_folder,
-)
+from slimgpt.output import place
 
 
 def assemble(
@@ -38,7 +35,7 @@ def assemble(
 
     ``shards`` hold the decoder layers; what is outside them is the dense model's, in ``dtype``.
     """
-    folder = partial_folder(out) / FINISHED
+    folder = place.partial_folder(out) / place.FINISHED
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
     folder.mkdir(parents=True)
     rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
@@ -63,7 +60,7 @@ def is_per_layer(config: Any) -> bool:
 
 def write_weights(folder: Path, rest: Mapping[str, Tensor], shards: Sequence[Path], total_bytes: int) -> None:
     """One file where it is small, else the layers' shards as they are, and one more for what is no layer."""
-    if total_bytes <= ONE_FILE_BYTES:
+    if total_bytes <= place.ONE_FILE_BYTES:
         layers = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
         write_tensors(folder / "model.safetensors", {**rest, **layers})
         return

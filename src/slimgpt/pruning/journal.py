@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from slimgpt.errors import OutputError
-from slimgpt.machine.atomic import write_json, write_tensors
+from slimgpt.machine.atomic import write_json
 from slimgpt.machine.folder_lock import FolderLock
+from slimgpt.machine.tensor_files import write_tensors
 
 HEADER = "journal.json"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from slimgpt.arch.family import projections
-from slimgpt.machine.atomic import write_tensors
+from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.sparsify.masks.method import count, lowest
 
 FILE = "movement.safetensors"

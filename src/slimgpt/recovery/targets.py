@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from slimgpt.evaluation.predictions import Targets, targets_of
-from slimgpt.machine.atomic import write_tensors
 from slimgpt.machine.processes import Processes
+from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.recovery.packing import Row, collate, learned, num_learned
 
 ALGORITHM_VERSION = 1  # raise it whenever other targets than before would be kept

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from slimgpt.allocation.budget import LayerBudget, SiteBudget
 from slimgpt.errors import ConfigError
-from slimgpt.machine.atomic import write_json, write_tensors
+from slimgpt.machine.atomic import write_json
+from slimgpt.machine.tensor_files import write_tensors
 
 CURVES = "curves.json"
 METRICS, HESSIANS = "metrics-{:05d}.safetensors", "inputs-{:05d}.safetensors"

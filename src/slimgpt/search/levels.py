@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from slimgpt.machine.atomic import write_tensors
+from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.search.cache import read_hessian, read_metric
 from slimgpt.sites import Removal, Site, SolverOptions
 from slimgpt.solvers.finish import finish, keep_all_but

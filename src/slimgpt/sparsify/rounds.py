@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from slimgpt.arch.family import projections, weight_OI
 from slimgpt.errors import NumericalError
-from slimgpt.machine.atomic import write_tensors
 from slimgpt.machine.clock import Clock
+from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model import surgery
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.weights import require_finite

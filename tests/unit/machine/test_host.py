@@ -12,9 +12,9 @@ from slimgpt.machine import host
 
 PROGRAM = """
 import resource, sys, torch
-from slimgpt import runtime
+from slimgpt.machine import host
 if sys.argv[1] == "keep":
-    runtime.keep_memory()
+    host.keep_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):
@@ -25,13 +25,13 @@ print(min(faults() for _ in range(8)))  # the heap needs some rounds until its f
 
 TRIMMED = """
 import psutil, sys, torch
-from slimgpt import runtime
+from slimgpt.machine import host
 resident = lambda: psutil.Process().memory_info().rss / 2**20
 tensors = [torch.ones(16_000) for _ in range(3000)]  # 64 kB each: from the heap, not mapped
 last = tensors[-1]  # keeps the heap from shrinking by itself
 del tensors
 before = resident()
-runtime.make_room(int(sys.argv[1]))
+host.make_room(int(sys.argv[1]))
 print(before - resident())
 """
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from slimgpt.errors import OutputError
-from slimgpt.machine import atomic
-from slimgpt.machine.atomic import write_json, write_tensors, write_text
+from slimgpt.machine.atomic import write_json, write_text
+from slimgpt.machine.tensor_files import write_tensors
+from slimgpt.pruning import journal as journal_module
 from slimgpt.pruning.journal import HEADER, Journal
 
 RUN = {"ratio": 0.2, "seed": 0, "model": "abc"}
@@ -55,7 +56,7 @@ def test_a_crash_between_shard_and_record_is_not_finished(journal: Journal, monk
     def power_loss(*args: Any) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(atomic, "write_json", power_loss)
+    monkeypatch.setattr(journal_module, "write_json", power_loss)
     with pytest.raises(SystemExit):
         journal.write(0, WEIGHTS, RECORD)
     assert journal.shard(0).is_file()

@@ -16,7 +16,6 @@ import pytest
 import tiny
 import tiny_llama
 import torch
-from slimgpt.search_text import search_windows, tried_windows
 from transformers import AutoModelForCausalLM
 
 from slimgpt import cli
@@ -30,6 +29,7 @@ from slimgpt.search.levels import Levels
 from slimgpt.search.programme import Offer, solve
 from slimgpt.search.tilt import kinds, tilt
 from slimgpt.search.trial import KEPT_TOKENS, Trial
+from slimgpt.search.windows import search_windows, tried_windows
 
 CPU = torch.device("cpu")
 DENSE = LayerPlan(3, 96)
@@ -358,18 +358,16 @@ def test_a_search_that_kept_no_moments_is_refused(model: Path, tmp_path: Path) -
         tried_run(model, tmp_path / "b", search_cache=cache)
 
 
-def test_several_processes_are_refused(model: Path, tmp_path: Path) -> None:
-    config = tiny_llama.prune_config(model, tmp_path / "out", allocation="searched", search_candidates=3)
+def test_several_processes_are_refused() -> None:
     windows_BT = tiny_llama.tokens(8, 32)
     with pytest.raises(ConfigError, match="--search-candidates 3 runs in one process, and here are 2"):
-        tried_windows(config, windows_BT, 2)
+        tried_windows(3, windows_BT, 2)
 
 
-def test_candidates_are_judged_on_text_that_the_search_has_not_read(model: Path, tmp_path: Path) -> None:
-    config = tiny_llama.prune_config(model, tmp_path / "out", allocation="searched", search_candidates=3)
+def test_candidates_are_judged_on_text_that_the_search_has_not_read() -> None:
     windows_BT = torch.arange(5)[:, None].expand(-1, 32)
     assert search_windows(windows_BT, 1)[:, 0].tolist() == [0, 1, 2]
-    assert tried_windows(config, windows_BT, 1)[:, 0].tolist() == [3, 4]
+    assert tried_windows(3, windows_BT, 1)[:, 0].tolist() == [3, 4]
     assert len(search_windows(torch.zeros(200, 2048), 1)) == 32, "65,536 tokens are enough"
 
 
