@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from slimgpt.model.generation import generate
     from slimgpt.model.inspection import inspect_model
     from slimgpt.model.loading import load_model
-    from slimgpt.pruning.driver import Observer, PruneResult, prune
+    from slimgpt.pruning.driver import prune
+from slimgpt.pruning.observer import Observer, PruneResult
 
 _HOMES = {
     "prune": "slimgpt.pruning.driver",
     "PruneConfig": "slimgpt.config",
-    "PruneResult": "slimgpt.pruning.driver",
-    "Observer": "slimgpt.pruning.driver",
+    "PruneResult": "slimgpt.pruning.observer",
+    "Observer": "slimgpt.pruning.observer",
     "open_checkpoint": "slimgpt.model.checkpoint",
     "load_model": "slimgpt.model.loading",
     "perplexity": "slimgpt.evaluation",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,7 +39,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a decoder layer where units can go.
+    """A projection whose inputs can go, unit by unit, in a decoder layer or beside the layers.
+
+    Paths of modules are inside the layer; of a site beside the layers, inside the causal LM.
 
     Attributes:
         name: what is pruned: ``"attention"``, ``"ffn"``, or ``"ffn.3"`` where there are several of a kind.
@@ -51,6 +54,8 @@ class Site:
         members: equal parts of a unit that may go without the whole, as many from every unit that stays (query heads
             that share keys and values); 1 where a unit is all of a piece.
         returns_tuple: the block returns ``(output, attention weights)`` rather than the output alone.
+        unit: what people call one unit.
+        cache_values: numbers that each token leaves in the cache for one unit.
     """
 
     name: str
@@ -61,6 +66,8 @@ class Site:
     unit_width: int
     members: int = 1
     returns_tuple: bool = False
+    unit: str = "channel"
+    cache_values: int = 0
 
     @property
     def num_inputs(self) -> int:
@@ -73,8 +80,13 @@ class Site:
 
     @property
     def part(self) -> str:
-        """The part of the layer, ``"attention"`` or ``"ffn"``: sites of one part lose equally many units."""
+        """The part of the layer, say ``"attention"`` or ``"ffn"``: sites of one part lose equally many units."""
         return part_of(self.name)
+
+    @property
+    def fine(self) -> bool:
+        """Units are single columns: small steps, fit to take up what rounding leaves."""
+        return self.unit_width == 1
 
 
 def by_part(sites: Sequence[Site]) -> list[list[Site]]:
@@ -85,6 +97,13 @@ def by_part(sites: Sequence[Site]) -> list[list[Site]]:
 def part_of(name: str) -> str:
     """The part of the layer that a site's name belongs to."""
     return name.partition(".")[0]
+
+
+class Kept(NamedTuple):
+    """What a site keeps: units, and members in each of them (None: all)."""
+
+    units: int
+    members: int | None = None
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_the_same_command_gives_the_same_bytes_offloaded_or_not(model: Path, tmp
 
 def test_the_device_s_peak_is_within_the_plan(model: Path) -> None:
     """The estimate is an upper bound of what the run allocates."""
-    from slimgpt.pruning.driver import Observer
+    from slimgpt.pruning.observer import Observer
     from slimgpt.pruning.job import Job
 
     class Watcher(Observer):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from slimgpt.allocation.budget import LayerBudget, LayerPlan, SiteBudget
-from slimgpt.allocation.heads import Heads
+from slimgpt.allocation.places import Allocation, Key, Place, removed_params, whole
 from slimgpt.config import target
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
+from slimgpt.sites import Kept
 
 NS_PER_MS = 10**6
-ATTENTION, FFN = "attention", "ffn"
 
 
 @dataclass(frozen=True)
@@ -43,21 +42,16 @@ class ModelTimes:
 
     Attributes:
         fixed_ns: what no width changes: embeddings, norms, head, and every layer at its narrowest.
-        attention: of one layer.
-        ffn: of one layer.
+        parts: of each part that was timed, in one layer.
     """
 
     fixed_ns: int
-    attention: PartTimes
-    ffn: PartTimes
+    parts: Mapping[str, PartTimes]
 
-    def of_part(self, part: str, kept: int) -> int:
-        """Nanoseconds of one part of a layer."""
-        return (self.attention if part == ATTENTION else self.ffn).at(kept)
-
-    def of_model(self, layers: Sequence[LayerPlan]) -> int:
+    def of_model(self, kept: Allocation) -> int:
         """Nanoseconds of the whole model."""
-        return self.fixed_ns + sum(self.attention.at(layer.attention) + self.ffn.at(layer.ffn) for layer in layers)
+        timed = (self.parts[key.part].at(value.units) for key, value in kept.items() if key.part in self.parts)
+        return self.fixed_ns + sum(timed)
 
 
 @dataclass(frozen=True)
@@ -76,20 +70,17 @@ class Goal:
     at_least: bool = False
     times: ModelTimes | None = None
 
-    def saved(self, have: SiteBudget, part: str, kept: Heads) -> int:
-        """What one part of a layer gives when it keeps so much."""
+    def saved(self, place: Place, kept: Kept) -> int:
+        """What a place gives when it keeps so much."""
         if self.times is None:
-            return have.params(have.num_units) - have.params(*kept)
-        assert kept.queries is None, "times are known of whole units"
-        return self.times.of_part(part, have.num_units) - self.times.of_part(part, kept.units)
+            return place.removed(kept)
+        assert kept.members is None, "times are known of whole units"
+        times = self.times.parts.get(place.part)
+        return 0 if times is None else times.at(place.num_units) - times.at(kept.units)
 
-    def removed(self, budget: Sequence[LayerBudget], layers: Sequence[LayerPlan]) -> int:
+    def removed(self, places: Sequence[Place], kept: Allocation) -> int:
         """What a plan gives."""
-        return sum(
-            self.saved(have.attention, ATTENTION, Heads(keep.attention, keep.queries))
-            + self.saved(have.ffn, FFN, Heads(keep.ffn))
-            for have, keep in zip(budget, layers, strict=True)
-        )
+        return sum(self.saved(place, kept[place.key]) for place in places)
 
     def check_attainable(self, most: int) -> None:
         """Raise ConfigError where all that may go is less than what has to go."""
@@ -113,12 +104,12 @@ def goal_of(
     bytes_per_param: int | None = None,
     header_bytes: int = 0,
     times: ModelTimes | None = None,
-    dense: Sequence[LayerPlan] = (),
+    places: Sequence[Place] = (),
 ) -> Goal:
     """The goal that options state, for a model of ``num_params`` parameters.
 
     ``bytes_per_param`` and ``header_bytes`` are those of the written files; ``times`` tells those of the model with the
-    layers ``dense``.
+    ``places``.
 
     Raises:
         ConfigError: the dense model is already there.
@@ -131,11 +122,11 @@ def goal_of(
         assert bytes_per_param is not None
         limit = (target.size(options.target_size) - header_bytes) // bytes_per_param
         asked = f"--target-size {options.target_size}"
-        whole = num_params * bytes_per_param + header_bytes
-        return _limit(asked, num_params, limit, f"{whole:,} bytes ({bytes_per_param} a parameter)")
+        num_bytes = num_params * bytes_per_param + header_bytes
+        return _limit(asked, num_params, limit, f"{num_bytes:,} bytes ({bytes_per_param} a parameter)")
     if options.target_latency is not None:
         assert times is not None
-        before, wanted = times.of_model(dense), target.latency(options.target_latency)
+        before, wanted = times.of_model(whole(places)), target.latency(options.target_latency)
         limit = int(wanted.value * (before if wanted.relative else NS_PER_MS))
         asked = f"--target-latency {options.target_latency}"
         return _limit(asked, before, limit, f"a {options.latency_of} time of {_ms(before)}", times)
@@ -150,18 +141,21 @@ def _limit(asked: str, before: int, limit: int, has: str, times: ModelTimes | No
     return Goal(asked, before - limit, at_least=True, times=times)
 
 
-def least_cut(
-    goal: Goal, budget: Sequence[LayerBudget], most: int, cut: Callable[[int], list[LayerPlan]]
-) -> list[LayerPlan]:
-    """The smallest of the plans ``cut(parameters to remove)`` that gives what ``goal`` asks, by bisection.
+def met(
+    goal: Goal, places: Sequence[Place], narrowest: Allocation, cut: Callable[[int], dict[Key, Kept]]
+) -> dict[Key, Kept]:
+    """Of the plans ``cut(parameters to remove)`` the one that comes to the goal; ``narrowest`` is all that can go.
 
-    ``most`` parameters are all that can go; then the goal is met. More parameters gone give more, but for rounding:
-    what is returned meets the goal in any case.
+    A target is a limit: the smallest cut that gives what is asked, by bisection. More parameters gone give more, but
+    for rounding: what is returned meets the goal in any case.
     """
-    low, high = 0, most
+    if not goal.at_least:
+        return cut(goal.removes)
+    low, high = 0, removed_params(places, narrowest)
+    most = high
     while high - low > max(1, most >> 20):
         middle = (low + high) // 2
-        low, high = (low, middle) if goal.removed(budget, cut(middle)) >= goal.removes else (middle, high)
+        low, high = (low, middle) if goal.removed(places, cut(middle)) >= goal.removes else (middle, high)
     return cut(high)
 
 

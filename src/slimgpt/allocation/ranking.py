@@ -7,24 +7,25 @@ be compared, and the lowest of the whole model go (An et al., https://arxiv.org/
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from slimgpt.allocation.budget import LayerBudget, LayerPlan
 from slimgpt.allocation.curves import Curve
 from slimgpt.allocation.goal import Goal
-from slimgpt.allocation.plan import along
-from slimgpt.arch.family import ATTENTION, FFN, weight_OI
+from slimgpt.allocation.places import Key, Place
+from slimgpt.allocation.plan import Shape, along
+from slimgpt.arch.family import weight_OI
 from slimgpt.errors import NumericalError
 from slimgpt.machine.processes import Processes
 from slimgpt.machine.setup import Machine
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.layer_loading import materialised, read_layer
-from slimgpt.sites import Site, SolverOptions, by_part
+from slimgpt.sites import Kept, Site, SolverOptions, by_part
 from slimgpt.solvers.flap import fluctuation
 from slimgpt.solvers.stats import InputStats
 from slimgpt.streaming.activations import ActivationRoom
@@ -38,22 +39,22 @@ class RankingTask:
     Attributes:
         checkpoint: the dense model.
         windows_BT: int64 calibration windows of the whole run.
-        budget: what each layer has.
+        places: what the model has.
         goal: how much has to go.
         machine: where layers run.
-        round_to: FFN widths are multiples of it.
+        shape: what the layers may look like.
     """
 
     checkpoint: Checkpoint
     windows_BT: Tensor
-    budget: Sequence[LayerBudget]
+    places: Sequence[Place]
     goal: Goal
     machine: Machine
-    round_to: int
+    shape: Shape
 
 
-def rank(task: RankingTask, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:
-    """The units that every layer keeps. ``stage(layer, name)`` and ``tokens(count)`` are told how it goes.
+def rank(task: RankingTask, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> dict[Key, Kept]:
+    """The units that every place keeps. ``stage(layer, name)`` and ``tokens(count)`` are told how it goes.
 
     Raises:
         NumericalError: the inputs of a site were not finite.
@@ -61,7 +62,7 @@ def rank(task: RankingTask, stage: Callable[[int, str], None], tokens: Callable[
     checkpoint, machine = task.checkpoint, task.machine
     room = ActivationRoom(checkpoint.dtype, machine.offload_dir, pinned=machine.device.type == "cuda")
     windows_BT = machine.processes.share_of(task.windows_BT)
-    scores: dict[str, list[list[float]]] = {ATTENTION: [], FFN: []}
+    scores: dict[str, dict[int, list[float]]] = defaultdict(dict)
     with closing(
         ActivationStream(
             checkpoint, windows_BT, machine.device, machine.compute_dtype, machine.batch_size, room, tokens
@@ -72,10 +73,11 @@ def rank(task: RankingTask, stage: Callable[[int, str], None], tokens: Callable[
             with materialised(layer, state, machine.device, machine.compute_dtype):
                 for part in by_part(checkpoint.sites(index)):
                     stage(index, f"{part[0].part} ranking")
-                    scores[part[0].part].append(_part_scores(machine.processes, stream, layer, index, part))
+                    scores[part[0].part][index] = _part_scores(machine.processes, stream, layer, index, part)
                 stream.advance(layer, index)
-    curves = ranked_curves(scores[ATTENTION], scores[FFN])
-    return machine.processes.from_leader(along(task.budget, task.goal, *curves, task.round_to, by_queries=False))
+    num_layers = len(checkpoint.layers)
+    curves = ranked_curves(scores, num_layers)
+    return machine.processes.from_leader(along(task.places, task.goal, curves, task.shape, num_layers))
 
 
 def _part_scores(
@@ -105,15 +107,21 @@ def standardised(score_N: Tensor) -> Tensor:
     return centred_N / spread if spread > 0 else centred_N
 
 
-def ranked_curves(attention: Sequence[Sequence[float]], ffn: Sequence[Sequence[float]]) -> tuple[Curve, Curve]:
-    """Curves along which one threshold rises over the scores of all layers, each layer's from the lowest up."""
-    pooled = [score for layers in (attention, ffn) for scores in layers for score in scores]
+def ranked_curves(scores: Mapping[str, Mapping[int, Sequence[float]]], num_layers: int) -> dict[str, Curve]:
+    """Curves along which one threshold rises over the scores of all layers, each layer's from the lowest up.
+
+    ``scores`` are by part and layer; a layer without a part loses nothing of it.
+    """
+    pooled = [score for layers in scores.values() for found in layers.values() for score in found]
     low, high = min(pooled), max(pooled) + 1.0
 
-    def curve(layers: Sequence[Sequence[float]]) -> Curve:
-        return lambda amount: [_share_below(scores, low + amount * (high - low), high) for scores in layers]
+    def curve(layers: Mapping[int, Sequence[float]]) -> Curve:
+        return lambda amount: [
+            _share_below(layers[index], low + amount * (high - low), high) if index in layers else 0.0
+            for index in range(num_layers)
+        ]
 
-    return curve(attention), curve(ffn)
+    return {part: curve(layers) for part, layers in scores.items()}
 
 
 def _share_below(scores: Sequence[float], threshold: float, high: float) -> float:

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from slimgpt.errors import ConfigError
-from slimgpt.sites import Segment, Site, expand
+from slimgpt.sites import Kept, Segment, Site, expand
 
 ATTENTION = "attention"
 FFN = "ffn"
-QUERIES = "queries"
-"""Beside the names of sites: query heads that every KV group keeps, where that is not all of them."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class Family:
         model_type: the stock ``model_type`` of transformers.
         layers: module path of the list of decoder layers in the causal LM.
         sites: ``sites(layer_config)``: the sites of a layer, in the order in which they are pruned.
-        resized: ``resized(layer_config, kept)``: configuration keys (upstream names) of that layer when ``kept[name]``
-            units survive at each site (and ``kept[QUERIES]`` query heads in each KV group, if that is there).
+        resized: ``resized(layer_config, kept)``: configuration keys (upstream names) of that layer when each of its
+            parts keeps ``kept[part]``.
         stock_config: a stock configuration object from plain settings, for the uniform layout; raises ConfigError where
             no stock class takes them.
         pruned: for people: what goes at each site.
@@ -43,12 +41,15 @@ class Family:
         packs: transformers keeps examples apart that are packed into one row, by positions that start anew.
         bias_keys: configuration keys that give the consumers of all sites a bias, where they have none by nature.
         prepare: changes an empty layer into one that can be pruned and has the tensor names of checkpoints.
+        sites_beside: ``sites_beside(config)``: sites that the model has behind its layers, with paths in the causal LM
+            and without a block.
+        resized_beside: ``resized_beside(config, kept)``: configuration keys of the model when those are cut.
     """
 
     model_type: str
     layers: str
     sites: Callable[[Any], tuple[Site, ...]]
-    resized: Callable[[Any, Mapping[str, int]], dict[str, int]]
+    resized: Callable[[Any, Mapping[str, Kept]], dict[str, int]]
     stock_config: Callable[[Mapping[str, Any]], Any]
     pruned: Mapping[str, str]
     spellings: Mapping[str, str] = field(default_factory=dict)
@@ -56,6 +57,8 @@ class Family:
     packs: bool = True
     bias_keys: tuple[str, ...] = ()
     prepare: Callable[[nn.Module], None] = lambda layer: None
+    sites_beside: Callable[[Any], tuple[Site, ...]] = lambda config: ()
+    resized_beside: Callable[[Any, Mapping[str, Kept]], dict[str, int]] = lambda config, kept: {}
 
 
 def head_dim(config: Any) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from slimgpt.arch.family import ATTENTION, FFN, QUERIES, Family, head_dim, stock
-from slimgpt.sites import Segment, Site
+from slimgpt.arch.family import ATTENTION, FFN, Family, head_dim, stock
+from slimgpt.sites import Kept, Segment, Site
 
 PRUNED = {
     ATTENTION: "KV groups (a KV head with its query heads), and query heads, as many from every group",
@@ -37,6 +37,8 @@ def attention(config: Any) -> Site:
         unit_width=group_width,
         members=queries_per_group(config),
         returns_tuple=True,
+        unit="KV group" if queries_per_group(config) > 1 else "head",
+        cache_values=2 * head_dim(config),
     )
 
 
@@ -57,17 +59,16 @@ def queries_per_group(config: Any) -> int:
     return config.num_attention_heads // config.num_key_value_heads
 
 
-def heads(config: Any, kept: Mapping[str, int]) -> dict[str, int]:
+def heads(config: Any, kept: Mapping[str, Kept]) -> dict[str, int]:
     """Head counts when ``kept`` KV groups survive, with all or some of their query heads."""
-    return {
-        "num_attention_heads": kept[ATTENTION] * kept.get(QUERIES, queries_per_group(config)),
-        "num_key_value_heads": kept[ATTENTION],
-    }
+    units, members = kept[ATTENTION]
+    queries = queries_per_group(config) if members is None else members
+    return {"num_attention_heads": units * queries, "num_key_value_heads": units}
 
 
-def resized(config: Any, kept: Mapping[str, int]) -> dict[str, int]:
+def resized(config: Any, kept: Mapping[str, Kept]) -> dict[str, int]:
     """The layer's head counts and FFN width in upstream's names."""
-    return {**heads(config, kept), "intermediate_size": kept[FFN]}
+    return {**heads(config, kept), "intermediate_size": kept[FFN].units}
 
 
 def family(model_type: str, stock_config: Callable[[Mapping[str, Any]], Any]) -> Family:

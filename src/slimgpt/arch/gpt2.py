@@ -8,7 +8,7 @@ from typing import Any
 from transformers import GPT2Config
 
 from slimgpt.arch.family import ATTENTION, FFN, Family, head_dim, stock_with_implied_head_dim
-from slimgpt.sites import Segment, Site
+from slimgpt.sites import Kept, Segment, Site
 
 
 def sites(config: Any) -> tuple[Site, ...]:
@@ -22,6 +22,8 @@ def sites(config: Any) -> tuple[Site, ...]:
         num_units=config.num_attention_heads,
         unit_width=head_dim(config),
         returns_tuple=True,
+        unit="head",
+        cache_values=2 * head_dim(config),
     )
     ffn = Site(
         name=FFN,
@@ -34,9 +36,9 @@ def sites(config: Any) -> tuple[Site, ...]:
     return attention, ffn
 
 
-def resized(config: Any, kept: Mapping[str, int]) -> dict[str, int]:
+def resized(config: Any, kept: Mapping[str, Kept]) -> dict[str, int]:
     """Heads and FFN width in upstream's names."""
-    return {"n_head": kept[ATTENTION], "n_inner": kept[FFN]}
+    return {"n_head": kept[ATTENTION].units, "n_inner": kept[FFN].units}
 
 
 GPT2 = Family(

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import OPTConfig
 
 from slimgpt.arch.family import ATTENTION, FFN, Family, head_dim, stock_with_implied_head_dim
-from slimgpt.sites import Segment, Site
+from slimgpt.sites import Kept, Segment, Site
 
 
 def sites(config: Any) -> tuple[Site, ...]:
@@ -21,6 +21,8 @@ def sites(config: Any) -> tuple[Site, ...]:
         num_units=config.num_attention_heads,
         unit_width=head_dim(config),
         returns_tuple=True,
+        unit="head",
+        cache_values=2 * head_dim(config),
     )
     ffn = Site(
         name=FFN, block=None, consumer="fc2", producers=(Segment("fc1", 1),), num_units=config.ffn_dim, unit_width=1
@@ -28,9 +30,9 @@ def sites(config: Any) -> tuple[Site, ...]:
     return attention, ffn
 
 
-def resized(config: Any, kept: Mapping[str, int]) -> dict[str, int]:
+def resized(config: Any, kept: Mapping[str, Kept]) -> dict[str, int]:
     """Heads and FFN width in upstream's names."""
-    return {"num_attention_heads": kept[ATTENTION], "ffn_dim": kept[FFN]}
+    return {"num_attention_heads": kept[ATTENTION].units, "ffn_dim": kept[FFN].units}
 
 
 OPT = Family(

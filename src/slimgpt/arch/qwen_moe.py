@@ -14,7 +14,7 @@ from slimgpt.arch import experts, gated
 from slimgpt.arch.experts import ExpertNames
 from slimgpt.arch.family import FFN, Family, stock
 from slimgpt.errors import ModelError
-from slimgpt.sites import Site
+from slimgpt.sites import Kept, Site
 
 EXPERTS = ExpertNames("mlp.experts", gate="gate_proj", up="up_proj", down="down_proj")
 
@@ -33,9 +33,9 @@ def sites(config: Any) -> tuple[Site, ...]:
     return experts.sites(config, EXPERTS, config.num_experts, config.moe_intermediate_size)
 
 
-def resized(config: Any, kept: Mapping[str, int]) -> dict[str, int]:
+def resized(config: Any, kept: Mapping[str, Kept]) -> dict[str, int]:
     """Head counts and the width of an expert in upstream's names."""
-    return {**gated.heads(config, kept), "moe_intermediate_size": kept[FFN]}
+    return {**gated.heads(config, kept), "moe_intermediate_size": kept[FFN].units}
 
 
 def family(model_type: str, config_class: type, pruned: Mapping[str, str]) -> Family:

@@ -73,7 +73,7 @@ def _search(config: SearchConfig) -> None:
     found = answer(config)
     print_allocation(found)
     if config.out is not None:
-        write_text(Path(config.out), to_yaml(found.curves, found.layers))
+        write_text(Path(config.out), to_yaml(found.curves, found.kept))
         print(f"Written to {config.out}")
 
 

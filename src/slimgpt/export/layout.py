@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slimgpt.arch.family import QUERIES
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.inspection import layer_sizes
 from slimgpt.model.pruned_config import stock_config
+from slimgpt.sites import Kept
 
 
 def is_uniform(checkpoint: Checkpoint) -> bool:
@@ -18,11 +18,11 @@ def is_uniform(checkpoint: Checkpoint) -> bool:
     return all(layer_sizes(checkpoint, index) == first for index in range(1, len(checkpoint.layers)))
 
 
-def widest_units(checkpoint: Checkpoint) -> dict[str, int]:
-    """The most units that any layer has at each site, and the most query heads in a KV group."""
-    layers = [checkpoint.sites(index) for index in range(len(checkpoint.layers))]
-    widest = {site.name: max(sites[at].num_units for sites in layers) for at, site in enumerate(layers[0])}
-    return {**widest, QUERIES: max(site.members for sites in layers for site in sites)}
+def widest_units(checkpoint: Checkpoint) -> dict[str, Kept]:
+    """The most units that any layer has of each part, and the most members (query heads) of a unit."""
+    sites = [site for index in range(len(checkpoint.layers)) for site in checkpoint.sites(index)]
+    parts = {site.part: [each for each in sites if each.part == site.part] for site in sites}
+    return {part: Kept(max(s.num_units for s in alike), max(s.members for s in alike)) for part, alike in parts.items()}
 
 
 def widest_config(checkpoint: Checkpoint) -> Any:

@@ -66,15 +66,20 @@ class Checkpoint:
         """Configuration of one layer: its own where sizes are per layer, else the model's."""
         return self.config.per_layer_config[index]
 
-    def sites(self, index: int) -> tuple[Site, ...]:
-        """Sites of one layer, in the order in which they are pruned."""
-        sites = self.family.sites(self.layer_config(index))
-        check_sites(self.layers[index], sites)
+    def sites(self, index: int | None) -> tuple[Site, ...]:
+        """Sites of one layer, or (None) of the model behind its layers, in the order in which they are pruned."""
+        family = self.family
+        sites = family.sites_beside(self.config) if index is None else family.sites(self.layer_config(index))
+        check_sites(self.part(index), sites)
         return sites
 
-    def layer_prefix(self, index: int) -> str:
-        """What the names of a layer's tensors start with."""
-        return f"{self.family.layers}.{index}."
+    def part(self, index: int | None) -> nn.Module:
+        """The module that the paths of those sites are in: a layer, or the causal LM."""
+        return self.skeleton if index is None else self.layers[index]
+
+    def layer_prefix(self, index: int | None) -> str:
+        """What the names of a layer's tensors start with; those beside the layers (None) are whole."""
+        return "" if index is None else f"{self.family.layers}.{index}."
 
     def layer_state(self, index: int) -> dict[str, Tensor]:
         """Weights of one decoder layer by their names inside the layer."""

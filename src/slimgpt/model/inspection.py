@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from slimgpt.arch.family import ATTENTION, FFN
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.sites import Kept
 
 
 def inspect_model(model: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def _layer(checkpoint: Checkpoint, index: int) -> dict[str, int]:
 
 def layer_sizes(checkpoint: Checkpoint, index: int) -> dict[str, int]:
     """A layer's head counts and FFN width in upstream's names."""
-    sites = {site.part: site.num_units for site in checkpoint.sites(index)}
+    sites = {site.part: Kept(site.num_units) for site in checkpoint.sites(index)}
     return checkpoint.family.resized(checkpoint.layer_config(index), sites)
 
 
@@ -45,7 +45,7 @@ def _parts(checkpoint: Checkpoint) -> dict[str, int]:
             paths = {site.consumer, *(segment.path for segment in site.producers)}
             parts[site.part] += sum(p.numel() for path in paths for p in layer.get_submodule(path).parameters())
         parts["norms and others"] += sum(parameter.numel() for parameter in layer.parameters())
-    parts["norms and others"] -= parts[ATTENTION] + parts[FFN]
+    parts["norms and others"] -= sum(count for part, count in parts.items() if part != "norms and others")
     for name in checkpoint.other_names():
         parts[name.rsplit(".", 1)[0].rsplit(".", 1)[-1]] += checkpoint.skeleton.get_parameter(name).numel()
     return {**parts, "total": checkpoint.num_params}

@@ -12,20 +12,32 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 import slimgpt.modeling_slimgpt as modeling
 from slimgpt.arch.family import head_dim
 from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.sites import Kept
 
 
-def pruned_config(checkpoint: Checkpoint, kept: Sequence[Mapping[str, int]], layout: str, dtype: torch.dtype) -> Any:
-    """Configuration of the smaller model, in the per-layer or a stock class; ``kept`` is by layer, by part.
+def pruned_config(
+    checkpoint: Checkpoint,
+    kept: Sequence[Mapping[str, Kept]],
+    layout: str,
+    dtype: torch.dtype,
+    beside: Mapping[str, Kept] | None = None,
+) -> Any:
+    """Configuration of the smaller model, in the per-layer or a stock class.
+
+    ``kept`` is by layer, by part; ``beside`` by part, of the model behind its layers.
 
     Raises:
         ConfigError: no stock class can hold the uniform sizes.
     """
     resized = resized_layers(checkpoint, kept)
+    whole = checkpoint.family.resized_beside(checkpoint.config, beside or {})
     if layout == "uniform":
-        return stock_config(checkpoint, resized[0], dtype)
+        return stock_config(
+            checkpoint, {**whole, **{key: size for sizes in resized for key, size in sizes.items()}}, dtype
+        )
     classes = modeling.slim_classes(checkpoint.family.model_type)
     per_layer = {str(index): sizes for index, sizes in enumerate(resized)}
-    config: Any = classes.config(**_global_settings(checkpoint, dtype), per_layer_config=per_layer)
+    config: Any = classes.config(**{**_global_settings(checkpoint, dtype), **whole}, per_layer_config=per_layer)
     module = Path(modeling.__file__).stem
     config.auto_map = {
         "AutoModel": f"{module}.{classes.body.__name__}",
@@ -35,7 +47,7 @@ def pruned_config(checkpoint: Checkpoint, kept: Sequence[Mapping[str, int]], lay
     return config
 
 
-def resized_layers(checkpoint: Checkpoint, kept: Sequence[Mapping[str, int]]) -> list[dict[str, int]]:
+def resized_layers(checkpoint: Checkpoint, kept: Sequence[Mapping[str, Kept]]) -> list[dict[str, int]]:
     """Head counts and FFN width of every layer in upstream's names."""
     return [checkpoint.family.resized(checkpoint.layer_config(i), of_layer) for i, of_layer in enumerate(kept)]
 

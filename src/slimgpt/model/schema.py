@@ -8,7 +8,7 @@ from pathlib import Path
 from slimgpt.errors import ModelError
 
 RECORD = "slimgpt.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 def check_schema(folder: Path) -> None:

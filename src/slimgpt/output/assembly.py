@@ -26,6 +26,7 @@ def assemble(
     out: Path,
     checkpoint: Checkpoint,
     shards: Sequence[Path],
+    cut: Mapping[str, Tensor],
     num_bytes: int,
     dtype: torch.dtype,
     config: Any,
@@ -33,13 +34,14 @@ def assemble(
 ) -> Path:
     """Put weights, configuration, modelling file and tokenizer together in the working folder; its path.
 
-    ``shards`` hold the decoder layers; what is outside them is the dense model's, in ``dtype``.
+    ``shards`` hold the decoder layers, and ``cut`` what was pruned outside them; the rest is the dense model's, in
+    ``dtype``.
     """
     folder = place.partial_folder(out) / place.FINISHED
     shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
     folder.mkdir(parents=True)
     rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
-    write_weights(folder, rest, shards, num_bytes)
+    write_weights(folder, {**rest, **cut}, shards, num_bytes)
     add_the_rest(folder, checkpoint, config, tokenizer)
     return folder
 

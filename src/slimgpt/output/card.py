@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slimgpt.output.card_kinds import making, opening
-from slimgpt.sites import part_of
+from slimgpt.output.record_sites import (
+    SiteRecord,
+    is_pruned,
+    layer_rows,
+    part_name,
+    parts_of,
+    sites_of,
+    units_name,
+)
 
 LOAD_PER_LAYER = """\
 Every layer has its own number of heads and FFN width. Plain transformers loads it with the small modelling file that
@@ -36,9 +44,9 @@ def model_card(record: Mapping[str, Any], measured: Mapping[str, Any] | None = N
     """Markdown made from the run's record, and from what was measured since, by kind: eval, compare, bench."""
     if (start := opening(record)) is not None:
         return _other_kind(record, start, measured or {})
-    if "layers" not in record:
+    if not is_pruned(record):
         return _fine_tuned(record, measured or {})
-    options, sizes = record["options"], record["parameters"]
+    options, sizes, sites = record["options"], record["parameters"], sites_of(record)
     loading = LOAD_UNIFORM if options["layout"] == "uniform" else LOAD_PER_LAYER
     return f"""\
 ---
@@ -55,9 +63,7 @@ structured pruning: whole attention heads and FFN channels are gone, and the sur
 | | before | after |
 |---|---|---|
 | parameters | {sizes["before"]:,} | {sizes["after"]:,} |
-| attention units, all layers | {_units(record, "attention", "num_units")} | {_units(record, "attention", "kept")} |
-{_queries(record)}| FFN channels, all layers | {_units(record, "ffn", "num_units")} | {_units(record, "ffn", "kept")} |
-
+{_counts(sites)}
 {_measured(measured or {})}## How to load it
 
 {loading}
@@ -73,9 +79,7 @@ seed {options["seed"]}. `slimgpt.json` holds all options, versions, kept units a
 Relative squared error of each pruned projection's output on the calibration text (not a measure of the model's
 quality: run `slimgpt eval`).
 
-| layer | attention units | FFN channels | attention error | FFN error |
-|---|---|---|---|---|
-{_layer_rows(record)}
+{_layers(sites)}
 """
 
 
@@ -229,50 +233,25 @@ def _repair(options: Mapping[str, Any]) -> str:
     return "repaired by least squares" if repaired else "left as they were"
 
 
-def _units(record: Mapping[str, Any], site: str, key: str) -> str:
-    counts = [entry[key] for layer in record["layers"] for entry in entries(layer, site)]
-    return f"{sum(len(count) if isinstance(count, list) else count for count in counts):,}"
+def _counts(sites: Sequence[SiteRecord]) -> str:
+    """The rows of units before and after, by part."""
+    rows = []
+    for part in parts_of(sites):
+        alike = [site for site in sites if site.part == part]
+        before, after = sum(site.num_units for site in alike), sum(len(site.kept) for site in alike)
+        rows.append(f"| {units_name(part)}, all layers | {before:,} | {after:,} |\n")
+        if any(site.lost_members for site in alike):
+            members, left = (
+                sum(site.num_units * site.members for site in alike),
+                sum(len(site.pieces) for site in alike),
+            )
+            rows.append(f"| query heads, all layers | {members:,} | {left:,} |\n")
+    return "".join(rows)
 
 
-def _queries(record: Mapping[str, Any]) -> str:
-    """The row of query heads, where some have gone without their KV group."""
-    sites = [entry for layer in record["layers"] for entry in entries(layer, "attention")]
-    if not any(lost_members(entry) for entry in sites):
-        return ""
-    before = sum(entry["num_units"] * entry.get("members", 1) for entry in sites)
-    after = sum(len(kept_members(entry)) for entry in sites)
-    return f"| query heads, all layers | {before:,} | {after:,} |\n"
-
-
-def kept_members(entry: Mapping[str, Any]) -> list[int]:
-    """Members (query heads) that a site keeps, counted through all units; units where each is all of a piece."""
-    return list(entry.get("kept_members", entry["kept"]))
-
-
-def lost_members(entry: Mapping[str, Any]) -> int:
-    """How many members every kept unit of a site has lost."""
-    return int(entry["members"]) - len(kept_members(entry)) // len(entry["kept"]) if "members" in entry else 0
-
-
-def _layer_rows(record: Mapping[str, Any]) -> str:
-    return "\n".join("| " + " | ".join(layer_row(layer)) + " |" for layer in record["layers"])
-
-
-def layer_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
-    """A layer's index, what it keeps and the relative errors that this costs, for a table."""
-    kept, errors = zip(*(_part(entries(layer, part)) for part in ("attention", "ffn")), strict=True)
-    return (str(layer["layer"]), *kept, *errors)
-
-
-def entries(layer: Mapping[str, Any], part: str) -> list[Mapping[str, Any]]:
-    """The records of a layer's sites of one part."""
-    return [entry for name, entry in layer["sites"].items() if part_of(name) == part]
-
-
-def _part(sites: list[Mapping[str, Any]]) -> tuple[str, str]:
-    """Experts keep equally many units each; their errors are averaged."""
-    first, error = sites[0], sum(site["error"] for site in sites) / len(sites)
-    units = f"{len(first['kept'])} of {first['num_units']}"
-    if lost := lost_members(first):
-        units += f", {first['members'] - lost} of {first['members']} queries in each"
-    return units, f"{error:.4f}"
+def _layers(sites: Sequence[SiteRecord]) -> str:
+    """A table of what each layer keeps, and what that costs."""
+    parts = parts_of(sites)
+    header = ("layer", *map(units_name, parts), *(f"{part_name(part)} error" for part in parts))
+    first, *rows = ("| " + " | ".join(line) + " |" for line in (header, *layer_rows(sites)))
+    return "\n".join([first, "|" + "---|" * len(header), *rows])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,12 +16,13 @@ from slimgpt.errors import NumericalError
 from slimgpt.machine import host
 from slimgpt.machine.clock import Clock
 from slimgpt.model import surgery
+from slimgpt.model.embeddings_and_head import head
 from slimgpt.model.layer_loading import materialised, read_layer
-from slimgpt.model.pruned_config import pruned_config
 from slimgpt.model.weights import require_finite
 from slimgpt.output import assembly, place, record_file
 from slimgpt.pruning import record
-from slimgpt.pruning.job import Job, prepare
+from slimgpt.pruning.job import Job, config_of_plan, prepare
+from slimgpt.pruning.observer import Observer, PruneResult
 from slimgpt.search import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.solvers import SOLVERS
@@ -35,33 +34,6 @@ from slimgpt.streaming.conveyor import to_host
 from slimgpt.streaming.prefetch import Prefetcher
 from slimgpt.streaming.stream import ActivationStream, Targets
 from slimgpt.streaming.write_behind import WriteBehind
-
-
-class Observer:
-    """What a run tells whoever watches it. Does nothing itself; the command line draws a progress bar."""
-
-    def preparing(self, what: str) -> None:
-        """Something that takes a while is done before the plan is known."""
-
-    def searching(self, job: Job) -> None:
-        """Everything is checked; the search for the best allocation starts when this returns."""
-
-    def planned(self, job: Job) -> None:
-        """Everything is checked and decided; pruning starts when this returns."""
-
-    def stage(self, layer: int, stage: str) -> None:
-        """A stage of a layer begins."""
-
-    def tokens(self, count: int) -> None:
-        """So many tokens went through one stage of a layer."""
-
-
-@dataclass(frozen=True)
-class PruneResult:
-    """Where the smaller model is, and its full record (what ``slimgpt.json`` holds)."""
-
-    path: Path
-    record: dict[str, Any]
 
 
 def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
@@ -87,13 +59,13 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
             if job.finds:
                 job = _with_found_plan(job, observer, clock)
             observer.planned(job)
-            layers = _Run(job, observer, clock).all_layers()
+            done = _Run(job, observer, clock).all_records()
         except NumericalError:
             if job.machine.processes.leads:
                 job.journal.discard()  # the same run would fail again, and what cures it makes it another run
             raise
         job.machine.processes.meet()  # nobody has anything in the working folder any more
-        return _write(job, layers, clock) if job.machine.processes.leads else {}
+        return _write(job, done, clock) if job.machine.processes.leads else {}
 
 
 def _with_found_plan(job: Job, observer: Observer, clock: Clock) -> Job:
@@ -101,22 +73,23 @@ def _with_found_plan(job: Job, observer: Observer, clock: Clock) -> Job:
     observer.searching(job)
     with clock.timed("search", job.machine.device):
         if job.search is not None:
-            layers = search(job.search, observer.stage, observer.tokens)
+            kept = search(job.search, observer.stage, observer.tokens)
         else:
             assert job.ranking is not None
-            layers = rank(job.ranking, observer.stage, observer.tokens)
-    plan = job.plan.with_layers(layers)
-    config = pruned_config(job.checkpoint, plan.kept_by_layer, job.config.layout, job.machine.stored_dtype)
+            kept = rank(job.ranking, observer.stage, observer.tokens)
+    plan = job.plan.with_kept(kept)
+    config = config_of_plan(job.checkpoint, plan, job.config.layout, job.machine.stored_dtype)
     return dataclasses.replace(job, plan=plan, output_config=config)
 
 
-def _write(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
+def _write(job: Job, done: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
     """Put the finished folder together and give it its name; the record."""
     with clock.timed("write"):
         shards = [job.journal.shard(index) for index in range(len(job.checkpoint.layers))]
+        cut = job.journal.weights(None) if None in job.indices else {}
         size, dtype = job.plan.bytes_after, job.machine.stored_dtype
-        folder = assembly.assemble(job.out, job.checkpoint, shards, size, dtype, job.output_config, job.tokenizer)
-    whole = record.build(job, layers, clock)
+        folder = assembly.assemble(job.out, job.checkpoint, shards, cut, size, dtype, job.output_config, job.tokenizer)
+    whole = record.build(job, done, clock)
     record_file.write(folder, whole)
     place.publish(folder, job.out)
     return whole
@@ -127,38 +100,39 @@ class _Run:
 
     def __init__(self, job: Job, observer: Observer, clock: Clock) -> None:
         self.job = job
+        self.machine, self.processes = job.machine, job.machine.processes
         self.observer = observer
         self.clock = clock
         self.solve = SOLVERS[job.config.solver]
         self.writer = WriteBehind()
         self.dense: ActivationStream | None = None
 
-    def all_layers(self) -> list[dict[str, Any]]:
-        """Prune every layer in order; the journal's records."""
+    def all_records(self) -> list[dict[str, Any]]:
+        """Prune every layer in order, and then what lies behind them; the journal's records."""
         job, num_layers = self.job, len(self.job.checkpoint.layers)
-        pinned = job.machine.device.type == "cuda"
+        pinned = self.machine.device.type == "cuda"
         states = Prefetcher(
-            lambda index: read_layer(job.checkpoint, index, job.machine.stored_dtype, pinned), num_layers
+            lambda index: read_layer(job.checkpoint, index, self.machine.stored_dtype, pinned), num_layers
         )
         with closing(states), closing(self.writer), ExitStack() as streams:
             with self.clock.timed("embed"):
                 self.stream = streams.enter_context(closing(self._open_stream()))
                 if job.config.correct_errors:
                     self.dense = streams.enter_context(closing(self._open_stream()))
-            layers = [self._layer(index, states) for index in range(num_layers)]
+            done = [self._beside() if index is None else self._layer(index, states) for index in job.indices]
             with self.clock.timed("write"):
                 self.writer.finish()
-            return layers
+            return done
 
     def _open_stream(self) -> ActivationStream:
         job = self.job
         return ActivationStream(
             job.checkpoint,
-            job.machine.processes.share_of(job.windows_BT),
-            job.machine.device,
-            job.machine.compute_dtype,
-            job.machine.batch_size,
-            ActivationRoom(job.checkpoint.dtype, job.machine.offload_dir, pinned=job.machine.device.type == "cuda"),
+            self.processes.share_of(job.windows_BT),
+            self.machine.device,
+            self.machine.compute_dtype,
+            self.machine.batch_size,
+            ActivationRoom(job.checkpoint.dtype, self.machine.offload_dir, pinned=self.machine.device.type == "cuda"),
             self.observer.tokens,
         )
 
@@ -166,12 +140,12 @@ class _Run:
         job = self.job
         sites = job.checkpoint.sites(index)
         parts = by_part(sites)
-        done = job.machine.processes.from_leader(job.journal.record(index) if job.machine.processes.leads else None)
+        done = self.processes.from_leader(job.journal.record(index) if self.processes.leads else None)
         with ExitStack() as stack:
-            with self.clock.timed("load", job.machine.device):
+            with self.clock.timed("load", self.machine.device):
                 layer = stack.enter_context(
                     materialised(
-                        job.checkpoint.layers[index], states.get(index), job.machine.device, job.machine.compute_dtype
+                        job.checkpoint.layers[index], states.get(index), self.machine.device, self.machine.compute_dtype
                     )
                 )
             targets = self._targets(layer, index)
@@ -187,6 +161,18 @@ class _Run:
                 self.stream.advance(layer, index)
         return done
 
+    def _beside(self) -> dict[str, Any]:
+        """Prune what lies behind the layers; nothing comes after it that would have to see it replayed."""
+        job, model = self.job, self.job.checkpoint.skeleton
+        done = self.processes.from_leader(job.journal.record(None) if self.processes.leads else None)
+        if done is not None:
+            return done
+        sites, removals = job.checkpoint.sites(None), dict[str, Removal]()
+        with head(job.checkpoint, self.machine.device, self.machine.compute_dtype) as logits:
+            for part in by_part(sites):
+                removals |= self._prune(model, None, part, None, logits)
+            return self._record(model, None, sites, removals)
+
     def _targets(self, layer: nn.Module, index: int) -> Targets | None:
         """What the dense model has behind the layer's blocks, where earlier errors are to be corrected."""
         if self.dense is None:
@@ -195,48 +181,59 @@ class _Run:
             return self.dense.advance_dense(layer, index, self.job.checkpoint.sites(index))
 
     def _record(
-        self, layer: nn.Module, index: int, sites: Sequence[Site], removals: dict[str, Removal]
+        self, layer: nn.Module, index: int | None, sites: Sequence[Site], removals: dict[str, Removal]
     ) -> dict[str, Any]:
         """Bring a pruned layer to disk, beside the next one's work (the leader does; the others get on)."""
-        whole = record.layer(sites, removals)
-        if self.job.machine.processes.leads:
+        whole = record.layer(index, sites, removals)
+        if self.processes.leads:
             with self.clock.timed("write"):
-                weights = record.layer_weights(self.job, layer, index)
+                weights = record.weights(self.job, layer, index, sites)
                 self.writer.start(lambda: self.job.journal.write(index, weights, whole))
         return whole
 
     def _prune(
-        self, layer: nn.Module, index: int, sites: Sequence[Site], targets: Targets | None
+        self,
+        layer: nn.Module,
+        index: int | None,
+        sites: Sequence[Site],
+        targets: Targets | None,
+        logits: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Removal]:
-        """Observe what enters the consumers of one part of the layer, choose and repair, cut."""
+        """Observe what enters the consumers of one part of the layer, choose and repair, cut.
+
+        For what lies behind the layers ``index`` is None, and ``logits`` is what runs it.
+        """
         weights = {site.name: weight_OI(layer.get_submodule(site.consumer)) for site in sites}
         stats = {name: _accumulator(name, weight, targets) for name, weight in weights.items()}
         with self._stage(index, f"{sites[0].part} statistics"):
-            self.stream.observe(layer, index, sites, stats, targets)
+            if index is None:
+                assert logits is not None
+                self.stream.observe_behind(logits, layer, sites, stats)
+            else:
+                self.stream.observe(layer, index, sites, stats, targets)
             for site in sites:
-                self.job.machine.processes.sum_(stats[site.name].buffers())
+                self.processes.sum_(stats[site.name].buffers())
         removals: dict[str, Removal] = {}
         host.make_room(8 * max(weight.shape[1] for weight in weights.values()) ** 2)
         with self._stage(index, f"{sites[0].part} solve"):
             for site in sites:
                 with _naming(index, site):
-                    lead = self.job.machine.processes.leads
+                    lead = self.processes.leads
                     solved = self._solve(layer, stats.pop(site.name), index, site) if lead else None
                 removals[site.name] = self._cut(layer, site, solved)
         return removals
 
-    def _solve(self, layer: nn.Module, stats: InputStats | GapStats, index: int, site: Site) -> Removal:
+    def _solve(self, layer: nn.Module, stats: InputStats | GapStats, index: int | None, site: Site) -> Removal:
         """Choose and repair. What comes later, in this run or in one that resumes it, must see the weight that will be
         on disk: it is rounded here.
         """
-        plan, consumer = self.job.plan, layer.get_submodule(site.consumer)
-        kept = plan.kept(index)[site.part], plan.kept_members(index, site)
+        kept, consumer = self.job.plan.of_layer(index)[site.part], layer.get_submodule(site.consumer)
         inputs = stats.pooled() if isinstance(stats, GapStats) else stats
         weight, options = weight_OI(consumer), self._options(index, site, inputs, getattr(consumer, "bias", None))
-        removal = solve_site(self.solve, weight, inputs.hessian_II(), site, *kept, options)
+        removal = solve_site(self.solve, weight, inputs.hessian_II(), site, kept, options)
         if isinstance(stats, GapStats):
             removal = correct(removal, weight, stats, options.damping)
-        dtype = self.job.machine.stored_dtype
+        dtype = self.machine.stored_dtype
         require_finite("the repaired weight", removal.weight_OI, dtype)
         return dataclasses.replace(
             removal,
@@ -245,7 +242,7 @@ class _Run:
             bias_O=None if removal.bias_O is None else to_host(removal.bias_O, dtype),
         )
 
-    def _options(self, index: int, site: Site, inputs: InputStats, bias_O: Tensor | None) -> SolverOptions:
+    def _options(self, index: int | None, site: Site, inputs: InputStats, bias_O: Tensor | None) -> SolverOptions:
         """Where a search has been, its metric says how much the loss feels an error of the site's outputs."""
         task = self.job.search
         return dataclasses.replace(
@@ -261,21 +258,21 @@ class _Run:
         with self._stage(index, f"{sites[0].part} replay"):
             self.stream.observe(layer, index, sites)
         for site in sites:
-            self._cut(
-                layer, site, record.removal(self.job, index, site, done) if self.job.machine.processes.leads else None
-            )
+            decided = record.removal(self.job, index, site, done) if self.processes.leads else None
+            self._cut(layer, site, decided)
 
     def _cut(self, layer: nn.Module, site: Site, decided: Removal | None) -> Removal:
         """Carry out what the leader decided."""
-        removal = self.job.machine.processes.from_leader(decided)
+        removal = self.processes.from_leader(decided)
         assert removal is not None
         surgery.remove(layer, site, removal)
         self.stream.pruned(site, removal)
         return removal
 
-    def _stage(self, index: int, name: str) -> AbstractContextManager[None]:
-        self.observer.stage(index, name)
-        return self.clock.timed(name, self.job.machine.device)
+    def _stage(self, index: int | None, name: str) -> AbstractContextManager[None]:
+        """What lies behind the layers is shown as the last of them."""
+        self.observer.stage(len(self.job.checkpoint.layers) - 1 if index is None else index, name)
+        return self.clock.timed(name, self.machine.device)
 
 
 def _accumulator(name: str, weight_OI: Tensor, targets: Targets | None) -> InputStats | GapStats:
@@ -287,9 +284,10 @@ def _accumulator(name: str, weight_OI: Tensor, targets: Targets | None) -> Input
 
 
 @contextmanager
-def _naming(index: int, site: Site) -> Iterator[None]:
+def _naming(index: int | None, site: Site) -> Iterator[None]:
     """Give a numerical failure the name of the layer and the site it happened at."""
     try:
         yield
     except NumericalError as error:
-        raise NumericalError(f"layer {index}, {site.name} ({site.consumer}): {error}") from error
+        where = "behind the layers" if index is None else f"layer {index}"
+        raise NumericalError(f"{where}, {site.name} ({site.consumer}): {error}") from error

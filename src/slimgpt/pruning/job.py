@@ -13,7 +13,7 @@ import torch
 
 from slimgpt import calibration
 from slimgpt.allocation import latency
-from slimgpt.allocation.plan import Plan, make_plan
+from slimgpt.allocation.plan import Plan, Shape, make_plan
 from slimgpt.allocation.ranking import RankingTask
 from slimgpt.calibration.self_text import SELF, self_windows
 from slimgpt.config import PruneConfig
@@ -96,6 +96,12 @@ class Job:
         return SolverOptions(config.damping, config.repair, config.seed, config.grouped_cholesky, config.group_size)
 
     @property
+    def indices(self) -> list[int | None]:
+        """Of all that is cut: the layers in order, and None where there are sites beside them."""
+        beside: list[int | None] = [None] if self.checkpoint.sites(None) else []
+        return [*range(len(self.checkpoint.layers)), *beside]
+
+    @property
     def finds(self) -> bool:
         """What every layer keeps is found on the model, not read off a curve."""
         return self.search is not None or self.ranking is not None
@@ -121,8 +127,9 @@ def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None
         _latency_table(config, checkpoint, device, stored_dtype, out, note) if processes.leads else None
     )
     times = table.times[config.latency_of] if table is not None else None
-    plan = make_plan(checkpoint, config, stored_dtype.itemsize, times)
-    output_config = pruned_config(checkpoint, plan.kept_by_layer, config.layout, stored_dtype)
+    shape = Shape(config.layout, config.round_to, config.by_queries)
+    plan = make_plan(checkpoint, config, config.chosen_allocation, shape, stored_dtype.itemsize, times)
+    output_config = config_of_plan(checkpoint, plan, config.layout, stored_dtype)
     if processes.leads:
         _check_out(config, out, checkpoint, plan.bytes_after)
     tokenizer = checkpoint.tokenizer()
@@ -161,6 +168,16 @@ def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None
     )
 
 
+def config_of_plan(checkpoint: Checkpoint, plan: Plan, layout: str, dtype: torch.dtype) -> Any:
+    """The smaller model's configuration.
+
+    Raises:
+        ConfigError: no stock class can hold the uniform sizes.
+    """
+    layers = [plan.of_layer(index) for index in range(len(checkpoint.layers))]
+    return pruned_config(checkpoint, layers, layout, dtype, plan.of_layer(None))
+
+
 def _latency_table(
     config: PruneConfig,
     checkpoint: Checkpoint,
@@ -173,7 +190,7 @@ def _latency_table(
     if config.target_latency is None:
         return None
     _check_out(config, out, checkpoint, bytes_after=0)
-    return latency.table_for(config, checkpoint, device, stored_dtype, note)
+    return latency.table_for(config.latency_table, config.latency_prompt, checkpoint, device, stored_dtype, note)
 
 
 def _open(config: PruneConfig) -> Checkpoint:
@@ -218,14 +235,14 @@ def _search(
     return SearchTask(
         checkpoint=checkpoint,
         windows_BT=windows_BT,
-        budget=plan.budget,
+        places=plan.places,
         goal=plan.goal,
         machine=machine,
         folder=Path(config.search_cache).expanduser() if config.search_cache else partial / "search",
         damping=config.damping,
         seed=config.seed,
         round_to=config.round_to,
-        by_queries=config.by_queries,
+        by_members=config.by_queries,
         num_candidates=config.search_candidates,
     )
 
@@ -235,7 +252,8 @@ def _ranking(
 ) -> RankingTask | None:
     if not config.ranks:
         return None
-    return RankingTask(checkpoint, windows_BT, plan.budget, plan.goal, machine, config.round_to)
+    shape = Shape(config.layout, config.round_to)
+    return RankingTask(checkpoint, windows_BT, plan.places, plan.goal, machine, shape)
 
 
 def _windows(

@@ -82,11 +82,11 @@ class Journal:
         """Let other processes in."""
         self._lock.release()
 
-    def shard(self, index: int) -> Path:
-        """Where the weights of layer ``index`` lie."""
-        return self._folder / f"layer-{index:05d}.safetensors"
+    def shard(self, index: int | None) -> Path:
+        """Where the weights of layer ``index`` lie; for None, of what is cut beside the layers."""
+        return self._folder / ("beside.safetensors" if index is None else f"layer-{index:05d}.safetensors")
 
-    def record(self, index: int) -> dict[str, Any] | None:
+    def record(self, index: int | None) -> dict[str, Any] | None:
         """The record of a finished layer, or None if it is not finished or does not match its shard."""
         path = self.shard(index).with_suffix(".json")
         try:
@@ -96,11 +96,11 @@ class Journal:
             return None
         return record if intact else None
 
-    def weights(self, index: int) -> dict[str, Tensor]:
+    def weights(self, index: int | None) -> dict[str, Tensor]:
         """The weights of a finished layer, by their names inside the layer."""
         return load_file(self.shard(index))
 
-    def write(self, index: int, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, Any]:
+    def write(self, index: int | None, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, Any]:
         """Record a finished layer: first its shard, then, with the shard's hash, its record."""
         write_tensors(self.shard(index), weights)
         whole = {**record, "sha256": _sha256(self.shard(index))}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slimgpt.allocation import latency
-from slimgpt.allocation.plan import dense_layers
+from slimgpt.allocation.places import whole
 from slimgpt.arch.family import output_dim
 from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
@@ -18,50 +18,61 @@ from slimgpt.machine.versions import versions
 from slimgpt.model.biases import carried
 from slimgpt.model.pruned_config import resized_layers
 from slimgpt.model.schema import SCHEMA
+from slimgpt.output.record_sites import SiteRecord, sites_of
 from slimgpt.pruning.job import Job
 from slimgpt.search import tried
 from slimgpt.sites import Removal, Site
 from slimgpt.streaming.conveyor import to_host
 
 
-def layer(sites: Sequence[Site], removals: Mapping[str, Removal]) -> dict[str, Any]:
-    """A layer's record: what each site kept, and the relative error that it cost."""
-    return {"sites": {site.name: _site(site, removals[site.name]) for site in sites}}
+def layer(index: int | None, sites: Sequence[Site], removals: Mapping[str, Removal]) -> dict[str, Any]:
+    """A layer's record (None: of what is beside the layers): what each site kept, and the error that it cost."""
+    return {"sites": [_site(index, site, removals[site.name]).to_json() for site in sites]}
 
 
-def _site(site: Site, removal: Removal) -> dict[str, Any]:
+def _site(index: int | None, site: Site, removal: Removal) -> SiteRecord:
     """Units that stay, and where units have members (query heads), those too, counted through all units."""
     kept_NM = removal.kept_N.view(site.num_units, -1).expand(-1, site.members)
-    whole = {"num_units": site.num_units, "kept": _where(kept_NM.any(1))}
-    members = {"members": site.members, "kept_members": _where(kept_NM.flatten())} if site.members > 1 else {}
-    return {**whole, **members, "error": removal.error}
+    return SiteRecord(
+        layer=index,
+        site=site.name,
+        num_units=site.num_units,
+        kept=_where(kept_NM.any(1)),
+        error=removal.error,
+        unit=site.unit,
+        members=site.members,
+        kept_members=_where(kept_NM.flatten()) if site.members > 1 else None,
+    )
 
 
-def _where(flags: Tensor) -> list[int]:
-    return [int(index) for index in flags.nonzero().flatten()]
+def _where(flags: Tensor) -> tuple[int, ...]:
+    return tuple(int(index) for index in flags.nonzero().flatten())
 
 
-def layer_weights(job: Job, pruned: nn.Module, index: int) -> dict[str, Tensor]:
-    """A pruned layer's weights as they will be in the output: full names, dtype of the disk, on the CPU."""
-    prefix = job.checkpoint.layer_prefix(index)
-    return {
-        prefix + name: to_host(tensor, job.machine.stored_dtype).contiguous()
-        for name, tensor in pruned.state_dict().items()
-    }
+def weights(job: Job, pruned: nn.Module, index: int | None, sites: Sequence[Site]) -> dict[str, Tensor]:
+    """A pruned layer's weights as they will be in the output: full names, dtype of the disk, on the CPU.
+
+    Of what lies beside the layers (None), those of the projections that were cut.
+    """
+    state = {job.checkpoint.layer_prefix(index) + name: tensor for name, tensor in pruned.state_dict().items()}
+    if index is None:
+        paths = {path for site in sites for path in (site.consumer, *(segment.path for segment in site.producers))}
+        state = {name: tensor for name, tensor in state.items() if name.rpartition(".")[0] in paths}
+    return {name: to_host(tensor, job.machine.stored_dtype).contiguous() for name, tensor in state.items()}
 
 
-def removal(job: Job, index: int, site: Site, done: Mapping[str, Any]) -> Removal:
+def removal(job: Job, index: int | None, site: Site, done: Mapping[str, Any]) -> Removal:
     """What an earlier run decided for a site, from its record and its shard."""
-    entry = done["sites"][site.name]
+    entry = next(found for found in sites_of(done) if found.site == site.name)
     kept_N = torch.zeros(site.num_units * site.members, dtype=torch.bool)
-    kept_N[entry["kept_members" if site.members > 1 else "kept"]] = True
+    kept_N[list(entry.pieces)] = True
     weights, name = job.journal.weights(index), f"{job.checkpoint.layer_prefix(index)}{site.consumer}"
     weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
-    consumer = job.checkpoint.layers[index].get_submodule(site.consumer)
-    return Removal(kept_N, weight.T if output_dim(consumer) == 1 else weight, entry["error"], torch.empty(0), bias)
+    consumer = job.checkpoint.part(index).get_submodule(site.consumer)
+    return Removal(kept_N, weight.T if output_dim(consumer) == 1 else weight, entry.error, torch.empty(0), bias)
 
 
-def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
+def build(job: Job, done: Sequence[dict[str, Any]], clock: Clock) -> dict[str, Any]:
     """Everything one would want to know of the run afterwards."""
     plan = job.plan
     return {
@@ -80,12 +91,8 @@ def build(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any
         **_latency(job),
         **({"search": found} if (found := tried(job.search)) else {}),
         **({"bias_compensation": carried(job.checkpoint)} if job.config.solver == "flap" else {}),
-        "layers": [
-            {"layer": index, "config": sizes, "sites": entry["sites"]}
-            for index, (entry, sizes) in enumerate(
-                zip(layers, resized_layers(job.checkpoint, plan.kept_by_layer), strict=True)
-            )
-        ],
+        "sizes": resized_layers(job.checkpoint, [plan.of_layer(index) for index in range(len(job.checkpoint.layers))]),
+        "sites": [site for entry in done for site in entry["sites"]],
         "cost": {
             "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
             "peak_host_bytes": host.peak_host_bytes(),
@@ -99,4 +106,4 @@ def _latency(job: Job) -> dict[str, Any]:
     """The predicted times, where a time was the target."""
     if job.latency is None:
         return {}
-    return {"predicted_latency": latency.predicted(job.latency, dense_layers(job.plan.budget), job.plan.layers)}
+    return {"predicted_latency": latency.predicted(job.latency, whole(job.plan.places), job.plan.kept)}

@@ -10,14 +10,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from slimgpt.allocation.budget import LayerPlan, SiteBudget
 from slimgpt.allocation.latency import predicted
-from slimgpt.allocation.plan import ENOUGH_TOKENS, TOLERANCE, dense_layers, tokens_per_input
+from slimgpt.allocation.places import Allocation, Place, parts_of, whole
+from slimgpt.allocation.plan import ENOUGH_TOKENS, TOLERANCE, Plan, tokens_per_input
 from slimgpt.arch.family import ATTENTION, FFN, Family
 from slimgpt.model.biases import carried
-from slimgpt.output.card import layer_row
-from slimgpt.pruning.driver import Observer
+from slimgpt.output.record_sites import layer_rows, part_name, sites_of, units_name
 from slimgpt.pruning.job import Job
+from slimgpt.pruning.observer import Observer
 from slimgpt.report.latency import latency_line
 
 out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
@@ -54,9 +54,9 @@ class ProgressObserver(Observer):
     def searching(self, job: Job) -> None:
         """Start a bar for the search."""
         out.print(_needs(job))
-        searched, tried = (
-            (job.windows_BT, job.windows_BT[:0]) if (task := job.search) is None else (task.searched_BT, task.tried_BT)
-        )
+        searched, tried = job.windows_BT, job.windows_BT[:0]
+        if job.search is not None:
+            searched, tried = job.search.searched_BT, job.search.tried_BT
         trials = tried.numel() * (job.config.search_candidates + 1)
         self._start(job, SEARCH_PASSES * searched.numel() + trials, SEARCH_PASSES)
 
@@ -67,7 +67,7 @@ class ProgressObserver(Observer):
         self._start(job, PASSES * job.windows_BT.numel(), PASSES)
 
     def _start(self, job: Job, num_tokens: int, passes: int) -> None:
-        self._num_layers, self._passes = len(job.plan.layers), passes
+        self._num_layers, self._passes = len(job.checkpoint.layers), passes
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
         total = num_tokens * self._num_layers
@@ -93,27 +93,14 @@ class ProgressObserver(Observer):
 def print_plan(job: Job) -> None:
     """What the run is going to do: widths, parameters and size, by layer."""
     plan, config = job.plan, job.config
-    table = Table(title=f"Plan: {job.checkpoint.source} → {job.out}", title_justify="left")
-    for column in ("layer", "attention units", "FFN width", "parameters", "removed"):
-        table.add_column(column, justify="right")
-    for index, (have, keep) in enumerate(zip(plan.budget, plan.layers, strict=True)):
-        before = have.attention.params(have.attention.num_units) + have.ffn.params(have.ffn.num_units)
-        after = have.attention.params(keep.attention, keep.queries) + have.ffn.params(keep.ffn)
-        table.add_row(
-            str(index),
-            attention_units(have.attention, keep),
-            f"{have.ffn.num_units} → {keep.ffn}",
-            f"{after:,}",
-            f"{1 - after / before:.1%}",
-        )
-    out.print(table)
+    out.print(_plan_table(f"Plan: {job.checkpoint.source} → {job.out}", plan))
     out.print(
         f"{plan.params_before:,} → {plan.params_after:,} parameters: {plan.ratio:.2%} removed (asked: "
         f"{plan.goal.asked}); {mebibytes(plan.bytes_after)} on disk. {job.windows_BT.shape[0]} windows of "
         f"{job.windows_BT.shape[1]} tokens, {config.solver} on {job.machine.device}."
     )
     if job.latency is not None:
-        out.print(latency_line(predicted(job.latency, dense_layers(plan.budget), plan.layers)))
+        out.print(latency_line(predicted(job.latency, whole(plan.places), plan.kept)))
     out.print(_needs(job))
     if config.solver == "flap" and (without := [part for part, has in carried(job.checkpoint).items() if not has]):
         out.print(
@@ -129,11 +116,31 @@ def print_plan(job: Job) -> None:
         out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
 
 
-def attention_units(have: SiteBudget, keep: LayerPlan) -> str:
-    """Units before and after, and where query heads go by themselves, those in each."""
-    if keep.queries is None:
-        return f"{have.num_units} → {keep.attention}"
-    return f"{have.num_units} x {have.members} → {keep.attention} x {keep.queries}"
+def _plan_table(title: str, plan: Plan) -> Table:
+    table = Table(title=title, title_justify="left")
+    parts = parts_of(plan.places)
+    for column in ("layer", *map(units_name, parts), "parameters", "removed"):
+        table.add_column(column, justify="right")
+    for layer in dict.fromkeys(place.layer for place in plan.places):
+        places = {place.part: place for place in plan.places if place.layer == layer}
+        before = sum(place.params(place.whole) for place in places.values())
+        after = sum(place.params(plan.kept[place.key]) for place in places.values())
+        cells = (kept_units(places[part], plan.kept) if part in places else "–" for part in parts)
+        table.add_row(layer_label(layer), *cells, f"{after:,}", f"{1 - after / before:.1%}")
+    return table
+
+
+def layer_label(layer: int | None) -> str:
+    """A layer's number; what lies beside the layers is the model's."""
+    return "model" if layer is None else str(layer)
+
+
+def kept_units(place: Place, plan: Allocation) -> str:
+    """Units before and after, and where members (query heads) go by themselves, those in each."""
+    kept = plan[place.key]
+    if kept.members is None:
+        return f"{place.num_units} → {kept.units}"
+    return f"{place.num_units} x {place.members} → {kept.units} x {kept.members}"
 
 
 def _needs(job: Job) -> str:
@@ -148,10 +155,12 @@ def _needs(job: Job) -> str:
 def print_record(record: Mapping[str, Any]) -> None:
     """The finished run, as a table."""
     table = Table(title="Result", title_justify="left")
-    for column in ("layer", "attention units", "FFN width", "attention error", "FFN error"):
+    sites = sites_of(record)
+    parts = list(dict.fromkeys(site.part for site in sites))
+    for column in ("layer", *map(units_name, parts), *(f"{part_name(part)} error" for part in parts)):
         table.add_column(column, justify="right")
-    for layer in record["layers"]:
-        table.add_row(*layer_row(layer))
+    for row in layer_rows(sites):
+        table.add_row(*row)
     out.print(table)
     sizes, cost = record["parameters"], record["cost"]
     seconds = cost["seconds"]

@@ -12,7 +12,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from slimgpt._version import __version__
-from slimgpt.arch.family import ATTENTION, FFN
 from slimgpt.config import ReportConfig
 from slimgpt.errors import OutputError
 from slimgpt.machine import atomic
@@ -77,7 +76,7 @@ def _refuse(existing: Path | None, force: bool) -> None:
 def _charts(runs: Sequence[Run], models: Sequence[Subject]) -> dict[str, Chart]:
     """Every figure that the measurements allow, by name."""
     charts = [chart for index, run in enumerate(runs) for chart in _kept(run, index)]
-    charts += [layers.errors(runs, part) for part in (ATTENTION, FFN)]
+    charts += [layers.errors(runs, part) for part in _parts(runs)]
     measure = headline(models)
     if measure is not None and len(runs) > 1:
         charts += _tradeoffs(models, measure)
@@ -96,7 +95,11 @@ def _charts(runs: Sequence[Run], models: Sequence[Subject]) -> dict[str, Chart]:
 
 
 def _kept(run: Run, index: int) -> list[Chart]:
-    return [layers.kept_heads(run, index), layers.kept_channels(run, index)]
+    return [layers.kept_units(run, index, part) for part in run.parts]
+
+
+def _parts(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(part for run in runs for part in run.parts))
 
 
 def _tradeoffs(models: Sequence[Subject], measure: Measure) -> list[Chart]:

@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slimgpt.arch.family import ATTENTION, FFN
 from slimgpt.config import ReportConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.model.schema import RECORD, SCHEMA
-from slimgpt.output.card import entries, kept_members, lost_members
 from slimgpt.output.measurements import FOLDER
+from slimgpt.output.record_sites import SiteRecord, by_layer, is_pruned, sites_of
 from slimgpt.report.results import Comparison, Quality, Speed, comparison, quality, speeds
 
 MEASURED_SCHEMA = 1
@@ -35,12 +34,14 @@ class Kept:
         num_units: how many there were.
         error: relative squared error that it cost, averaged over experts.
         members: query heads that share keys and values, where ``units`` are query heads; else 1.
+        unit: what people call one.
     """
 
     units: tuple[int, ...]
     num_units: int
     error: float
     members: int = 1
+    unit: str = "unit"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Run:
         before: parameters of the dense model.
         after: parameters now.
         bytes_after: its weights on disk.
-        layers: part -> what is left, for every layer.
+        layers: part -> what is left, for every layer; a part that a layer lacks is absent.
         quality: its eval.json.
         speed: its entry in bench.json.
         dense_speed: the dense model's entry in the same file.
@@ -72,6 +73,11 @@ class Run:
     speed: Speed | None
     dense_speed: Speed | None
     comparison: Comparison | None
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that its layers have, in order."""
+        return list(dict.fromkeys(part for layer in self.layers for part in layer))
 
     @property
     def recovered(self) -> bool:
@@ -137,7 +143,7 @@ def _run(folder: Path, given: str, name: str) -> Run:
             f"{folder} was made by slimgpt {record['kind']}: a report is of models pruned by slimgpt prune. Its record "
             f"is {path}."
         )
-    if "layers" not in record and "recovery" in record:
+    if not is_pruned(record) and "recovery" in record:
         raise ModelError(f"{folder} was fine-tuned, but never pruned: a report is of pruned models.")
     with _whole(path):
         sizes = record["parameters"]
@@ -162,20 +168,21 @@ def _run(folder: Path, given: str, name: str) -> Run:
 
 
 def _layers(record: Mapping[str, Any]) -> tuple[Mapping[str, Kept], ...]:
-    sites = [{part: entries(layer, part) for part in (ATTENTION, FFN)} for layer in record["layers"]]
-    by_members = any(lost_members(layer[ATTENTION][0]) for layer in sites)
+    sites = [site for site in sites_of(record) if site.layer is not None]
+    split = {site.part for site in sites if site.lost_members}
+    layers = by_layer(sites)
     return tuple(
-        {part: _kept(found, by_members and part == ATTENTION) for part, found in layer.items()} for layer in sites
+        {part: _kept(found, part in split) for part, found in layers.get(index, {}).items()}
+        for index in range(max((index for index in layers if index is not None), default=-1) + 1)
     )
 
 
-def _kept(sites: Sequence[Mapping[str, Any]], by_members: bool) -> Kept:
+def _kept(sites: Sequence[SiteRecord], by_members: bool) -> Kept:
     first = sites[0]
-    error = sum(float(site["error"]) for site in sites) / len(sites)
+    error = sum(site.error for site in sites) / len(sites)
     if not by_members:
-        return Kept(tuple(first["kept"]), int(first["num_units"]), error)
-    members = int(first.get("members", 1))
-    return Kept(tuple(kept_members(first)), int(first["num_units"]) * members, error, members)
+        return Kept(first.kept, first.num_units, error, unit=first.unit)
+    return Kept(first.pieces, first.num_units * first.members, error, first.members, first.unit)
 
 
 def _pair(path: Path, name: str, before: int, after: int) -> tuple[Speed | None, Speed | None]:

@@ -7,14 +7,13 @@ Comes in: a :class:`SearchTask <slimgpt.search.task.SearchTask>`. Goes out: unit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from slimgpt import calibration
-from slimgpt.allocation.budget import LayerPlan
-from slimgpt.arch.family import ATTENTION
+from slimgpt.allocation.places import Key, Place
 from slimgpt.errors import ConfigError, NumericalError
 from slimgpt.machine.versions import versions
 from slimgpt.search.allocate import allocate, removed_params, to_yaml
@@ -34,7 +33,7 @@ from slimgpt.search.curves import loss_table, metric_OO
 from slimgpt.search.refine import refined, tried
 from slimgpt.search.sweep import Moments, Sweep
 from slimgpt.search.task import SearchTask
-from slimgpt.sites import by_part
+from slimgpt.sites import Kept, Site, by_part
 from slimgpt.streaming.activations import ActivationRoom
 
 __all__ = [
@@ -55,8 +54,8 @@ MAX_WINDOWS = 2**20
 """So many windows of one run have seeds that no other run's have. (A process draws for its windows what one would.)"""
 
 
-def search(task: SearchTask, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> list[LayerPlan]:
-    """The units that every layer keeps, from the task's folder, which is filled first where it is empty.
+def search(task: SearchTask, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> dict[Key, Kept]:
+    """The units that every place keeps, from the task's folder, which is filled first where it is empty.
 
     ``stage(layer, name)`` and ``tokens(count)`` are told how it goes.
 
@@ -72,7 +71,7 @@ def search(task: SearchTask, stage: Callable[[int, str], None], tokens: Callable
     assert curves is not None
     if task.num_candidates:
         return refined(task, curves, stage, tokens)
-    return allocate(curves, task.goal, task.round_to, task.by_queries)[0]
+    return allocate(curves, task.goal, task.round_to, task.by_members)[0]
 
 
 def _fingerprint(task: SearchTask) -> dict[str, Any]:
@@ -135,37 +134,49 @@ def _fill(
         machine.batch_size,
         room,
         processes.share_of(task.seed * MAX_WINDOWS + torch.arange(len(windows_BT))),
-        lambda index, direction: stage(index, f"search, {direction}"),
+        lambda index, direction: stage(_shown(task, index), f"search, {direction}"),
         tokens,
     )
-    curves: list[dict[str, LossCurve]] = []
+    curves: dict[Key, LossCurve] = {}
     for index, moments in sweep.layers():
         for site_moments in moments.values():
             processes.sum_([*site_moments.inputs.buffers(), *site_moments.gradients.buffers()])
         if processes.leads:
-            stage(index, "search, curves")
+            stage(_shown(task, index), "search, curves")
             write_metrics(folder, index, {name: metric_OO(found) for name, found in moments.items()})
             if task.num_candidates:
                 write_hessians(folder, index, {name: found.inputs.hessian_II() for name, found in moments.items()})
-            curves.append(_layer_curves(task, index, moments, windows_BT.numel()))
+            curves |= _curves_of(task, index, moments, windows_BT.numel())
     room.close()
     if processes.leads:
         checkpoint = task.checkpoint
         sizes = (checkpoint.num_params, machine.stored_dtype.itemsize)
-        write_curves(folder, LossCurves(checkpoint.source, *sizes, wanted, tuple(curves[::-1])))
+        in_order = tuple(curves[place.key] for place in task.places)
+        write_curves(folder, LossCurves(checkpoint.source, *sizes, wanted, in_order))
 
 
-def _layer_curves(
-    task: SearchTask, index: int, moments: Mapping[str, Moments], num_tokens: int
-) -> dict[str, LossCurve]:
-    budget = task.budget[index]
-    curves = {}
-    for sites in by_part(task.checkpoint.sites(index)):
-        part = sites[0].part
-        have = budget.attention if part == ATTENTION else budget.ffn
-        try:
-            loss = loss_table([moments[site.name] for site in sites], have, num_tokens, task.damping)
-        except NumericalError as error:
-            raise NumericalError(f"search, layer {index}, {part}: {error}") from error
-        curves[part] = LossCurve(have, loss)
-    return curves
+def _shown(task: SearchTask, index: int | None) -> int:
+    """What lies behind the layers is shown as the last of them."""
+    return len(task.checkpoint.layers) - 1 if index is None else index
+
+
+def _curves_of(
+    task: SearchTask, index: int | None, moments: Mapping[str, Moments], num_tokens: int
+) -> dict[Key, LossCurve]:
+    """The curves of a layer's places, or of those beside the layers."""
+    places = {place.key: place for place in task.places}
+    return {
+        key: LossCurve(places[key], _losses(sites, places[key], moments, num_tokens, task.damping))
+        for sites in by_part(task.checkpoint.sites(index))
+        if (key := Key(index, sites[0].part)) in places
+    }
+
+
+def _losses(
+    sites: Sequence[Site], place: Place, moments: Mapping[str, Moments], num_tokens: int, damping: float
+) -> tuple[tuple[float, ...], ...]:
+    try:
+        return loss_table([moments[site.name] for site in sites], place, num_tokens, damping)
+    except NumericalError as error:
+        where = "beside the layers" if place.layer is None else f"layer {place.layer}"
+        raise NumericalError(f"search, {where}, {place.part}: {error}") from error

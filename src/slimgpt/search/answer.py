@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimgpt.allocation.budget import LayerPlan
 from slimgpt.allocation.goal import goal_of
 from slimgpt.allocation.latency import LatencyTable, predicted, read_table
-from slimgpt.allocation.plan import dense_layers
+from slimgpt.allocation.places import Allocation, whole
 from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError
 from slimgpt.search.allocate import allocate
@@ -23,14 +22,14 @@ class Answer:
     Attributes:
         curves: of the search.
         asked: the option that it answers.
-        layers: units that every layer keeps.
+        kept: what every place keeps.
         loss: the predicted loss, nats a token.
         latency: predicted times, where a table of them was given.
     """
 
     curves: LossCurves
     asked: str
-    layers: list[LayerPlan]
+    kept: Allocation
     loss: float
     latency: dict[str, Any] | None
 
@@ -42,12 +41,12 @@ def answer(config: SearchConfig) -> Answer:
         ConfigError: there is no search or no latency table, or the target cannot be attained.
     """
     curves = read_curves(Path(config.cache).expanduser())
-    dense = dense_layers(curves.budget)
     table = _table(config, curves)
     times = table.times[config.latency_of] if table is not None else None
-    goal = goal_of(config, curves.num_params, curves.bytes_per_param, times=times, dense=dense)
-    layers, loss = allocate(curves, goal, config.round_to, config.by_queries)
-    return Answer(curves, goal.asked, layers, loss, predicted(table, dense, layers) if table is not None else None)
+    goal = goal_of(config, curves.num_params, curves.bytes_per_param, times=times, places=curves.places)
+    kept, loss = allocate(curves, goal, config.round_to, config.by_queries)
+    times_of_plan = predicted(table, whole(curves.places), kept) if table is not None else None
+    return Answer(curves, goal.asked, kept, loss, times_of_plan)
 
 
 def _table(config: SearchConfig, curves: LossCurves) -> LatencyTable | None:
@@ -60,7 +59,7 @@ def _table(config: SearchConfig, curves: LossCurves) -> LatencyTable | None:
             f"{config.target_latency} --latency-table {path} measures it."
         )
     table = read_table(path)
-    found, wanted = (table.model.get(key) for key in ("parameters", "layers")), (curves.num_params, len(curves.layers))
+    found, wanted = (table.model.get(key) for key in ("parameters", "layers")), (curves.num_params, curves.num_layers)
     if tuple(found) != wanted:
         raise ConfigError(
             f"--latency-table {path} is of another model: it has {table.model.get('parameters'):,} parameters in "

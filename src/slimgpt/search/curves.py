@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from slimgpt.allocation.budget import SiteBudget
+from slimgpt.allocation.places import Place
 from slimgpt.search.sweep import Moments
 from slimgpt.sites import expand
 from slimgpt.solvers.elimination import eliminate_
@@ -31,9 +31,7 @@ def metric_OO(moments: Moments) -> Tensor:
     return moments.gradients.hessian_II() / moments.gradients.num_tokens
 
 
-def loss_table(
-    parts: Sequence[Moments], have: SiteBudget, num_tokens: int, damping: float
-) -> tuple[tuple[float, ...], ...]:
+def loss_table(parts: Sequence[Moments], have: Place, num_tokens: int, damping: float) -> tuple[tuple[float, ...], ...]:
     """Nats a token at sites that lose equally many units (experts; else there is one).
 
     A row for 0, 1, … members gone of every unit, and in it 0, 1, … N removals of what is left of units: the order of
@@ -48,7 +46,7 @@ def loss_table(
     return tuple(map(tuple, (total_RN / (2 * num_tokens)).tolist()))
 
 
-def _costs(moments: Moments, have: SiteBudget, damping: float) -> Tensor:
+def _costs(moments: Moments, have: Place, damping: float) -> Tensor:
     """The table of one site, summed over its tokens: what the members cost in turns, and then the units."""
     hessian_II, metric = moments.inputs.hessian_II(), metric_OO(moments)
     num_members, num_inputs = have.num_units * have.members, len(hessian_II)

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from slimgpt.machine.tensor_files import write_tensors
-from slimgpt.search.cache import read_hessian, read_metric
-from slimgpt.sites import Removal, Site, SolverOptions
+from slimgpt.search.cache import layer_name, read_hessian, read_metric
+from slimgpt.sites import Kept, Removal, Site, SolverOptions
 from slimgpt.solvers.finish import finish, keep_all_but
 from slimgpt.solvers.members import solve_site
 from slimgpt.solvers.obs import obs, removal_order
@@ -33,24 +33,24 @@ class Levels:
         self._folder = folder
         self._damping = damping
 
-    def removal(self, index: int, site: Site, kept_units: int, kept_members: int, weight_OI: Tensor) -> Removal:
-        """The site of layer ``index`` with so many units and so many members of each.
+    def removal(self, index: int | None, site: Site, kept: Kept, weight_OI: Tensor) -> Removal:
+        """The site of layer ``index`` (None: beside the layers) with what is kept of it.
 
         Raises:
             NumericalError: a damped Hessian is singular.
         """
         options = SolverOptions(self._damping, metric_OO=read_metric(self._folder, index, site.name))
         hessian_II = read_hessian(self._folder, index, site.name).to(weight_OI.device)
-        if kept_members == site.members:
+        if kept.members in (None, site.members):
             order_N = self._kept(
-                f"{index:05d}-{site.name}",
+                f"{layer_name(index)}-{site.name}",
                 lambda: removal_order(weight_OI, hessian_II, site.num_units, site.num_units, options)[0],
             )
-            kept_N = keep_all_but(order_N[: site.num_units - kept_units], site.num_units)
+            kept_N = keep_all_but(order_N[: site.num_units - kept.units], site.num_units)
         else:
             kept_N = self._kept(
-                f"{index:05d}-{site.name}-{kept_units}-{kept_members}",
-                lambda: solve_site(obs, weight_OI, hessian_II, site, kept_units, kept_members, options).kept_N,
+                f"{layer_name(index)}-{site.name}-{kept.units}-{kept.members}",
+                lambda: solve_site(obs, weight_OI, hessian_II, site, kept, options).kept_N,
             )
         return finish(weight_OI, hessian_II, kept_N, options, repair=True)
 

@@ -6,12 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from slimgpt import calibration
-from slimgpt.allocation.budget import LayerPlan
+from slimgpt.allocation.places import Key
 from slimgpt.errors import ConfigError, NumericalError
 from slimgpt.machine.atomic import write_json
 from slimgpt.model.embeddings_and_head import head
@@ -23,6 +22,7 @@ from slimgpt.search.programme import solve
 from slimgpt.search.task import SearchTask
 from slimgpt.search.tilt import MAX_CANDIDATES, kinds, tilt
 from slimgpt.search.trial import Trial
+from slimgpt.sites import Kept
 
 
 def refined(
@@ -30,7 +30,7 @@ def refined(
     curves: LossCurves,
     stage: Callable[[int, str], None],
     tokens: Callable[[int], None],
-) -> list[LayerPlan]:
+) -> dict[Key, Kept]:
     """The best allocation that ``--search-candidates`` trials find.
 
     Raises:
@@ -41,7 +41,7 @@ def refined(
     if not path.is_file():
         write_json(path, _search(task, curves, stage, tokens))
     try:
-        return [LayerPlan(**layer) for layer in _read(path)["layers"]]
+        return {Key(*key): Kept(*kept) for key, kept in _read(path)["kept"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({error!r}): remove it, and its candidates are tried again.") from error
 
@@ -65,7 +65,7 @@ def _search(
     tokens: Callable[[int], None],
 ) -> dict[str, Any]:
     goal, machine = task.goal, task.machine
-    choices = Choices.of(curves, goal, task.round_to, task.by_queries)
+    choices = Choices.of(curves, goal, task.round_to, task.by_members)
     target, num_candidates = max(goal.removes, 0), task.num_candidates
     levels = solve(choices.offers, target, goal.at_least)
     windows_BT = task.tried_BT
@@ -84,13 +84,13 @@ def _search(
             choices,
             num_candidates,
             stage,
-            lambda: tokens(windows_BT.numel() * len(choices.menus) // 2),
+            lambda: tokens(windows_BT.numel() * curves.num_layers),
         )
         start = Known(levels, judge.measure(levels))
         judge.adopt()
         given = (target, goal.at_least, judge)
         known, num_tilts = tilt(
-            choices.offers, kinds(len(curves.layers)), start, *given, min(num_candidates, MAX_CANDIDATES)
+            choices.offers, kinds(curves.places, curves.num_layers), start, *given, min(num_candidates, MAX_CANDIDATES)
         )
         known = exchange(choices.offers, known, *given, num_candidates - num_tilts, task.seed)
     if not math.isfinite(known.loss):
@@ -98,8 +98,8 @@ def _search(
             "search: the pruned model's predictions are not finite, so that candidates cannot be compared. Try --dtype "
             "bfloat16 or float32, or leave --search-candidates out."
         )
-    layers = [asdict(layer) for layer in choices.layers(known.levels)]
-    return {"divergence": {"before": start.loss, "after": known.loss}, "layers": layers}
+    kept = [[list(key), list(value)] for key, value in choices.kept(known.levels).items()]
+    return {"divergence": {"before": start.loss, "after": known.loss}, "kept": kept}
 
 
 class _Judge:
@@ -122,8 +122,8 @@ class _Judge:
 
     def measure(self, levels: Sequence[int]) -> float:
         """The divergence with these levels."""
-        plan = self._choices.layers(levels)
-        first = min(self._trial.first_change(plan), len(plan) - 1)
+        plan = self._choices.kept(levels)
+        first = min(self._trial.first_change(plan), self._trial.num_layers - 1)
         self._stage(first, f"search, candidate {self._count} of {self._num_candidates}")
         self._count += 1
         divergence = self._trial.divergence(plan)
@@ -138,6 +138,6 @@ class _Judge:
 def _path(task: SearchTask) -> Path:
     """A name for all that the result depends on, beside the search itself."""
     goal = task.goal
-    asked = (goal.asked, goal.removes, task.round_to, task.by_queries, task.num_candidates, task.seed)
+    asked = (goal.asked, goal.removes, task.round_to, task.by_members, task.num_candidates, task.seed)
     windows = calibration.fingerprint(task.tried_BT)
     return task.folder / f"tried-{hashlib.sha256(repr((*asked, windows)).encode()).hexdigest()[:16]}.json"

@@ -88,10 +88,11 @@ class Sweep:
             slice(start, min(start + batch_size, len(windows_BT))) for start in range(0, len(windows_BT), batch_size)
         ]
 
-    def layers(self) -> Iterator[tuple[int, dict[str, Moments]]]:
-        """Index and moments by site of every layer, from the last to the first."""
+    def layers(self) -> Iterator[tuple[int | None, dict[str, Moments]]]:
+        """Index and moments by site: of the sites behind the layers (None), if any, then from the last to the first."""
         self._forward()
-        self._begin_backward()
+        if beside := self._begin_backward():
+            yield None, beside
         for index in reversed(range(len(self._checkpoint.layers))):
             self._stage(index, "backward")
             with self._layer(index) as layer:
@@ -127,10 +128,16 @@ class Sweep:
         output = layer(hidden_BTD, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
-    def _begin_backward(self) -> None:
-        """Put in the place of the last layer's outputs the gradients of the log-likelihood of drawn tokens by them."""
-        last = len(self._checkpoint.layers)
-        with head(self._checkpoint, self._device, self._dtype) as logits:
+    def _begin_backward(self) -> dict[str, Moments]:
+        """Put in the place of the last layer's outputs the gradients of the log-likelihood of drawn tokens by them.
+
+        The moments of the sites on the way.
+        """
+        last, skeleton, sites = len(self._checkpoint.layers), self._checkpoint.skeleton, self._checkpoint.sites(None)
+        with head(self._checkpoint, self._device, self._dtype) as logits, ExitStack() as stack:
+            moments = {site.name: _no_moments(skeleton, site, self._device) for site in sites}
+            for site in sites:
+                stack.enter_context(_watched(skeleton.get_submodule(site.consumer), moments[site.name]))
             for row in range(len(self._windows_BT)):  # one window at a time: its logits are large
                 hidden_1TD = self._hidden(last, slice(row, row + 1)).requires_grad_()
                 logits_TV = logits(hidden_1TD)[0].float()
@@ -140,6 +147,7 @@ class Sweep:
                 assert hidden_1TD.grad is not None
                 self._inputs[last][row] = hidden_1TD.grad[0].to(self._inputs[last])
         self._gradient_BTD = self._inputs.pop()
+        return moments
 
     def _backward(self, layer: nn.Module, index: int) -> dict[str, Moments]:
         """Run a layer with gradients: its moments. The gradients by its outputs become those by its inputs."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from slimgpt.allocation.budget import LayerBudget
 from slimgpt.allocation.goal import Goal
+from slimgpt.allocation.places import Place
 from slimgpt.machine.setup import Machine
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.search.windows import search_windows, tried_windows
@@ -22,27 +22,27 @@ class SearchTask:
     Attributes:
         checkpoint: the dense model.
         windows_BT: int64 calibration windows of the whole run.
-        budget: what each layer has.
+        places: what the model has.
         goal: how much has to go.
         machine: where layers run.
         folder: where curves and metrics are or will be.
         damping: of the solver.
         seed: of what is drawn.
         round_to: FFN widths are multiples of it.
-        by_queries: query heads may go without their KV group.
+        by_members: query heads may go without their KV group.
         num_candidates: allocations that are tried out.
     """
 
     checkpoint: Checkpoint
     windows_BT: Tensor
-    budget: Sequence[LayerBudget]
+    places: Sequence[Place]
     goal: Goal
     machine: Machine
     folder: Path
     damping: float
     seed: int
     round_to: int
-    by_queries: bool
+    by_members: bool
     num_candidates: int
 
     @property

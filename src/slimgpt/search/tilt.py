@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from slimgpt.allocation.places import Place, parts_of
 from slimgpt.search.exchange import Judge, Known
 from slimgpt.search.programme import Offer, solve
 
@@ -24,12 +25,15 @@ MAX_CANDIDATES = 24  # steps are small by then
 ENDS = 1 / 8  # of the layers: how fast the first and the last ones fade into the others
 
 
-def kinds(num_layers: int) -> list[list[float]]:
-    """How much every site (attention and FFN of a layer one after the other) is of each kind: attention, the first
-    layers, the last ones."""
-    attention = [1.0, 0.0] * num_layers
-    first = [math.exp(-layer / (ENDS * num_layers)) for layer in range(num_layers) for _ in range(2)]
-    return [attention, first, first[::-1]]
+def kinds(places: Sequence[Place], num_layers: int) -> list[list[float]]:
+    """How much every place is of each kind: every part but the last (attention), the first layers, the last ones."""
+    parts = [[float(place.part == part) for place in places] for part in parts_of(places)[:-1]]
+    return [*parts, *([_nearness(place.layer, end, num_layers) for place in places] for end in (0, num_layers - 1))]
+
+
+def _nearness(layer: int | None, end: int, num_layers: int) -> float:
+    """1 at one end of the layers, fading away from it; 0 beside the layers."""
+    return 0.0 if layer is None else math.exp(-abs(layer - end) / (ENDS * num_layers))
 
 
 def tilt(

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from slimgpt.sites import Removal, Site, Solver, SolverOptions, expand
+from slimgpt.sites import Kept, Removal, Site, Solver, SolverOptions, expand
 from slimgpt.solvers.finish import removal
 from slimgpt.solvers.linalg import to_float64
 
@@ -23,8 +23,7 @@ def solve_site(
     weight_OI: Tensor,
     hessian_II: Tensor,
     site: Site,
-    kept_units: int,
-    kept_members: int,
+    kept: Kept,
     options: SolverOptions,
 ) -> Removal:
     """Keep so many units of a site, and so many members of each.
@@ -35,7 +34,8 @@ def solve_site(
     Raises:
         NumericalError: a damped Hessian is singular.
     """
-    num_removed, num_lost = site.num_units - kept_units, site.members - kept_members
+    num_removed = site.num_units - kept.units
+    num_lost = 0 if kept.members is None else site.members - kept.members
     if num_lost == 0:
         return solve(weight_OI, hessian_II, site.num_units, num_removed, options)
     num_members, turns = site.num_units * site.members, replace(options, blocks=site.num_units)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,7 +101,9 @@ class ActivationStream:
         how far the pruned path is from its ``targets``.
         """
         for rows in self._batches():
-            for site, x in self._inputs_of(sites, layer, index, rows):
+            with self._finished_blocks(layer, rows):
+                caught = _inputs_of(sites, layer, partial(self._run, layer, index, rows))
+            for site, x in caught:
                 gathered = stats[site.name] if stats is not None else None
                 if isinstance(gathered, GapStats):
                     assert targets is not None
@@ -111,6 +114,23 @@ class ActivationStream:
                     self._keep(site.name, rows, x)
             self._progress(self._hidden.host[rows].shape[:2].numel())
         self._settle()
+
+    @torch.inference_mode()
+    def observe_behind(
+        self,
+        run: Callable[[Tensor], Tensor],
+        model: nn.Module,
+        sites: Sequence[Site],
+        stats: Mapping[str, InputStats | GapStats],
+    ) -> None:
+        """Run what lies behind the last layer up to the consumers of ``sites``, and add what would enter them to
+        ``stats``; ``run`` takes the residual stream that leaves the last layer.
+        """
+        for rows in self._batches():
+            for site, x in _inputs_of(sites, model, partial(run, self._hidden.take(rows))):
+                gathered = stats[site.name]
+                assert isinstance(gathered, InputStats)  # there is no target behind the layers
+                gathered.update(x.flatten(0, -2))
 
     def _gap(self, layer: nn.Module, site: Site, x_BTI: Tensor, rows: slice, targets: Targets) -> Tensor:
         """What is missing behind a site's block before the site is pruned, in float32."""
@@ -217,26 +237,6 @@ class ActivationStream:
         output = layer(self._hidden.take(rows), *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
-    def _inputs_of(self, sites: Sequence[Site], layer: nn.Module, index: int, rows: slice) -> list[tuple[Site, Tensor]]:
-        caught: list[tuple[Site, Tensor]] = []
-
-        def catcher(site: Site) -> Callable[..., None]:
-            def catch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-                caught.append((site, args[0]))
-                if len(caught) == len(sites):
-                    raise Stop
-
-            return catch
-
-        with ExitStack() as stack:
-            for site in sites:
-                stack.callback(layer.get_submodule(site.consumer).register_forward_pre_hook(catcher(site)).remove)
-            stack.enter_context(self._finished_blocks(layer, rows))
-            with suppress(Stop):
-                self._run(layer, index, rows)
-        assert caught, "the layer finished without reaching a consumer"
-        return caught
-
     def _outputs_of_pruned(self, layer: nn.Module, rows: slice) -> Iterator[tuple[Site, Tensor]]:
         """What the blocks pruned so far put out: their consumers on the kept inputs."""
         for site, columns_I in self._pruned.values():
@@ -265,6 +265,27 @@ class ActivationStream:
             for rows in self._batches():
                 self._hidden.host[rows] = first_input(body, checkpoint.layers[0], windows_BT[rows])
         self._calls = send_to_device(calls, self._device)
+
+
+def _inputs_of(sites: Sequence[Site], module: nn.Module, run: Callable[[], Any]) -> list[tuple[Site, Tensor]]:
+    """What would enter the consumers of ``sites`` when ``run`` runs the module, which is not run any further."""
+    caught: list[tuple[Site, Tensor]] = []
+
+    def catcher(site: Site) -> Callable[..., None]:
+        def catch(consumer: nn.Module, args: tuple[Tensor, ...]) -> None:
+            caught.append((site, args[0]))
+            if len(caught) == len(sites):
+                raise Stop
+
+        return catch
+
+    with ExitStack() as stack:
+        for site in sites:
+            stack.callback(module.get_submodule(site.consumer).register_forward_pre_hook(catcher(site)).remove)
+        with suppress(Stop):
+            run()
+    assert caught, "the module finished without reaching a consumer"
+    return caught
 
 
 def _adds_up(before_BTD: Tensor, outputs: Sequence[Tensor], after_BTD: Tensor) -> bool:

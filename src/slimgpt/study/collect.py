@@ -11,7 +11,13 @@ from slimgpt.study.chain import GGUF, PRUNED, TUNED
 
 FILES = {"eval": "eval.json", "seen": "seen.json", "compare": "compare.json", "bench": "bench.json"}
 RUN_RECORD = "slimgpt.json"
-BULKY = ("layers", "projections", "samples")  # what was removed where, and texts, stay in the cell's folder
+BULKY = (
+    "sites",
+    "sizes",
+    "layers",
+    "projections",
+    "samples",
+)  # what was removed where, and texts, stay in the cell's folder
 
 
 def collected(folder: Path, dense: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from slimgpt.calibration.self_text import self_windows
 from slimgpt.config import PruneConfig
 from slimgpt.errors import CalibrationError, ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
-from slimgpt.pruning.driver import Observer, prune
+from slimgpt.pruning.driver import prune
+from slimgpt.pruning.observer import Observer
 
 CPU = torch.device("cpu")
 FIRST = list(range(256))

@@ -16,14 +16,15 @@ import pytest
 import tiny
 import tiny_llama
 import torch
+from slimgpt.allocation.budget import LayerPlan
 from transformers import AutoModelForCausalLM
 
 from slimgpt import cli
-from slimgpt.allocation.budget import LayerPlan
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.embeddings_and_head import head
-from slimgpt.pruning.driver import PruneResult, prune
+from slimgpt.pruning.driver import prune
+from slimgpt.pruning.observer import PruneResult
 from slimgpt.search.exchange import Known, exchange
 from slimgpt.search.levels import Levels
 from slimgpt.search.programme import Offer, solve

@@ -19,7 +19,7 @@ from tiny_llama import prune_config
 from torch import Tensor, nn
 
 from slimgpt import PruneResult, load_model, prune
-from slimgpt.pruning.driver import Observer
+from slimgpt.pruning.observer import Observer
 from slimgpt.pruning.job import Job
 from slimgpt.sites import SolverOptions
 from slimgpt.solvers import SOLVERS

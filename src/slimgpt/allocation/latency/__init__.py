@@ -6,18 +6,17 @@ checkpoint --measure--> LatencyTable --goal--> plan
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from slimgpt.allocation.budget import LayerPlan
 from slimgpt.allocation.goal import NS_PER_MS
 from slimgpt.allocation.latency.measuring import NEW_TOKENS, conditions, measure, shape
 from slimgpt.allocation.latency.table import WORKLOADS, LatencyTable, check_model, read_table, write_table
-from slimgpt.config import PruneConfig
+from slimgpt.allocation.places import Allocation
 from slimgpt.errors import ConfigError
 from slimgpt.machine import devices, host
 from slimgpt.model.checkpoint import Checkpoint
@@ -26,13 +25,15 @@ __all__ = ["LatencyTable", "predicted", "read_table", "table_for"]
 
 
 def table_for(
-    config: PruneConfig,
+    file: str | None,
+    prompt_tokens: int,
     checkpoint: Checkpoint,
     device: torch.device,
     stored_dtype: torch.dtype,
     note: Callable[[str], None] = lambda text: None,
 ) -> LatencyTable:
-    """The table of this model from ``--latency-table`` or the cache; measured, and kept there, if it is not there yet.
+    """The table of this model from ``file`` (``--latency-table``) or the cache; measured, and kept
+    there, if it is not there yet.
 
     A file may come from another device, which is then the one the target is for. ``note(text)`` is told when measuring
     starts.
@@ -40,33 +41,26 @@ def table_for(
     Raises:
         ConfigError: the file is no such table, of another model, or cannot be written.
     """
-    _check_prompt(config.latency_prompt, checkpoint)
-    if config.latency_table is None:
+    _check_prompt(prompt_tokens, checkpoint)
+
+    def measured_now() -> LatencyTable:
+        note(f"Measuring what layers of {checkpoint.source} cost by width on {device}; the table is kept.")
+        return measure(checkpoint, device, stored_dtype, prompt_tokens)
+
+    if file is None:
         dtype = devices.compute_dtype(stored_dtype, device)
-        measured = conditions(device, dtype, config.latency_prompt)
-        return _cached(checkpoint, measured, lambda: _measured(config, checkpoint, device, stored_dtype, note))
-    path = Path(config.latency_table).expanduser()
+        return _cached(checkpoint, conditions(device, dtype, prompt_tokens), measured_now)
+    path = Path(file).expanduser()
     if path.exists():
         table = read_table(path)
         check_model(table, shape(checkpoint), path)
-        _check_same_prompt(table, config.latency_prompt, path)
+        _check_same_prompt(table, prompt_tokens, path)
         return table
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--latency-table {path} cannot be written: there is no folder {path.parent}. Make it first.")
-    table = _measured(config, checkpoint, device, stored_dtype, note)
+    table = measured_now()
     write_table(path, table)
     return table
-
-
-def _measured(
-    config: PruneConfig,
-    checkpoint: Checkpoint,
-    device: torch.device,
-    stored_dtype: torch.dtype,
-    note: Callable[[str], None],
-) -> LatencyTable:
-    note(f"Measuring what layers of {checkpoint.source} cost by width on {device}; the table is kept.")
-    return measure(checkpoint, device, stored_dtype, config.latency_prompt)
 
 
 def _check_prompt(prompt_tokens: int, checkpoint: Checkpoint) -> None:
@@ -103,7 +97,7 @@ def _cached(
     return table
 
 
-def predicted(table: LatencyTable, before: Sequence[LayerPlan], after: Sequence[LayerPlan]) -> dict[str, Any]:
+def predicted(table: LatencyTable, before: Allocation, after: Allocation) -> dict[str, Any]:
     """What a table says of a plan, for the record: milliseconds of each workload, before and after."""
     return {
         "table": table.fingerprint(),

@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from slimgpt.allocation.budget import MIN_WIDTH, LayerPlan
-from slimgpt.allocation.goal import ATTENTION, FFN, NS_PER_MS, ModelTimes, PartTimes
+from slimgpt.allocation.goal import NS_PER_MS, ModelTimes, PartTimes
 from slimgpt.allocation.latency.table import WORKLOADS, LatencyTable
-from slimgpt.allocation.plan import dense_layers, layer_budgets
+from slimgpt.allocation.places import Place, layered
+from slimgpt.allocation.places import whole as whole_plan
+from slimgpt.allocation.plan import places_of
 from slimgpt.machine import devices
 from slimgpt.machine.timing import Load, Measured, Repeat
 from slimgpt.model.checkpoint import Checkpoint, empty_model
 from slimgpt.model.pruned_config import pruned_config
+from slimgpt.sites import Kept
 
 LEAST_ROUNDS, MOST_ROUNDS = 5, 25
 ENOUGH_S = 60.0  # no more rounds are begun after so many seconds
@@ -67,8 +68,7 @@ def shape(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": checkpoint.num_params,
         "layers": len(checkpoint.layers),
         "hidden_size": checkpoint.config.hidden_size,
-        "attention_units": widest.attention,
-        "ffn_units": widest.ffn,
+        **{f"{part}_units": place.num_units for part, place in widest.items()},
     }
 
 
@@ -83,9 +83,20 @@ def conditions(device: torch.device, dtype: torch.dtype, prompt_tokens: int) -> 
     }
 
 
-def _widest(checkpoint: Checkpoint) -> LayerPlan:
-    layers = dense_layers(layer_budgets(checkpoint))
-    return LayerPlan(max(layer.attention for layer in layers), max(layer.ffn for layer in layers))
+def _widest(checkpoint: Checkpoint) -> dict[str, Place]:
+    """The largest place of each part of a layer."""
+    widest: dict[str, Place] = {}
+    for place in layered(places_of(checkpoint)):
+        if place.part not in widest or place.num_units > widest[place.part].num_units:
+            widest[place.part] = place
+    return widest
+
+
+class _Point(NamedTuple):
+    """Units of each part of all layers, and how many layers."""
+
+    sizes: tuple[tuple[str, int], ...]
+    depth: int
 
 
 class _Stacks:
@@ -106,32 +117,36 @@ class _Stacks:
         self.depth = min(self.num_layers, fitting)
         self._memory: dict[str, Tensor] = {}
 
-    def points(self) -> list[tuple[LayerPlan, int]]:
+    def points(self) -> list[_Point]:
         """Sizes of all layers and number of layers: the dense model first, then half of it if it is cut short."""
-        shorter = [(self.widest, self.depth // 2)] if self.depth < self.num_layers else []
-        return [(self.widest, self.depth), *shorter, *self._narrower()]
+        shorter = [self.point(depth=self.depth // 2)] if self.depth < self.num_layers else []
+        narrower = [self.point({part: units}) for part in self.widest for units in self.grid(part)[:-1]]
+        return [self.point(), *shorter, *narrower]
 
-    def _narrower(self) -> list[tuple[LayerPlan, int]]:
-        attention = [replace(self.widest, attention=units) for units in self.grid("attention")[:-1]]
-        ffn = [replace(self.widest, ffn=units) for units in self.grid("ffn")[:-1]]
-        return [(sizes, self.depth) for sizes in (*attention, *ffn)]
+    def point(self, sizes: Mapping[str, int] | None = None, depth: int | None = None) -> _Point:
+        """Layers as wide as the widest but for ``sizes``."""
+        units = {part: place.num_units for part, place in self.widest.items()} | dict(sizes or {})
+        return _Point(tuple(units.items()), self.depth if depth is None else depth)
 
     def grid(self, part: str) -> list[int]:
         """Widths to time, ascending to the widest; of FFNs those that kernels like."""
-        most = getattr(self.widest, part)
-        least, multiple = (1, 1) if part == "attention" else (min(MIN_WIDTH, most), WIDTH_MULTIPLE)
+        place = self.widest[part]
+        most, least, multiple = place.num_units, place.least(1).units, WIDTH_MULTIPLE if place.fine else 1
         steps = (multiple * round(most * step / GRID_STEPS / multiple) for step in range(1, GRID_STEPS))
         return sorted({least, *(width for width in steps if least < width < most), most})
 
-    def stack(self, point: tuple[LayerPlan, int]) -> Measured:
+    def stack(self, point: _Point) -> Measured:
         """A model of these sizes, ready to be timed."""
-        sizes, depth = point
-        kept = [{ATTENTION: sizes.attention, FFN: sizes.ffn}] * self.num_layers
+        kept = [self._kept(index, dict(point.sizes)) for index in range(self.num_layers)]
         model: Any = empty_model(pruned_config(self.checkpoint, kept, "per-layer", self._dtype))
         layers = model.get_submodule(self.checkpoint.family.layers)
-        del layers[depth:]
+        del layers[point.depth :]
         self._fill_(model)
         return Measured(model.to(self._device), self._work)
+
+    def _kept(self, index: int, sizes: Mapping[str, int]) -> dict[str, Kept]:
+        """All layers are alike, but for the parts that they lack."""
+        return {site.part: Kept(sizes[site.part]) for site in self.checkpoint.sites(index)}
 
     def _fill_(self, model: nn.Module) -> None:
         """Give a model weights: the beginnings of those of the dense model, which comes here first."""
@@ -171,21 +186,19 @@ def _medians(rounds: Sequence[Sequence[float]]) -> list[float]:
 def _times(stacks: _Stacks, seconds: Sequence[float]) -> ModelTimes:
     """Curves of one layer, and what is left of the dense model's time."""
     by_point = dict(zip(stacks.points(), seconds, strict=True))
-    dense = by_point[stacks.widest, stacks.depth]
+    dense = by_point[stacks.point()]
     whole = dense
     if stacks.depth < stacks.num_layers:
         half = stacks.depth // 2
-        layer = (dense - by_point[stacks.widest, half]) / (stacks.depth - half)
+        layer = (dense - by_point[stacks.point(depth=half)]) / (stacks.depth - half)
         whole += (stacks.num_layers - stacks.depth) * layer
-    curves = {}
-    for part in ("attention", "ffn"):
+    parts = {}
+    for part in stacks.widest:
         grid = stacks.grid(part)
-        found = [by_point[replace(stacks.widest, **{part: units}), stacks.depth] / stacks.depth for units in grid]
-        rising = never_falling(found)
-        curves[part] = PartTimes(tuple(grid), tuple(round((s - rising[0]) * 1000 * NS_PER_MS) for s in rising))
-    layers = dense_layers(layer_budgets(stacks.checkpoint))
-    varying = sum(curves["attention"].at(layer.attention) + curves["ffn"].at(layer.ffn) for layer in layers)
-    return ModelTimes(max(0, round(whole * 1000 * NS_PER_MS) - varying), curves["attention"], curves["ffn"])
+        rising = never_falling(by_point[stacks.point({part: units})] / stacks.depth for units in grid)
+        parts[part] = PartTimes(tuple(grid), tuple(round((s - rising[0]) * 1000 * NS_PER_MS) for s in rising))
+    varying = ModelTimes(0, parts).of_model(whole_plan(places_of(stacks.checkpoint)))
+    return ModelTimes(max(0, round(whole * 1000 * NS_PER_MS) - varying), parts)
 
 
 def never_falling(values: Iterable[float]) -> list[float]:

@@ -1,7 +1,7 @@
 """The table of layer costs by width: plain data, as JSON for people and tools.
 
 Times are milliseconds at batch size 1. ``fixed_ms`` is what no width changes (embeddings, norms, head, and every layer
-at its narrowest); the curves of ``attention`` and ``ffn`` are those of one layer, above what its narrowest takes.
+at its narrowest); the curve of each part (``attention``, ``ffn``) is that of one layer, above what its narrowest takes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from slimgpt.machine.atomic import write_json
 
 KIND, SCHEMA = "latency-table", 1
 WORKLOADS = ("decode", "prefill")
+FIXED = "fixed_ms"
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,8 @@ def check_model(table: LatencyTable, model: Mapping[str, Any], path: Path) -> No
 def _to_json(times: Mapping[str, ModelTimes]) -> dict[str, Any]:
     return {
         name: {
-            "fixed_ms": entry.fixed_ns / NS_PER_MS,
-            "attention": _part_to_json(entry.attention),
-            "ffn": _part_to_json(entry.ffn),
+            FIXED: entry.fixed_ns / NS_PER_MS,
+            **{part: _part_to_json(times) for part, times in entry.parts.items()},
         }
         for name, entry in times.items()
     }
@@ -94,7 +94,8 @@ def _part_to_json(part: PartTimes) -> dict[str, list[float]]:
 
 
 def _model_times(entry: Mapping[str, Any]) -> ModelTimes:
-    return ModelTimes(_ns(entry["fixed_ms"]), _part_times(entry["attention"]), _part_times(entry["ffn"]))
+    parts = {part: _part_times(found) for part, found in entry.items() if part != FIXED}
+    return ModelTimes(_ns(entry[FIXED]), parts)
 
 
 def _part_times(entry: Mapping[str, Any]) -> PartTimes:

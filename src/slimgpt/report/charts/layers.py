@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from slimgpt.arch.family import ATTENTION, FFN
+from slimgpt.output.record_sites import part_name
 from slimgpt.report.charts.chart import Chart, Table, canvas, legend, look, short
 from slimgpt.report.palette import LIGHT, style
 from slimgpt.report.runs import Kept, Run
@@ -16,14 +17,16 @@ MARGIN = 60  # CSS pixels that axis labels and ticks take of a chart's height
 MOST_UNITS = 64  # heads that are drawn one by one
 MOST_STRETCHED = 16  # fewer heads than that do not fill the width
 QUERY_HEAD = "query head"
-NAMES = {ATTENTION: "attention", FFN: "FFN"}
+CHANNEL = "channel"
+NONE = Kept((), 0, math.nan)
+"""What a layer has of a part that it lacks."""
 
 
-def kept_heads(run: Run, index: int) -> Chart:
-    """Which attention units of each layer stayed: one square each, or, where they are many, a bar."""
-    layers = [layer[ATTENTION] for layer in run.layers]
-    if max(kept.num_units for kept in layers) > MOST_UNITS:
-        return _bars(run, index, ATTENTION, f"kept {_unit(layers)}s")
+def kept_units(run: Run, index: int, part: str) -> Chart:
+    """What of a part stayed in each layer: one square for each unit, or, where they are many or channels, a bar."""
+    layers = [layer.get(part, NONE) for layer in run.layers]
+    if _unit(layers) == CHANNEL or max(kept.num_units for kept in layers) > MOST_UNITS:
+        return _bars(run, index, part, layers)
     step = _step(len(layers))
     with canvas(len(layers) * step + MARGIN) as (figure, axes):
         size = 0.62 * step
@@ -32,30 +35,44 @@ def kept_heads(run: Run, index: int) -> Chart:
         axes.plot(*kept, "s", ms=size, mfc=colour, mec=colour, mew=0.7, label="kept")
         axes.plot(*gone, "s", ms=size, mfc="none", mec=LIGHT["muted"], mew=0.7, label="removed")
         _layer_axis(axes, len(layers))
-        unit = _unit(layers)
-        axes.set_xlabel(unit if unit == QUERY_HEAD else f"{unit} (heads that go together)", loc="left")
+        axes.set_xlabel(_unit(layers), loc="left")
         most = max(layer.num_units for layer in layers)
         axes.set_xlim(-0.5, max(most, MOST_STRETCHED) - 0.5)
         axes.set_xticks(range(0, most, max(1, most // 8)))
         legend(figure, 2)
     return Chart(
-        f"heads-{index + 1}",
-        f"Attention of {run.name}",
+        chart_name(part, index),
+        f"{_title(part)} of {run.name}",
         f"{_reading(layers)} Filled squares stayed, hollow ones were removed.",
-        _kept_table(run, ATTENTION),
+        _kept_table(layers),
         figure,
     )
 
 
+def chart_name(part: str, index: int) -> str:
+    """What the chart of a part of run number ``index`` is called."""
+    return f"kept-{part}-{index + 1}"
+
+
+def _title(part: str) -> str:
+    name = part_name(part)
+    return name[0].upper() + name[1:]
+
+
 def _unit(layers: Sequence[Kept]) -> str:
-    return QUERY_HEAD if any(kept.members > 1 for kept in layers) else "attention unit"
+    if any(kept.members > 1 for kept in layers):
+        return QUERY_HEAD
+    return next(kept.unit for kept in layers if kept.num_units)
 
 
 def _reading(layers: Sequence[Kept]) -> str:
-    if _unit(layers) == QUERY_HEAD:
+    unit = _unit(layers)
+    if unit == QUERY_HEAD:
         shared = max(kept.members for kept in layers)
         return f"Every square is a query head; up to {shared} side by side share a KV head, which stays while one does."
-    return "Every square is an attention unit: a head, or under grouped-query attention a KV head with its query heads."
+    if unit == "KV group":
+        return "Every square is a KV group: a KV head with its query heads."
+    return f"Every square is a {unit}."
 
 
 def _squares(layers: Sequence[Kept]) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
@@ -71,14 +88,9 @@ def _squares(layers: Sequence[Kept]) -> tuple[tuple[list[int], list[int]], tuple
     return kept, gone
 
 
-def kept_channels(run: Run, index: int) -> Chart:
-    """How wide the FFN of each layer still is."""
-    return _bars(run, index, FFN, "kept FFN channels")
-
-
-def _bars(run: Run, index: int, part: str, label: str) -> Chart:
-    layers = [layer[part] for layer in run.layers]
-    rows = range(len(layers))
+def _bars(run: Run, index: int, part: str, layers: Sequence[Kept]) -> Chart:
+    """How much of a part each layer still has."""
+    rows, label = range(len(layers)), f"kept {part_name(part)} {_unit(layers)}s"
     with canvas(len(layers) * _step(len(layers)) + MARGIN) as (figure, axes):
         before = [layer.num_units for layer in layers]
         axes.barh(rows, [len(layer.units) for layer in layers], height=0.62, fc=style(index).colour, label="kept")
@@ -87,12 +99,11 @@ def _bars(run: Run, index: int, part: str, label: str) -> Chart:
         axes.set_xlabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         legend(figure, 2)
-    stem = "channels" if part == FFN else "heads"
     return Chart(
-        f"{stem}-{index + 1}",
-        f"{'FFN' if part == FFN else 'Attention'} of {run.name}",
+        chart_name(part, index),
+        f"{_title(part)} of {run.name}",
         f"The filled part of each bar is the layer's {label}; the outline is what it had.",
-        _kept_table(run, part),
+        _kept_table(layers),
         figure,
     )
 
@@ -112,25 +123,31 @@ def _layer_axis(axes: Axes, num_layers: int) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _kept_table(run: Run, part: str) -> Table:
+def _kept_table(layers: Sequence[Kept]) -> Table:
     rows = [
         (str(index), f"{len(kept.units):,}", f"{kept.num_units:,}", f"{len(kept.units) / kept.num_units:.1%}")
-        for index, kept in enumerate(layer[part] for layer in run.layers)
+        for index, kept in enumerate(layers)
+        if kept.num_units
     ]
     return Table(("layer", "kept", "of", "share"), rows)
 
 
 def errors(runs: Sequence[Run], part: str) -> Chart:
     """What pruning cost each layer's output, on the calibration text."""
-    values = {run.name: [layer[part].error for layer in run.layers] for run in runs}
+    values = {
+        run.name: [layer[part].error if part in layer else math.nan for layer in run.layers]
+        for run in runs
+        if part in run.parts
+    }
     return _lines(
         f"error-{part}",
-        f"Error of the {NAMES[part]} outputs",
+        f"Error of the {part_name(part)} outputs",
         "Squared error of the pruned projection's output on the calibration text, relative to that output: 0 is "
         "unchanged, 1 is as bad as no output. It is not a measure of quality.",
         "relative squared error",
         values,
         floor=0.0,
+        styles=[index for index, run in enumerate(runs) if part in run.parts],
     )
 
 
@@ -176,8 +193,9 @@ def _lines(
             axes.set_ylim(low, ceiling + 0.03 * (ceiling - low))
         if len(values) > 1:
             legend(figure, len(values))
-    rows = [
-        (str(layer), *(f"{line[layer]:.4f}" if layer < len(line) else "–" for line in values.values()))
-        for layer in range(deepest)
-    ]
+    rows = [(str(layer), *(_figure(line, layer) for line in values.values())) for layer in range(deepest)]
     return Chart(name, title, reading, Table(("layer", *values), rows), figure)
+
+
+def _figure(line: Sequence[float], layer: int) -> str:
+    return "–" if layer >= len(line) or math.isnan(line[layer]) else f"{line[layer]:.4f}"
