@@ -13,7 +13,7 @@ from rich.table import Table
 from slimgpt.allocation.latency import predicted
 from slimgpt.allocation.places import Allocation, Place, parts_of, whole
 from slimgpt.allocation.plan import ENOUGH_TOKENS, TOLERANCE, Plan, tokens_per_input
-from slimgpt.arch.family import ATTENTION, FFN, Family
+from slimgpt.arch.family import Family
 from slimgpt.model.biases import carried
 from slimgpt.output.record_sites import layer_rows, part_name, sites_of, units_name
 from slimgpt.pruning.job import Job
@@ -192,8 +192,9 @@ def print_inspection(inspection: Mapping[str, Any]) -> None:
 def print_families(families: Mapping[str, Family]) -> None:
     """What can be pruned, by the model_type of config.json."""
     table = Table(title="Model families", title_justify="left")
-    for column in ("model_type", "attention", "FFN"):
+    parts = list(dict.fromkeys(part for family in families.values() for part in family.pruned))
+    for column in ("model_type", *map(part_name, parts)):
         table.add_column(column)
     for model_type, family in families.items():
-        table.add_row(model_type, family.pruned[ATTENTION], family.pruned[FFN])
+        table.add_row(model_type, *(family.pruned.get(part, "–") for part in parts))
     out.print(table)

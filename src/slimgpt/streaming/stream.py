@@ -21,7 +21,6 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from slimgpt.arch.family import ATTENTION
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.embeddings_and_head import Call, Stop, embeddings, first_input, forward_replaced, layer_calls
 from slimgpt.sites import Removal, Site
@@ -34,7 +33,7 @@ ROUNDING = 0.02  # share of a layer's change of the residual stream that bfloat1
 
 def keeps_input(site: Site, device: torch.device) -> bool:
     """The input of a site's consumer is kept, to answer for its block once the site is pruned."""
-    return site.block is not None and (device.type == "cpu" or site.part == ATTENTION)
+    return site.block is not None and (device.type == "cpu" or not site.fine)
 
 
 @dataclass(frozen=True)
