@@ -14,6 +14,7 @@ import importlib
 from functools import cache
 from typing import Any, NamedTuple
 
+import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
@@ -39,6 +40,21 @@ class Attention(NamedTuple):
     width: str | None = None
 
 
+class Block(NamedTuple):
+    """A block of a layer that may be gone as a whole.
+
+    Attributes:
+        path: module path in the layer.
+        returns_tuple: it returns its output and attention weights, rather than its output alone.
+    """
+
+    path: str
+    returns_tuple: bool = False
+
+
+GATED = {"attention": Block("self_attn", returns_tuple=True), "ffn": Block("mlp")}
+
+
 class Base(NamedTuple):
     """A stock model.
 
@@ -47,12 +63,14 @@ class Base(NamedTuple):
         model: name of its causal LM class.
         layers: module path of its list of decoder layers.
         attention: how to cut attention to size, where the constructor of a layer cannot.
+        blocks: by the names that configurations list under ``skip``.
     """
 
     config: str
     model: str
     layers: str
     attention: Attention | None = None
+    blocks: dict[str, Block] = GATED
 
 
 # by the stock model_type
@@ -70,6 +88,7 @@ BASES = {
         "GPT2LMHeadModel",
         "transformer.h",
         Attention("attn", {"c_attn": 3}, "c_proj", heads="num_heads", width="split_size"),
+        {"attention": Block("attn", returns_tuple=True), "ffn": Block("mlp")},
     ),
     "opt": Base(
         "OPTConfig",
@@ -82,6 +101,7 @@ BASES = {
         "GPTNeoXForCausalLM",
         "gpt_neox.layers",
         Attention("attention", {"query_key_value": 3}, "dense"),
+        {"attention": Block("attention", returns_tuple=True), "ffn": Block("mlp")},
     ),
     "mixtral": Base("MixtralConfig", "MixtralForCausalLM", "model.layers"),
     "qwen2_moe": Base("Qwen2MoeConfig", "Qwen2MoeForCausalLM", "model.layers"),
@@ -117,10 +137,35 @@ def build_layers_by_their_own_config(model: Any, config: Any, base: Base) -> Non
     for index, stock_layer in enumerate(layers):
         layer_config = config.per_layer_config[index]
         layers[index] = build_layer(type(stock_layer), layer_config, index, base.attention)
+        for name in getattr(layer_config, "skip", ()):
+            block = base.blocks[name]
+            layers[index].set_submodule(block.path, Absent(index, block.returns_tuple))
         view = LayerView(config, {name: getattr(layer_config, name) for name in sizes})
         for module in layers[index].modules():
             if isinstance(getattr(module, "config", None), type(config)):
                 module.config = view
+
+
+class Absent(nn.Module):
+    """In the place of a block that is gone: it adds nothing to the residual stream.
+
+    An attention that is gone still counts the tokens it has seen, with one number each: a model asks the cache of its
+    first layer how long it is.
+    """
+
+    def __init__(self, layer_index: int, returns_tuple: bool) -> None:
+        super().__init__()
+        self.layer_index = layer_index
+        self.returns_tuple = returns_tuple
+
+    def forward(self, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        """Zeros."""
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        if self.returns_tuple and cache is not None:
+            mark = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
+            cache.update(mark, mark, self.layer_index)
+        nothing = torch.zeros_like(hidden_states)
+        return (nothing, None) if self.returns_tuple else nothing
 
 
 def build_layer(layer_class: Any, layer_config: Any, index: int, attention: Attention | None) -> Any:

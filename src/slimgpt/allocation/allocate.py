@@ -13,7 +13,7 @@ from itertools import groupby
 
 from slimgpt.allocation.coarse import nearest_units, reach_, whole_units
 from slimgpt.allocation.curves import Curve, uniform_curve
-from slimgpt.allocation.places import MIN_WIDTH, Key, Place, layered, least, parts_of, removed_params, whole
+from slimgpt.allocation.places import MIN_WIDTH, Key, Place, layered, narrowest, parts_of, removed_params, whole
 from slimgpt.errors import ConfigError
 from slimgpt.sites import Kept
 
@@ -37,8 +37,8 @@ def allocate(
         ConfigError: the target is more than whole units and minimal widths allow.
     """
     cut = movable(places, curves)
-    narrowest = least(cut, round_to)
-    limit = removed_params(cut, narrowest)
+    floors = narrowest(cut, round_to)
+    limit = removed_params(cut, floors)
     if target > limit:
         raise ConfigError(
             f"{target:,} parameters to remove, but at most {limit:,} can go: embeddings, norms, one head group and "
@@ -47,14 +47,14 @@ def allocate(
     kept = whole(places)
     if target <= 0:
         return kept
-    amount = amount_for(target, lambda s: _continuous(cut, narrowest, ratios(cut, curves, s)))
+    amount = amount_for(target, lambda s: _continuous(cut, floors, ratios(cut, curves, s)))
     coarse, fine = [place for place in cut if not place.fine], [place for place in cut if place.fine]
     round_ = nearest_units if by_members else whole_units
     kept |= {
         place.key: round_(place, ratio) for place, ratio in zip(coarse, ratios(coarse, curves, amount), strict=True)
     }
-    reach_(kept, coarse, removed_params(fine, narrowest), target)
-    widths = _widths(fine, narrowest, target - removed_params(coarse, kept), curves, round_to)
+    reach_(kept, coarse, removed_params(fine, floors), target)
+    widths = _widths(fine, floors, target - removed_params(coarse, kept), curves, round_to)
     return {**kept, **{place.key: Kept(width) for place, width in zip(fine, widths, strict=True)}}
 
 
@@ -94,7 +94,7 @@ def allocate_uniform(
         per_channel, num_units = sum(place.unit_params for place in alike), alike[0].num_units
         share = num_units * per_channel / all_fine
         rounded = round_to * round((num_units - left * share / per_channel) / round_to)
-        widths[part] = Kept(min(max(alike[0].least(round_to).units, rounded), num_units))
+        widths[part] = Kept(min(max(alike[0].narrowest(round_to).units, rounded), num_units))
     return {**kept, **{place.key: widths[place.part] for place in fine}}
 
 
@@ -156,7 +156,7 @@ def _down(width: float, place: Place, round_to: int) -> int:
     """The multiple of ``round_to`` at or below ``width``; a place left whole keeps its odd width."""
     if width >= place.num_units:
         return place.num_units
-    return max(round_to * math.floor(width / round_to), place.least(round_to).units)
+    return max(round_to * math.floor(width / round_to), place.narrowest(round_to).units)
 
 
 def _hand_out(

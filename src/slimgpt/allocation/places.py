@@ -8,7 +8,7 @@ A place is data: whoever allocates knows what a unit of it costs, and never asks
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -17,6 +17,9 @@ from slimgpt.sites import Kept
 
 MIN_WIDTH = 32
 """Channels that always stay: llama.cpp drops a layer's attention with an empty FFN and reads 32-wide blocks."""
+
+
+NOTHING = Kept(0)
 
 
 class Key(NamedTuple):
@@ -44,6 +47,8 @@ class Place:
         fine: its units are small steps (channels), fit to take up what rounding leaves.
         unit: what people call one.
         cache_values: numbers that each token leaves in the cache for one unit.
+        block_params: parameters that go with the last unit (norms inside a block, a bias of its outputs); None where
+            the last unit has to stay.
     """
 
     layer: int | None
@@ -55,6 +60,7 @@ class Place:
     fine: bool = False
     unit: str = "unit"
     cache_values: int = 0
+    block_params: int | None = None
 
     @property
     def key(self) -> Key:
@@ -66,8 +72,8 @@ class Place:
         """Everything."""
         return Kept(self.num_units)
 
-    def least(self, round_to: int) -> Kept:
-        """The least that a plan may leave: one unit, or the narrowest multiple of ``round_to`` channels."""
+    def narrowest(self, round_to: int) -> Kept:
+        """The least that leaves something: one unit, or the narrowest multiple of ``round_to`` channels."""
         return Kept(min(self.num_units, round_to * math.ceil(MIN_WIDTH / round_to)) if self.fine else 1)
 
     def params(self, kept: Kept) -> int:
@@ -77,7 +83,12 @@ class Place:
 
     def removed(self, kept: Kept) -> int:
         """Parameters of what is not."""
-        return self.params(self.whole) - self.params(kept)
+        block = 0 if kept.units else self.block_params or 0
+        return self.params(self.whole) - self.params(kept) + block
+
+    def vanishes(self, blocks: Collection[str]) -> bool:
+        """It may keep nothing, where ``blocks`` names the parts that may go as a whole."""
+        return self.part in blocks and self.block_params is not None
 
     def choices(self) -> list[Kept]:
         """All that it may keep, from everything to one member of one unit."""
@@ -90,9 +101,14 @@ def whole(places: Sequence[Place]) -> dict[Key, Kept]:
     return {place.key: place.whole for place in places}
 
 
-def least(places: Sequence[Place], round_to: int) -> dict[Key, Kept]:
-    """The plan that keeps the least."""
-    return {place.key: place.least(round_to) for place in places}
+def narrowest(places: Sequence[Place], round_to: int) -> dict[Key, Kept]:
+    """The plan that keeps the least without any place going as a whole."""
+    return {place.key: place.narrowest(round_to) for place in places}
+
+
+def least(places: Sequence[Place], round_to: int, blocks: Collection[str]) -> dict[Key, Kept]:
+    """The plan that keeps the least of all, where ``blocks`` may go as a whole."""
+    return {place.key: NOTHING if place.vanishes(blocks) else place.narrowest(round_to) for place in places}
 
 
 def removed_params(places: Sequence[Place], kept: Allocation) -> int:

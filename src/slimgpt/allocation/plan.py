@@ -10,7 +10,17 @@ from torch import nn
 from slimgpt.allocation.allocate import allocate, allocate_uniform, movable
 from slimgpt.allocation.curves import Curve
 from slimgpt.allocation.goal import Goal, ModelTimes, goal_of, met
-from slimgpt.allocation.places import Allocation, Key, Place, layered, least, of_layer, parts_of, removed_params
+from slimgpt.allocation.places import (
+    Allocation,
+    Key,
+    Place,
+    layered,
+    least,
+    narrowest,
+    of_layer,
+    parts_of,
+    removed_params,
+)
 from slimgpt.allocation.ratios import RANKED, SEARCHED, curves
 from slimgpt.arch.family import Family, member_params, unit_params
 from slimgpt.config.target import TargetOptions
@@ -37,11 +47,13 @@ class Shape:
         layout: ``"per-layer"``, or ``"uniform"``: all layers of one size.
         round_to: widths are multiples of it.
         by_members: query heads may go without their KV group.
+        blocks: parts of a layer that may vanish as a whole, where a search finds that cheapest.
     """
 
     layout: str = "per-layer"
     round_to: int = 8
     by_members: bool = False
+    blocks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,15 +111,22 @@ def make_plan(
     # What a search or a ranking will find, nobody knows yet; it will be of this size.
     of_part = curves("log" if found else allocation, parts_of(layered(places)), num_layers)
     cut = movable(places, of_part)
-    goal.check_attainable(goal.removed(places if allocation == SEARCHED else cut, least(places, shape.round_to)))
+    goal.check_attainable(_most(goal, places, cut, allocation, shape))
     kept = along(places, _within(goal, cut, shape) if found else goal, of_part, shape, num_layers)
     after = checkpoint.num_params - removed_params(places, kept)
     return Plan(places, goal, kept, checkpoint.num_params, after, after * bytes_per_param)
 
 
+def _most(goal: Goal, places: Sequence[Place], cut: Sequence[Place], allocation: str, shape: Shape) -> int:
+    """What can go: a search takes from every place, and whole blocks where they may go; curves do not."""
+    if allocation == SEARCHED:
+        return goal.removed(places, least(places, shape.round_to, shape.blocks))
+    return goal.removed(cut, narrowest(cut, shape.round_to))
+
+
 def _within(goal: Goal, cut: Sequence[Place], shape: Shape) -> Goal:
     """No more than curves can give, where what is found may take from places of which they do not speak."""
-    return replace(goal, removes=min(goal.removes, goal.removed(cut, least(cut, shape.round_to))))
+    return replace(goal, removes=min(goal.removes, goal.removed(cut, narrowest(cut, shape.round_to))))
 
 
 def along(
@@ -121,7 +140,7 @@ def along(
         return allocate(places, params, of_part, shape.round_to, shape.by_members)
 
     floor = movable(places, of_part)
-    return met(goal, floor, least(floor, shape.round_to), cut)
+    return met(goal, floor, narrowest(floor, shape.round_to), cut)
 
 
 def places_of(checkpoint: Checkpoint) -> tuple[Place, ...]:
@@ -133,17 +152,27 @@ def places_of(checkpoint: Checkpoint) -> tuple[Place, ...]:
 def _place(index: int | None, module: nn.Module, sites: Sequence[Site]) -> Place:
     """Sites of one part lose a unit together."""
     first = sites[0]
+    per_unit = sum(unit_params(module, site) for site in sites)
     return Place(
         layer=index,
         part=first.part,
         num_units=first.num_units,
-        unit_params=sum(unit_params(module, site) for site in sites),
+        unit_params=per_unit,
         members=first.members,
         member_params=sum(member_params(module, site) for site in sites),
         fine=first.fine,
         unit=first.unit,
         cache_values=sum(site.cache_values for site in sites),
+        block_params=_block_params(module, first, per_unit),
     )
+
+
+def _block_params(module: nn.Module, site: Site, per_unit: int) -> int | None:
+    """What a block has beside its units; None where a site has no block of its own that could go with the last."""
+    if site.block is None:
+        return None
+    whole = sum(parameter.numel() for parameter in module.get_submodule(site.block).parameters())
+    return whole - site.num_units * per_unit
 
 
 def _header_bytes(checkpoint: Checkpoint) -> int:

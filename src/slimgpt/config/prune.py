@@ -142,6 +142,8 @@ class PruneConfig(TargetOptions):
         for flag, given in (("--search-cache", self.search_cache), ("--search-candidates", self.search_candidates)):
             if given and self.chosen_allocation != "searched":
                 raise ConfigError(f"{flag} goes with --allocation searched: add that, or drop it.")
+        if self.whole_blocks and self.chosen_allocation != "searched":
+            raise ConfigError("--blocks goes with --allocation searched: add that, or drop it.")
         if self.layout == "uniform" and self.allocation not in (None, "uniform"):
             raise ConfigError(
                 f"--layout uniform gives all layers one size, which contradicts --allocation {self.allocation}: "

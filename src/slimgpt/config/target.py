@@ -22,6 +22,10 @@ BYTES = {
 NUMBER = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d+)?(?:e\d+)?|\.\d+)\s*(?P<unit>[a-z]*)")
 
 
+BLOCKS = ("attention", "ffn")
+"""The blocks of a layer that may vanish."""
+
+
 class Latency(NamedTuple):
     """A time at most: ``value`` milliseconds, or that fraction of the dense model's time."""
 
@@ -61,6 +65,15 @@ class TargetOptions:
     well, equally many from every KV head that stays, where that comes nearer to the layer's ratio or, with --allocation
     searched, costs less."""
 
+    blocks: str = "none"
+    """With --allocation searched: which blocks of a layer may vanish as a whole where that costs least: attention, ffn,
+    or attention,ffn. none: every layer keeps something of both."""
+
+    @property
+    def whole_blocks(self) -> tuple[str, ...]:
+        """Parts of a layer that may vanish as a whole."""
+        return () if self.blocks == "none" else tuple(part.strip() for part in self.blocks.split(","))
+
     @property
     def by_queries(self) -> bool:
         """Query heads may go by themselves."""
@@ -81,6 +94,11 @@ class TargetOptions:
         if self.ratio is not None and not (math.isfinite(self.ratio) and 0 <= self.ratio <= MAX_RATIO):
             raise ConfigError(
                 f"--ratio {self.ratio} is outside [0, {MAX_RATIO}]: it is the removed fraction of all parameters."
+            )
+        if unknown := set(self.whole_blocks) - set(BLOCKS):
+            raise ConfigError(
+                f"--blocks {self.blocks}: {sorted(unknown)[0]!r} is no block of a layer: give none, or some of "
+                f"{','.join(BLOCKS)}."
             )
         if self.target_params is not None:
             count(self.target_params)

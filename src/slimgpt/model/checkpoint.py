@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ class Checkpoint:
         """Sites of one layer, or (None) of the model behind its layers, in the order in which they are pruned."""
         family = self.family
         sites = family.sites_beside(self.config) if index is None else family.sites(self.layer_config(index))
+        gone = () if index is None else skipped(self.layer_config(index))
+        sites = tuple(site for site in sites if site.part not in gone)
         check_sites(self.part(index), sites)
         return sites
 
@@ -111,6 +114,11 @@ class Checkpoint:
             digest.update(name.encode())
             digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def skipped(layer_config: Any) -> Collection[str]:
+    """Parts that a layer has lost as a whole: upstream's key, with our names of parts."""
+    return getattr(layer_config, "skip", None) or ()
 
 
 def open_checkpoint(model: str) -> Checkpoint:

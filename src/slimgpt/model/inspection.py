@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.model.pruned_config import resized_layer
 from slimgpt.sites import Kept
 
 
@@ -26,15 +27,14 @@ def inspect_model(model: str) -> dict[str, Any]:
     }
 
 
-def _layer(checkpoint: Checkpoint, index: int) -> dict[str, int]:
+def _layer(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
     count = sum(parameter.numel() for parameter in checkpoint.layers[index].parameters())
     return {**layer_sizes(checkpoint, index), "parameters": count}
 
 
-def layer_sizes(checkpoint: Checkpoint, index: int) -> dict[str, int]:
-    """A layer's head counts and FFN width in upstream's names."""
-    sites = {site.part: Kept(site.num_units) for site in checkpoint.sites(index)}
-    return checkpoint.family.resized(checkpoint.layer_config(index), sites)
+def layer_sizes(checkpoint: Checkpoint, index: int) -> dict[str, Any]:
+    """A layer's head counts and FFN width in upstream's names, and which blocks it has lost."""
+    return resized_layer(checkpoint, index, {site.part: Kept(site.num_units) for site in checkpoint.sites(index)})
 
 
 def _parts(checkpoint: Checkpoint) -> dict[str, int]:

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 import slimgpt.modeling_slimgpt as modeling
 from slimgpt.arch.family import head_dim
-from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.checkpoint import Checkpoint, skipped
 from slimgpt.sites import Kept
 
 
@@ -47,9 +47,22 @@ def pruned_config(
     return config
 
 
-def resized_layers(checkpoint: Checkpoint, kept: Sequence[Mapping[str, Kept]]) -> list[dict[str, int]]:
-    """Head counts and FFN width of every layer in upstream's names."""
-    return [checkpoint.family.resized(checkpoint.layer_config(i), of_layer) for i, of_layer in enumerate(kept)]
+def resized_layers(checkpoint: Checkpoint, kept: Sequence[Mapping[str, Kept]]) -> list[dict[str, Any]]:
+    """What each layer's configuration says otherwise than the dense model's, in upstream's names.
+
+    Blocks that keep nothing are named under ``skip``; their sizes are those that they had.
+    """
+    return [resized_layer(checkpoint, index, of_layer) for index, of_layer in enumerate(kept)]
+
+
+def resized_layer(checkpoint: Checkpoint, index: int, kept: Mapping[str, Kept]) -> dict[str, Any]:
+    """The same of one layer."""
+    config = checkpoint.layer_config(index)
+    sizes = {site.part: Kept(site.num_units) for site in checkpoint.family.sites(config)}
+    gone = {*skipped(config), *(part for part, value in kept.items() if value.units == 0)}
+    sizes |= {part: value for part, value in kept.items() if part not in gone}
+    resized = checkpoint.family.resized(config, sizes)
+    return {**resized, "skip": sorted(gone)} if gone else resized
 
 
 def stock_config(checkpoint: Checkpoint, sizes: Mapping[str, int], dtype: torch.dtype) -> Any:

@@ -127,7 +127,7 @@ def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None
         _latency_table(config, checkpoint, device, stored_dtype, out, note) if processes.leads else None
     )
     times = table.times[config.latency_of] if table is not None else None
-    shape = Shape(config.layout, config.round_to, config.by_queries)
+    shape = shape_of(config)
     plan = make_plan(checkpoint, config, config.chosen_allocation, shape, stored_dtype.itemsize, times)
     output_config = config_of_plan(checkpoint, plan, config.layout, stored_dtype)
     if processes.leads:
@@ -166,6 +166,11 @@ def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None
         ranking=_ranking(config, checkpoint, windows_BT, plan, machine),
         finished=finished,
     )
+
+
+def shape_of(config: PruneConfig) -> Shape:
+    """What the options let layers look like."""
+    return Shape(config.layout, config.round_to, config.by_queries, config.whole_blocks)
 
 
 def config_of_plan(checkpoint: Checkpoint, plan: Plan, layout: str, dtype: torch.dtype) -> Any:
@@ -241,8 +246,7 @@ def _search(
         folder=Path(config.search_cache).expanduser() if config.search_cache else partial / "search",
         damping=config.damping,
         seed=config.seed,
-        round_to=config.round_to,
-        by_members=config.by_queries,
+        shape=shape_of(config),
         num_candidates=config.search_candidates,
     )
 
@@ -252,8 +256,7 @@ def _ranking(
 ) -> RankingTask | None:
     if not config.ranks:
         return None
-    shape = Shape(config.layout, config.round_to)
-    return RankingTask(checkpoint, windows_BT, plan.places, plan.goal, machine, shape)
+    return RankingTask(checkpoint, windows_BT, plan.places, plan.goal, machine, shape_of(config))
 
 
 def _windows(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimgpt.allocation import latency
 from slimgpt.allocation.places import whole
-from slimgpt.arch.family import output_dim
+from slimgpt.arch.family import output_dim, weight_OI
 from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
@@ -22,6 +22,7 @@ from slimgpt.output.record_sites import SiteRecord, sites_of
 from slimgpt.pruning.job import Job
 from slimgpt.search import tried
 from slimgpt.sites import Removal, Site
+from slimgpt.solvers.members import nothing_left
 from slimgpt.streaming.conveyor import to_host
 
 
@@ -58,6 +59,10 @@ def weights(job: Job, pruned: nn.Module, index: int | None, sites: Sequence[Site
     if index is None:
         paths = {path for site in sites for path in (site.consumer, *(segment.path for segment in site.producers))}
         state = {name: tensor for name, tensor in state.items() if name.rpartition(".")[0] in paths}
+    for site in sites:
+        if site.block is not None and job.plan.of_layer(index)[site.part].units == 0:
+            gone = f"{job.checkpoint.layer_prefix(index)}{site.block}."
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(gone)}
     return {name: to_host(tensor, job.machine.stored_dtype).contiguous() for name, tensor in state.items()}
 
 
@@ -66,6 +71,8 @@ def removal(job: Job, index: int | None, site: Site, done: Mapping[str, Any]) ->
     entry = next(found for found in sites_of(done) if found.site == site.name)
     kept_N = torch.zeros(site.num_units * site.members, dtype=torch.bool)
     kept_N[list(entry.pieces)] = True
+    if not entry.kept:
+        return nothing_left(weight_OI(job.checkpoint.part(index).get_submodule(site.consumer)), site)
     weights, name = job.journal.weights(index), f"{job.checkpoint.layer_prefix(index)}{site.consumer}"
     weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
     consumer = job.checkpoint.part(index).get_submodule(site.consumer)

@@ -174,11 +174,11 @@ def print_record(record: Mapping[str, Any]) -> None:
 def print_inspection(inspection: Mapping[str, Any]) -> None:
     """Family, sizes by layer and parameters by part."""
     table = Table(title=f"{inspection['model']}: {inspection['family']}", title_justify="left")
-    keys = list(inspection["layers"][0])
+    keys = list(dict.fromkeys(key for layer in inspection["layers"] for key in layer))
     for key in ("layer", *keys):
         table.add_column(key.replace("_", " "), justify="right")
     for index, layer in enumerate(inspection["layers"]):
-        table.add_row(str(index), *(f"{layer[key]:,}" for key in keys))
+        table.add_row(str(index), *(_cell(layer.get(key)) for key in keys))
     out.print(table)
     parts = Table(title="Parameters by part", title_justify="left")
     parts.add_column("part")
@@ -187,6 +187,13 @@ def print_inspection(inspection: Mapping[str, Any]) -> None:
     for part, count in inspection["parameters"].items():
         parts.add_row(part, f"{count:,}", f"{count / inspection['parameters']['total']:.1%}")
     out.print(parts)
+
+
+def _cell(value: int | list[str] | None) -> str:
+    """A size, or the names of what is gone."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(value) if value else "–"
 
 
 def print_families(families: Mapping[str, Family]) -> None:

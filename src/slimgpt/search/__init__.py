@@ -71,7 +71,7 @@ def search(task: SearchTask, stage: Callable[[int, str], None], tokens: Callable
     assert curves is not None
     if task.num_candidates:
         return refined(task, curves, stage, tokens)
-    return allocate(curves, task.goal, task.round_to, task.by_members)[0]
+    return allocate(curves, task.goal, task.shape)[0]
 
 
 def _fingerprint(task: SearchTask) -> dict[str, Any]:

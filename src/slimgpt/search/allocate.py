@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import yaml
 
 from slimgpt.allocation.goal import Goal
-from slimgpt.allocation.places import Allocation, Key, Place, layered, parts_of
+from slimgpt.allocation.places import NOTHING, Allocation, Key, Place, layered, parts_of
 from slimgpt.allocation.places import removed_params as removed_of
+from slimgpt.allocation.plan import Shape
 from slimgpt.search.cache import LossCurve, LossCurves
 from slimgpt.search.programme import Offer, solve
 from slimgpt.sites import Kept
@@ -30,13 +31,13 @@ class Choices:
     offers: list[Offer]
 
     @classmethod
-    def of(cls, curves: LossCurves, goal: Goal, round_to: int, by_members: bool = False) -> Choices:
+    def of(cls, curves: LossCurves, goal: Goal, shape: Shape) -> Choices:
         """Those of a model.
 
         Raises:
             ConfigError: the goal is more than whole units and minimal widths allow.
         """
-        menus = [_menu(curve, round_to, by_members) for curve in curves.curves]
+        menus = [_menu(curve, shape) for curve in curves.curves]
         offers = [_offer(curve, menu, goal) for curve, menu in zip(curves.curves, menus, strict=True)]
         goal.check_attainable(sum(offer.saved[-1] for offer in offers))
         return cls(curves.places, menus, offers)
@@ -47,34 +48,36 @@ class Choices:
         return {place.key: menu[level] for place, menu, level in chosen}
 
 
-def allocate(curves: LossCurves, goal: Goal, round_to: int, by_members: bool = False) -> tuple[dict[Key, Kept], float]:
+def allocate(curves: LossCurves, goal: Goal, shape: Shape) -> tuple[dict[Key, Kept], float]:
     """What every place keeps to come to the goal, and the predicted loss in nats a token.
 
     The prediction adds up what single places would cost; where much goes, the sum is more than its parts. It ranks
-    allocations, and says little of the model's quality. With ``by_members`` query heads may go where that costs less
-    than whole KV groups.
+    allocations, and says little of the model's quality. Query heads may go where that costs less than whole KV groups,
+    and blocks where that costs less than parts of others, if the ``shape`` lets them.
 
     Raises:
         ConfigError: the goal is more than whole units and minimal widths allow.
     """
-    choices = Choices.of(curves, goal, round_to, by_members)
+    choices = Choices.of(curves, goal, shape)
     levels = solve(choices.offers, max(goal.removes, 0), goal.at_least)
     return choices.kept(levels), sum(offer.loss[level] for offer, level in zip(choices.offers, levels, strict=True))
 
 
-def _menu(curve: LossCurve, round_to: int, by_members: bool) -> list[Kept]:
+def _menu(curve: LossCurve, shape: Shape) -> list[Kept]:
     """What a place may keep, the most first: fine ones fall to multiples of ``round_to``."""
-    place = curve.place
+    place, step = curve.place, shape.round_to
+    nothing = [NOTHING] if place.vanishes(shape.blocks) else []
     if place.fine:
-        widths = range(place.num_units // round_to * round_to, place.least(round_to).units - 1, -round_to)
-        return [Kept(width) for width in sorted({place.num_units, *widths}, reverse=True)]
-    return _worthwhile(curve, [kept for kept in place.choices() if by_members or kept.members is None])
+        widths = range(place.num_units // step * step, place.narrowest(step).units - 1, -step)
+        return [*(Kept(width) for width in sorted({place.num_units, *widths}, reverse=True)), *nothing]
+    some = [kept for kept in place.choices() if shape.by_members or kept.members is None]
+    return _worthwhile(curve, [*some, *nothing])
 
 
 def _worthwhile(curve: LossCurve, menu: Sequence[Kept]) -> list[Kept]:
     """Without choices that lose more than another that gives at least as much; the largest first."""
     worthwhile: list[Kept] = []
-    for kept in sorted(menu, key=lambda kept: (curve.place.params(kept), curve.at(kept))):
+    for kept in sorted(menu, key=lambda kept: (-curve.place.removed(kept), curve.at(kept))):
         if not worthwhile or curve.at(kept) <= curve.at(worthwhile[-1]):
             worthwhile.append(kept)
     return worthwhile[::-1]

@@ -9,6 +9,7 @@ from typing import Any
 from slimgpt.allocation.goal import goal_of
 from slimgpt.allocation.latency import LatencyTable, predicted, read_table
 from slimgpt.allocation.places import Allocation, whole
+from slimgpt.allocation.plan import Shape
 from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError
 from slimgpt.search.allocate import allocate
@@ -44,7 +45,8 @@ def answer(config: SearchConfig) -> Answer:
     table = _table(config, curves)
     times = table.times[config.latency_of] if table is not None else None
     goal = goal_of(config, curves.num_params, curves.bytes_per_param, times=times, places=curves.places)
-    kept, loss = allocate(curves, goal, config.round_to, config.by_queries)
+    shape = Shape(round_to=config.round_to, by_members=config.by_queries, blocks=config.whole_blocks)
+    kept, loss = allocate(curves, goal, shape)
     times_of_plan = predicted(table, whole(curves.places), kept) if table is not None else None
     return Answer(curves, goal.asked, kept, loss, times_of_plan)
 

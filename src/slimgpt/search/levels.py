@@ -17,7 +17,7 @@ from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.search.cache import layer_name, read_hessian, read_metric
 from slimgpt.sites import Kept, Removal, Site, SolverOptions
 from slimgpt.solvers.finish import finish, keep_all_but
-from slimgpt.solvers.members import solve_site
+from slimgpt.solvers.members import nothing_left, solve_site
 from slimgpt.solvers.obs import obs, removal_order
 
 
@@ -39,6 +39,8 @@ class Levels:
         Raises:
             NumericalError: a damped Hessian is singular.
         """
+        if kept.units == 0:
+            return nothing_left(weight_OI, site)
         options = SolverOptions(self._damping, metric_OO=read_metric(self._folder, index, site.name))
         hessian_II = read_hessian(self._folder, index, site.name).to(weight_OI.device)
         if kept.members in (None, site.members):

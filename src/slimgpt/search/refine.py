@@ -65,7 +65,7 @@ def _search(
     tokens: Callable[[int], None],
 ) -> dict[str, Any]:
     goal, machine = task.goal, task.machine
-    choices = Choices.of(curves, goal, task.round_to, task.by_members)
+    choices = Choices.of(curves, goal, task.shape)
     target, num_candidates = max(goal.removes, 0), task.num_candidates
     levels = solve(choices.offers, target, goal.at_least)
     windows_BT = task.tried_BT
@@ -138,6 +138,6 @@ class _Judge:
 def _path(task: SearchTask) -> Path:
     """A name for all that the result depends on, beside the search itself."""
     goal = task.goal
-    asked = (goal.asked, goal.removes, task.round_to, task.by_members, task.num_candidates, task.seed)
+    asked = (goal.asked, goal.removes, task.shape, task.num_candidates, task.seed)
     windows = calibration.fingerprint(task.tried_BT)
     return task.folder / f"tried-{hashlib.sha256(repr((*asked, windows)).encode()).hexdigest()[:16]}.json"

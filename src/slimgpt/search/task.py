@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimgpt.allocation.goal import Goal
 from slimgpt.allocation.places import Place
+from slimgpt.allocation.plan import Shape
 from slimgpt.machine.setup import Machine
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.search.windows import search_windows, tried_windows
@@ -28,8 +29,7 @@ class SearchTask:
         folder: where curves and metrics are or will be.
         damping: of the solver.
         seed: of what is drawn.
-        round_to: FFN widths are multiples of it.
-        by_members: query heads may go without their KV group.
+        shape: what the layers may look like.
         num_candidates: allocations that are tried out.
     """
 
@@ -41,8 +41,7 @@ class SearchTask:
     folder: Path
     damping: float
     seed: int
-    round_to: int
-    by_members: bool
+    shape: Shape
     num_candidates: int
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from slimgpt.sites import Kept, Removal, Site, Solver, SolverOptions, expand
@@ -34,6 +35,8 @@ def solve_site(
     Raises:
         NumericalError: a damped Hessian is singular.
     """
+    if kept.units == 0:
+        return nothing_left(weight_OI, site)
     num_removed = site.num_units - kept.units
     num_lost = 0 if kept.members is None else site.members - kept.members
     if num_lost == 0:
@@ -45,6 +48,12 @@ def solve_site(
     second = solve(first.weight_OI, left_KK, site.num_units, num_removed, replace(options, damping=ridge))
     kept_M = first.kept_N & expand(second.kept_N, site.members)
     return removal(weight_OI, hessian_II, kept_M, second.weight_OI)
+
+
+def nothing_left(weight_OI: Tensor, site: Site) -> Removal:
+    """A site that vanishes: no column stays, and with it nothing of the output."""
+    kept_N = torch.zeros(site.num_units, dtype=torch.bool)
+    return Removal(kept_N, weight_OI[:, :0].clone(), 1.0, torch.empty(0))
 
 
 def remaining(hessian_II: Tensor, kept_I: Tensor, damping: float) -> tuple[Tensor, float]:

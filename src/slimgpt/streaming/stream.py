@@ -146,8 +146,10 @@ class ActivationStream:
         self._inputs[name].put(rows, x_BTI)
 
     def pruned(self, site: Site, removal: Removal) -> None:
-        """Take note that ``site`` is pruned: from here on its block's output comes from the kept input."""
-        if keeps_input(site, self._device):
+        """Take note that ``site`` is pruned: from here on its block's output comes from the kept input; one of which
+        nothing is left puts out nothing.
+        """
+        if keeps_input(site, self._device) or (site.block is not None and not removal.kept_N.any()):
             columns_I = site.kept_columns(removal.kept_N).nonzero().squeeze(1)
             self._pruned[site.name] = (site, columns_I.to(self._device))
 
@@ -239,6 +241,9 @@ class ActivationStream:
     def _outputs_of_pruned(self, layer: nn.Module, rows: slice) -> Iterator[tuple[Site, Tensor]]:
         """What the blocks pruned so far put out: their consumers on the kept inputs."""
         for site, columns_I in self._pruned.values():
+            if not len(columns_I):  # a bias goes with its block
+                yield site, torch.zeros_like(self._hidden.take(rows))
+                continue
             x_BTI = self._inputs[site.name].take(rows)
             yield site, layer.get_submodule(site.consumer)(x_BTI.index_select(-1, columns_I))
 

@@ -131,7 +131,7 @@ class _Stacks:
     def grid(self, part: str) -> list[int]:
         """Widths to time, ascending to the widest; of FFNs those that kernels like."""
         place = self.widest[part]
-        most, least, multiple = place.num_units, place.least(1).units, WIDTH_MULTIPLE if place.fine else 1
+        most, least, multiple = place.num_units, place.narrowest(1).units, WIDTH_MULTIPLE if place.fine else 1
         steps = (multiple * round(most * step / GRID_STEPS / multiple) for step in range(1, GRID_STEPS))
         return sorted({least, *(width for width in steps if least < width < most), most})
 
