@@ -126,9 +126,7 @@ def open_checkpoint(model: str) -> Checkpoint:
     else:
         config, weights = _open_folder(path)
     family = family_of(config)
-    skeleton = _skeleton(path, config)
-    for layer in skeleton.get_submodule(family.layers).children():
-        family.prepare(layer)
+    skeleton = _skeleton(path, config, family)
     weights = Renamed(weights, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
     _check_head(path, skeleton, weights)
     _check_shapes(path, skeleton, weights)
@@ -205,6 +203,19 @@ def empty_model(config: Any) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+def prunable_model(config: Any, family: Family) -> nn.Module:
+    """An empty model whose layers can be pruned and have the tensor names of checkpoints.
+
+    Raises:
+        ModelError: the family cannot describe its layers.
+    """
+    model = empty_model(config)
+    for index, layer in enumerate(model.get_submodule(family.layers).children()):
+        family.sites(config.per_layer_config[index])  # says what is wrong before anything looks for it
+        family.prepare(layer)
+    return model
+
+
 def _open_folder(path: Path) -> tuple[Any, Weights]:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} has no config.json: it is not a Hugging Face model folder.")
@@ -224,9 +235,9 @@ def _open_folder(path: Path) -> tuple[Any, Weights]:
     return config, SafetensorsWeights(path)
 
 
-def _skeleton(path: Path, config: Any) -> nn.Module:
+def _skeleton(path: Path, config: Any, family: Family) -> nn.Module:
     try:
-        return empty_model(config)
+        return prunable_model(config, family)
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise _not_valid(path, error) from error
 
