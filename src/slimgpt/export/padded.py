@@ -21,7 +21,8 @@ from slimgpt.config import ExportConfig
 from slimgpt.export.layout import widest_config
 from slimgpt.export.plan import Plan
 from slimgpt.machine.tensor_files import write_tensors
-from slimgpt.model.checkpoint import Checkpoint, prunable_model
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.skeleton import prunable_model
 from slimgpt.output.assembly import generation_config, write_weights
 from slimgpt.sites import Site
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from slimgpt.model.checkpoint import Checkpoint, prunable_model
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.skeleton import prunable_model
 from slimgpt.model.weights import Weights
 
 

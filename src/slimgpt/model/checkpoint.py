@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -23,6 +22,7 @@ from slimgpt.arch.family import Family, check_sites
 from slimgpt.errors import ModelError
 from slimgpt.model.naming import Renamed
 from slimgpt.model.schema import check_schema
+from slimgpt.model.skeleton import prunable_model
 from slimgpt.model.weights import LoadedWeights, SafetensorsWeights, Weights
 from slimgpt.modeling_slimgpt import register
 from slimgpt.sites import Site
@@ -190,30 +190,6 @@ def load_tokenizer(path: Path) -> Any:
             f"no tokenizer can be read from {path} ({last_line(error)}). "
             "Put tokenizer.json (and tokenizer_config.json) beside the weights."
         ) from error
-
-
-def empty_model(config: Any) -> nn.Module:
-    """The causal LM of a configuration with parameters on the meta device.
-
-    Buffers (rotary frequencies) are real: they are computed, not stored.
-    """
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()  # replacing parameters by empty ones has parted those that are shared
-    return model.eval().requires_grad_(False)
-
-
-def prunable_model(config: Any, family: Family) -> nn.Module:
-    """An empty model whose layers can be pruned and have the tensor names of checkpoints.
-
-    Raises:
-        ModelError: the family cannot describe its layers.
-    """
-    model = empty_model(config)
-    for index, layer in enumerate(model.get_submodule(family.layers).children()):
-        family.sites(config.per_layer_config[index])  # says what is wrong before anything looks for it
-        family.prepare(layer)
-    return model
 
 
 def _open_folder(path: Path) -> tuple[Any, Weights]:
