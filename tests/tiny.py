@@ -7,7 +7,7 @@ file shows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,18 +196,68 @@ MODELS = {
 }
 
 
+ORIGINAL = 32  # tokens that the models with scaled rotary embeddings were made for, before scaling
+ROPES = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": ORIGINAL},
+    "longrope": {"factor": 2.0, "original_max_position_embeddings": ORIGINAL},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": ORIGINAL,
+    },
+    "proportional": {"partial_rotary_factor": 0.5},
+}
+PARTIAL = {"gpt_neox": 0.5, "phi3": 0.75}
+"""Families that may turn a part of each head only -> the part in these models."""
+
+
+def with_rope(name: str, kind: str) -> Tiny:
+    """The same model with scaled rotary embeddings; Gemma 3 scales those of its layers without a window."""
+    settings, part = MODELS[name].settings, PARTIAL.get(name)
+    head_dim = settings.get("head_dim", HEAD_DIM)
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 10000.0, **ROPES[kind]}
+    if part:
+        rope["partial_rotary_factor"] = part
+    if kind == "longrope":
+        pairs = range(int(head_dim * (part or 1)) // 2)
+        rope |= {"short_factor": [1 + pair / 8 for pair in pairs], "long_factor": [2.0 + pair for pair in pairs]}
+    if name == "gemma3_text":
+        rope = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}}
+    more = {
+        "dynamic": {"max_position_embeddings": ORIGINAL},
+        "phi3": {"original_max_position_embeddings": ORIGINAL},
+        "mixtral": {"head_dim": head_dim},  # without it the stock class fails
+    }
+    more = {**more.get(kind, {}), **more.get(name, {})}
+    return replace(MODELS[name], settings={**settings, **more, "rope_parameters": rope})
+
+
+ALL_ROPES = {"llama": list(ROPES), "phi3": ["longrope"]}
+ROPE_FAMILIES = [name for name in MODELS if name not in ("gpt2", "opt", "llama-multi-head")]
+SCALED = {
+    f"{name}-{kind}": with_rope(name, kind)
+    for name in ROPE_FAMILIES
+    for kind in ALL_ROPES.get(name, ["dynamic", "yarn", "longrope"])
+}
+"""Every family that has rotary embeddings with the types of them that read the configuration at run time (all types:
+Llama), where its class takes them."""
+
+
+def tiny_of(name: str) -> Tiny:
+    """A model of ``MODELS`` or ``SCALED``."""
+    return SCALED[name] if name in SCALED else MODELS[name]
+
+
 def make_model(name: str, seed: int = 0) -> Any:
     """The random model; biases and norms are random too, or mistakes in them would not show."""
-    tiny = MODELS[name]
+    tiny = tiny_of(name)
     torch.manual_seed(seed)
-    config = getattr(transformers, tiny.config)(
-        vocab_size=260,
-        max_position_embeddings=64,
-        bos_token_id=256,
-        eos_token_id=257,
-        pad_token_id=0,
-        **tiny.settings,
-    )
+    common = {"vocab_size": 260, "max_position_embeddings": 64}
+    special = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 0}
+    config = getattr(transformers, tiny.config)(**{**common, **special, **tiny.settings})
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
@@ -225,7 +275,7 @@ def save_model(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> P
 
 def consumer(name: str, model: nn.Module, layer: int, site: str) -> nn.Module:
     """The projection that loses columns at a site, or the module of all experts."""
-    tiny = MODELS[name]
+    tiny = tiny_of(name)
     return model.get_submodule(f"{tiny.layers}.{layer}.{tiny.attention if site == 'attention' else tiny.ffn}")
 
 
@@ -239,7 +289,7 @@ def consumer_weight(name: str, model: nn.Module, layer: int, site: str) -> Tenso
 
 def piece_width(name: str, site: str) -> int:
     """Columns of the smallest piece that may go: a query head or an FFN channel."""
-    tiny = MODELS[name]
+    tiny = tiny_of(name)
     return 1 if site != "attention" else tiny.unit_width // (QUERIES if tiny.query else 1)
 
 
@@ -250,7 +300,7 @@ def consumer_inputs(name: str, model: nn.Module, windows_BT: Tensor) -> dict[tup
 
     def watch(layer: int, site: str) -> Any:
         def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if site == "ffn" and MODELS[name].experts:
+            if site == "ffn" and tiny_of(name).experts:
                 seen.update({(layer, f"ffn.{e}"): x_TI for e, x_TI in enumerate(expert_inputs(module, *args))})
             else:
                 seen[layer, site] = args[0].flatten(0, -2)

@@ -5,20 +5,26 @@ This file travels inside every per-layer checkpoint (``auto_map`` in config.json
 and nothing else. Sizes live in the configuration under the upstream key ``per_layer_config``; the classes below only
 do what most upstream models do not do yet: build each decoder layer from *its* configuration. Parameter names are those
 of the stock model.
+
+What differs between layers is read from ``config.per_layer_config[i]``. The configuration itself answers what all
+layers have in common, and refuses the rest, as upstream's does.
 """
 
 from __future__ import annotations
 
 import copy
-import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from huggingface_hub.dataclasses import strict
 from torch import nn
+from transformers import CONFIG_MAPPING, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
 
@@ -56,18 +62,14 @@ GATED = {"attention": Block("self_attn", returns_tuple=True), "ffn": Block("mlp"
 
 
 class Base(NamedTuple):
-    """A stock model.
+    """A stock architecture.
 
     Attributes:
-        config: name of its configuration class.
-        model: name of its causal LM class.
-        layers: module path of its list of decoder layers.
+        layers: module path in its body (the model without a head) of the list of decoder layers.
         attention: how to cut attention to size, where the constructor of a layer cannot.
         blocks: by the names that configurations list under ``skip``.
     """
 
-    config: str
-    model: str
     layers: str
     attention: Attention | None = None
     blocks: dict[str, Block] = GATED
@@ -75,44 +77,47 @@ class Base(NamedTuple):
 
 # by the stock model_type
 BASES = {
-    "llama": Base("LlamaConfig", "LlamaForCausalLM", "model.layers"),
-    "mistral": Base("MistralConfig", "MistralForCausalLM", "model.layers"),
-    "qwen2": Base("Qwen2Config", "Qwen2ForCausalLM", "model.layers"),
-    "qwen3": Base("Qwen3Config", "Qwen3ForCausalLM", "model.layers"),
-    "gemma": Base("GemmaConfig", "GemmaForCausalLM", "model.layers"),
-    "gemma2": Base("Gemma2Config", "Gemma2ForCausalLM", "model.layers"),
-    "gemma3_text": Base("Gemma3TextConfig", "Gemma3ForCausalLM", "model.layers"),
-    "phi3": Base("Phi3Config", "Phi3ForCausalLM", "model.layers"),
+    "llama": Base("layers"),
+    "mistral": Base("layers"),
+    "qwen2": Base("layers"),
+    "qwen3": Base("layers"),
+    "gemma": Base("layers"),
+    "gemma2": Base("layers"),
+    "gemma3_text": Base("layers"),
+    "phi3": Base("layers"),
     "gpt2": Base(
-        "GPT2Config",
-        "GPT2LMHeadModel",
-        "transformer.h",
+        "h",
         Attention("attn", {"c_attn": 3}, "c_proj", heads="num_heads", width="split_size"),
         {"attention": Block("attn", returns_tuple=True), "ffn": Block("mlp")},
     ),
     "opt": Base(
-        "OPTConfig",
-        "OPTForCausalLM",
-        "model.decoder.layers",
+        "decoder.layers",
         Attention("self_attn", {"q_proj": 1, "k_proj": 1, "v_proj": 1}, "out_proj", heads="num_heads"),
     ),
     "gpt_neox": Base(
-        "GPTNeoXConfig",
-        "GPTNeoXForCausalLM",
-        "gpt_neox.layers",
+        "layers",
         Attention("attention", {"query_key_value": 3}, "dense"),
         {"attention": Block("attention", returns_tuple=True), "ffn": Block("mlp")},
     ),
-    "mixtral": Base("MixtralConfig", "MixtralForCausalLM", "model.layers"),
-    "qwen2_moe": Base("Qwen2MoeConfig", "Qwen2MoeForCausalLM", "model.layers"),
-    "qwen3_moe": Base("Qwen3MoeConfig", "Qwen3MoeForCausalLM", "model.layers"),
+    "mixtral": Base("layers"),
+    "qwen2_moe": Base("layers"),
+    "qwen3_moe": Base("layers"),
+}
+
+# the stock classes by the Auto class that loads them and by model_type, where there is one
+STOCK: dict[str, Any] = {
+    "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
+    "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForQuestionAnswering": modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
 }
 
 PREFIX = "slimgpt_"
 
 
-class LayerView:
-    """A layer's own sizes over the model's shared configuration.
+class View:
+    """Sizes of one place in the model over its shared configuration.
 
     Modules read some sizes at run time (their layer's) and some switches too, such as the attention implementation
     (the model's, which may change after loading): a copy of the configuration would miss the latter.
@@ -129,21 +134,43 @@ class LayerView:
         return self.own[name] if name in self.own else getattr(self.shared, name)
 
 
+def view_of_layer(config: Any, index: int) -> View:
+    """What the modules of a decoder layer see."""
+    own = config.per_layer_config[index]
+    return View(config, {name: getattr(own, name) for name in config.per_layer_attributes})
+
+
+def view_outside_layers(config: Any) -> View:
+    """What modules beside the layers see. Those of rotary embeddings divide the hidden size by the number of heads, for
+    want of a ``head_dim``, even where there is one: they find as many heads as fill it.
+    """
+    return View(config, {config.attribute_map.get("num_attention_heads", "num_attention_heads"): full_heads(config)})
+
+
+def full_heads(config: Any) -> int:
+    """Heads that fill the hidden size."""
+    return max(1, config.hidden_size // config.head_dim)
+
+
 def build_layers_by_their_own_config(model: Any, config: Any, base: Base) -> None:
     """Replace every decoder layer by one built from ``config.per_layer_config[i]``."""
-    inside_body = base.layers.removeprefix(model.base_model_prefix + ".")
-    layers = model.base_model.get_submodule(inside_body)
-    sizes = config.per_layer_attributes or ()
+    layers = model.base_model.get_submodule(base.layers)
     for index, stock_layer in enumerate(layers):
         layer_config = config.per_layer_config[index]
         layers[index] = build_layer(type(stock_layer), layer_config, index, base.attention)
         for name in getattr(layer_config, "skip", ()):
             block = base.blocks[name]
             layers[index].set_submodule(block.path, Absent(index, block.returns_tuple))
-        view = LayerView(config, {name: getattr(layer_config, name) for name in sizes})
-        for module in layers[index].modules():
-            if isinstance(getattr(module, "config", None), type(config)):
-                module.config = view
+        show(view_of_layer(config, index), layers[index], type(config))
+    show(view_outside_layers(config), model, type(config))
+
+
+def show(view: View, root: nn.Module, config_class: type) -> None:
+    """Put ``view`` in the place of the configuration in the modules under ``root``; models keep the shared one."""
+    module: Any
+    for module in root.modules():
+        if isinstance(getattr(module, "config", None), config_class):
+            module.config = view.shared if isinstance(module, PreTrainedModel) else view
 
 
 class Absent(nn.Module):
@@ -173,7 +200,7 @@ def build_layer(layer_class: Any, layer_config: Any, index: int, attention: Atte
     if attention is None:
         return layer_class(layer_config, index)
     whole = copy.copy(layer_config)
-    whole.num_attention_heads = whole.hidden_size // whole.head_dim
+    whole.num_attention_heads = full_heads(whole)
     layer = layer_class(whole, index)
     cut_attention_(layer, attention, layer_config.num_attention_heads, layer_config.head_dim)
     return layer
@@ -198,7 +225,18 @@ def _resized(old: Any, inputs: int | None = None, outputs: int | None = None) ->
     return nn.Linear(inputs or old.in_features, outputs or old.out_features, bias=old.bias is not None)
 
 
-def _config_class(model_type: str, base: type) -> type:
+def _config_class(model_type: str, base: Any) -> type:
+    def __getattribute__(self: Any, name: str) -> Any:  # noqa: N807
+        try:
+            return base.__getattribute__(self, name)
+        except RuntimeError:  # what any layer has otherwise than config.json says, upstream refuses
+            if not self.is_heterogeneous:
+                raise
+            first, *others = (getattr(layer, name) for layer in self.per_layer_config)
+            if any(other != first for other in others):
+                raise
+            return first
+
     def validate_architecture(self: Any) -> None:
         """Head counts here are per layer and keep ``head_dim``: divisibility of the hidden size is moot."""
 
@@ -206,38 +244,51 @@ def _config_class(model_type: str, base: type) -> type:
         """The stock rules, which speak of the sizes of the whole model."""
         whole = copy.copy(self)
         whole.per_layer_config = None
-        base.validate_rope(whole)  # type: ignore[attr-defined]
+        base.validate_rope(whole)
 
-    name = "Slim" + base.__name__
     body = {
         "__module__": __name__,
         "__doc__": f"{base.__name__} with ``per_layer_config`` in use.",
+        "__getattribute__": __getattribute__,
         "model_type": PREFIX + model_type,
         "_auto_class": "AutoConfig",
         "validate_architecture": validate_architecture,
         "validate_rope": validate_rope,
     }
-    return strict(type(name, (base,), body))  # collects the validators anew, ours in place of the stock ones
+    slim = type(slim_name(base.__name__), (base,), body)
+    return strict(slim)  # collects the validators anew, ours in place of the stock ones
 
 
-def _model_class(config_class: type, stock: type, base: Base, auto_class: str) -> type:
+def _model_class(config_class: type, stock: Any, base: Base, auto_class: str, body_name: str) -> type:
     def __init__(self: Any, config: Any) -> None:  # noqa: N807
-        overrides = config.to_dict().get("per_layer_config")
-        config.per_layer_config = None  # the stock constructor reads global sizes
-        stock.__init__(self, config)  # type: ignore[misc]
-        config.per_layer_config = overrides
-        build_layers_by_their_own_config(self, config, base)
-        self.post_init()
+        with equal_layers(config):  # the stock constructor reads global sizes
+            stock.__init__(self, config)
+        if config.is_heterogeneous:  # else this is the body of a model that is being built, and builds them
+            build_layers_by_their_own_config(self, config, base)
+            self.post_init()
 
-    name = "Slim" + stock.__name__
+    # vLLM holds positional arguments against these, which are strings here, and counts ``self`` as one
+    __init__.__annotations__ = {}
     body = {
         "__module__": __name__,
         "__doc__": f"{stock.__name__} whose decoder layers have their own numbers of heads and FFN channels.",
         "config_class": config_class,
+        "base_model_prefix": body_name,  # some stock heads call it otherwise, and find no layers to load
         "_auto_class": auto_class,
         "__init__": __init__,
     }
-    return type(name, (stock,), body)
+    return type(slim_name(stock.__name__), (stock,), body)
+
+
+@contextmanager
+def equal_layers(config: Any) -> Iterator[None]:
+    """Take the layers' own sizes out of the configuration for a while."""
+    own = config.to_dict().get("per_layer_config")
+    config.per_layer_config = None
+    try:
+        yield
+    finally:
+        config.per_layer_config = own
 
 
 def _share_conversion(model_type: str) -> None:
@@ -248,44 +299,48 @@ def _share_conversion(model_type: str) -> None:
 
 
 class SlimClasses(NamedTuple):
-    """What transformers loads a family's checkpoints with: configuration, decoder alone, and causal LM."""
+    """What transformers loads a family's checkpoints with: the configuration, and models by their Auto class."""
 
     config: type
-    body: type
-    model: type
+    models: dict[str, type]
 
 
 @cache
 def slim_classes(model_type: str) -> SlimClasses:
     """The classes for a stock ``model_type``, made once and kept in this module."""
-    base = BASES[model_type]
-    transformers = importlib.import_module("transformers")
-    stock_config = getattr(transformers, base.config)
-    config = _config_class(model_type, stock_config)
-    body = _model_class(config, transformers.MODEL_MAPPING[stock_config], base, "AutoModel")
-    model = _model_class(config, getattr(transformers, base.model), base, "AutoModelForCausalLM")
+    stock = {auto: getattr(transformers, name) for auto, name in stock_models(model_type).items()}
+    body_name = stock["AutoModelForCausalLM"].base_model_prefix
+    config = _config_class(model_type, CONFIG_MAPPING[model_type])
+    models = {auto: _model_class(config, one, BASES[model_type], auto, body_name) for auto, one in stock.items()}
     _share_conversion(model_type)
-    classes = SlimClasses(config, body, model)
-    globals().update({one.__name__: one for one in classes})
-    return classes
+    globals().update({one.__name__: one for one in (config, *models.values())})
+    transformers.AutoModel.register(config, models["AutoModel"], exist_ok=True)  # with it, heads make their bodies
+    return SlimClasses(config, models)
+
+
+def stock_models(model_type: str) -> dict[str, str]:
+    """Names of the stock classes by the Auto class that loads them."""
+    return {auto: names[model_type] for auto, names in STOCK.items() if model_type in names}
+
+
+def slim_name(stock: str) -> str:
+    """What our version of a stock class is called."""
+    return "Slim" + stock
 
 
 def __getattr__(name: str) -> type:
     """Make a family's classes when transformers (or pickle) first asks this module for one of them."""
-    for model_type, base in BASES.items():
-        names = base.config, MODEL_MAPPING_NAMES.get(model_type), base.model
-        for one, stock in zip(SlimClasses._fields, names, strict=True):
-            if name == f"Slim{stock}":
-                return getattr(slim_classes(model_type), one)
+    for model_type in BASES:
+        if name in map(slim_name, (CONFIG_MAPPING[model_type].__name__, *stock_models(model_type).values())):
+            slim_classes(model_type)
+            return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def register() -> None:
     """Teach transformers' Auto classes every family, so that no remote code is needed. Safe to call again."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
     for model_type in BASES:
-        classes = slim_classes(model_type)
-        AutoConfig.register(PREFIX + model_type, classes.config, exist_ok=True)
-        AutoModel.register(classes.config, classes.body, exist_ok=True)
-        AutoModelForCausalLM.register(classes.config, classes.model, exist_ok=True)
+        config, models = slim_classes(model_type)
+        transformers.AutoConfig.register(PREFIX + model_type, config, exist_ok=True)
+        for auto, model in models.items():
+            getattr(transformers, auto).register(config, model, exist_ok=True)

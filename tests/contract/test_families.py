@@ -22,7 +22,9 @@ from slimgpt import Observer, PruneConfig, prune
 from slimgpt.allocation.plan import tokens_per_input
 from slimgpt.arch import FAMILIES
 from slimgpt.calibration import cached_windows
+from slimgpt.config import ExportConfig
 from slimgpt.errors import ConfigError
+from slimgpt.export import export
 from slimgpt.model.checkpoint import open_checkpoint
 
 SAMPLES, SEQLEN = 16, 32
@@ -209,6 +211,31 @@ def test_uniform_loads_as_a_stock_class_or_says_why_not(shop: Workshop, name: st
     assert_close(logits(model), logits(masked))
 
 
+@every_model
+def test_padded_is_a_stock_class_that_computes_the_same(shop: Workshop, name: str, tmp_path: Path) -> None:
+    out = shop.pruned(shop.dense(name))
+    padded = export(ExportConfig(str(out), str(tmp_path / "padded"), format="padded")).path
+    assert padded is not None
+    model = load(padded)
+    assert type(model).__module__.startswith("transformers.")
+    assert_close(logits(model), logits(load(out)))
+
+
+@every_model
+def test_uniform_check_names_only_what_can_be_written(shop: Workshop, name: str, tmp_path: Path) -> None:
+    out = str(shop.pruned(shop.dense(name)))
+    says = export(ExportConfig(out, format="uniform-check")).notes
+    assert "Not uniform: " in says[0] and " from " in says[0] and "--format padded fits." in says
+    for kind, place in (("gguf", "m.gguf"), ("onnx", "onnx")):
+        config = ExportConfig(out, str(tmp_path / place), format=kind)
+        if f"--format {kind} fits." in says:
+            export(config)
+            continue
+        with pytest.raises(ConfigError) as refused:
+            export(config)
+        assert f"--format {kind} does not fit: {refused.value}" in says
+
+
 @pytest.mark.parametrize(("name", "body"), [("gpt2", "transformer."), ("opt", "model.")])
 def test_reads_checkpoints_of_the_body_alone(shop: Workshop, tmp_path: Path, name: str, body: str) -> None:
     """Those on the hub lack the body's name in theirs."""
@@ -246,7 +273,7 @@ FRESH = """
 import json, sys
 from pathlib import Path
 import torch
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 remote, folders, prompt, results = json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
 if remote:
@@ -260,8 +287,9 @@ for name, folder in folders.items():
         logits = model(input_ids=prompt).logits
         model.save_pretrained(results / name)
         again = AutoModelForCausalLM.from_pretrained(results / name, trust_remote_code=remote).eval()
-        body = AutoModel.from_pretrained(folder, trust_remote_code=remote).eval()
-        hidden = [one(input_ids=prompt).last_hidden_state for one in (body, model.base_model)]
+        kinds = [AutoModel, AutoModelForSequenceClassification]
+        others = [kind.from_pretrained(folder, trust_remote_code=remote).eval() for kind in kinds]
+        hidden = [one.base_model(input_ids=prompt).last_hidden_state for one in (model, *others)]
         outcome = {"logits": logits, "again": again(input_ids=prompt).logits, "hidden": hidden}
         torch.save(outcome, results / f"{name}.pt")
 """
@@ -281,7 +309,7 @@ def test_loads_and_saves_in_a_fresh_process(shop: Workshop, tmp_path: Path, remo
         results = torch.load(tmp_path / f"{name}.pt")
         assert_close(results["logits"], logits(load(Path(folder))))
         assert torch.equal(results["again"], results["logits"]), name
-        assert torch.equal(*results["hidden"]), name
+        assert all(torch.equal(hidden, results["hidden"][0]) for hidden in results["hidden"]), name
 
 
 # --- helpers ---------------------------------------------------------------------------------------

@@ -76,8 +76,8 @@ def test_the_same_command_gives_the_same_bytes_offloaded_or_not(model: Path, tmp
 
 def test_the_device_s_peak_is_within_the_plan(model: Path) -> None:
     """The estimate is an upper bound of what the run allocates."""
-    from slimgpt.pruning.observer import Observer
     from slimgpt.pruning.job import Job
+    from slimgpt.pruning.observer import Observer
 
     class Watcher(Observer):
         job: Job

@@ -66,6 +66,13 @@ def head_dim(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def rope_types(config: Any) -> set[str]:
+    """Kinds of rotary scaling: one, or one by type of layer; none where there are no rotary embeddings."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [one for one in parameters.values() if isinstance(one, dict)]
+    return {one.get("rope_type", "default") for one in by_layer_type or [parameters] if one}
+
+
 def stock(config_class: type) -> Callable[[Mapping[str, Any]], Any]:
     """``stock_config`` of a family whose own class is asked to hold the uniform sizes."""
 

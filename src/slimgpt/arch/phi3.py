@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import Phi3Config
 
 from slimgpt.arch import gated
 from slimgpt.arch.family import Family, head_dim, stock
+from slimgpt.errors import ConfigError
 from slimgpt.sites import Segment, Site
 
 QKV = "self_attn.qkv_proj"
@@ -29,4 +31,20 @@ def sites(config: Any) -> tuple[Site, ...]:
     return replace(attention, producers=qkv), replace(ffn, producers=gate_up)
 
 
-PHI3 = Family("phi3", "model.layers", sites, gated.resized, stock(Phi3Config), gated.PRUNED)
+def stock_config(settings: Mapping[str, Any]) -> Any:
+    """A stock configuration for equal layers.
+
+    Raises:
+        ConfigError: Phi3Config counts the factors of longrope by the number of heads, so that none can go.
+    """
+    heads, width = settings["num_attention_heads"], settings["head_dim"]
+    implied = settings["hidden_size"] // heads
+    if settings["rope_parameters"]["rope_type"] == "longrope" and implied != width:
+        raise ConfigError(
+            f"Phi3Config wants the factors of longrope for heads of {settings['hidden_size']} // {heads} = {implied} "
+            f"channels, and these have {width}: no head can go in that class. Use --layout per-layer."
+        )
+    return stock(Phi3Config)(settings)
+
+
+PHI3 = Family("phi3", "model.layers", sites, gated.resized, stock_config, gated.PRUNED)

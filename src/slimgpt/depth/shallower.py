@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from slimgpt.errors import ConfigError
-from slimgpt.model.checkpoint import Checkpoint, empty_model
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.skeleton import empty_model
 
 BY_PLACE = ("scale_attn_by_inverse_layer_idx",)
 """Switches that make a layer compute something else at another place."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from slimgpt.config import ExportConfig
 from slimgpt.errors import ModelError, OutputError
 from slimgpt.export.gguf import plan_gguf
-from slimgpt.export.layout import describe
 from slimgpt.export.onnx import plan_onnx
 from slimgpt.export.padded import plan_padded
 from slimgpt.export.plan import Plan
+from slimgpt.export.uniform_check import describe
 from slimgpt.export.verify import verify
 from slimgpt.machine.atomic import write_json
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
@@ -58,7 +58,7 @@ def export(config: ExportConfig) -> Exported:
     config.check()
     checkpoint = open_checkpoint(config.model)
     if config.format == "uniform-check":
-        return Exported(None, describe(checkpoint))
+        return Exported(None, describe(checkpoint, config, PLANNERS))
     assert config.out is not None  # check() saw to it
     _check_nothing_lost(checkpoint)
     plan = PLANNERS[config.format](checkpoint, config)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slimgpt.arch.family import head_dim
+from slimgpt.arch.family import head_dim, rope_types
 from slimgpt.errors import ConfigError
 from slimgpt.export.layout import is_uniform
 from slimgpt.model.checkpoint import Checkpoint
@@ -93,8 +93,7 @@ def _check_computed_alike(checkpoint: Checkpoint) -> None:
     config = checkpoint.config
     if config.hidden_act != "silu":
         raise ConfigError(f"llama.cpp computes silu in these models, but this one has {config.hidden_act!r}.")
-    rope_type = config.rope_parameters.get("rope_type", "default")
-    if rope_type not in ROPE_TYPES:
+    for rope_type in rope_types(config) - set(ROPE_TYPES):
         raise ConfigError(f"rotary scaling {rope_type!r} cannot be written; those that can: {', '.join(ROPE_TYPES)}.")
     narrow = min(layer_sizes(checkpoint, index)["intermediate_size"] for index in range(len(checkpoint.layers)))
     if narrow < MIN_FFN_CHANNELS:

@@ -1,10 +1,12 @@
-"""Are the layers of one size, and which stock class holds them?"""
+"""Are the layers of one size, and which stock class holds the widest?"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
+from slimgpt.arch.family import ATTENTION
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.inspection import layer_sizes
@@ -25,35 +27,31 @@ def widest_units(checkpoint: Checkpoint) -> dict[str, Kept]:
     return {part: Kept(max(s.num_units for s in alike), max(s.members for s in alike)) for part, alike in parts.items()}
 
 
+def heads_before(checkpoint: Checkpoint) -> dict[str, Kept]:
+    """Units of attention, and members of each, of the model before it was pruned: config.json still says them."""
+    whole = copy.copy(checkpoint.config)
+    whole.per_layer_config = None
+    return {s.part: Kept(s.num_units, s.members) for s in checkpoint.family.sites(whole) if s.part == ATTENTION}
+
+
 def widest_config(checkpoint: Checkpoint) -> Any:
-    """A stock configuration in which every layer is as wide as the widest.
+    """A stock configuration in which every layer is as wide as the widest, or has all heads that the model ever had,
+    where no stock class takes fewer.
 
     Raises:
         ConfigError: no stock class can hold these sizes.
     """
-    sizes = checkpoint.family.resized(checkpoint.layer_config(0), widest_units(checkpoint))
-    return stock_config(checkpoint, sizes, checkpoint.dtype)
-
-
-def describe(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """For people: uniform or not, and what loads it or which exports do."""
-    if not is_uniform(checkpoint):
-        return (f"Not uniform: {_spread(checkpoint)}.", "Exports that fit: --format gguf, --format padded.")
-    found = f"Uniform: all {len(checkpoint.layers)} layers have {_named(layer_sizes(checkpoint, 0))}."
+    units = widest_units(checkpoint)
     try:
-        config = widest_config(checkpoint)
-    except ConfigError as error:
-        return found, f"No stock class holds it: {error}"
-    if type(config) is type(checkpoint.config):
-        return found, f"It loads as {config.architectures[0]}, without remote code."
-    return found, f"It fits {config.architectures[0]}: --format padded writes it as that, with nothing to pad."
+        return config_of(checkpoint, units)
+    except ConfigError:
+        return config_of(checkpoint, {**units, **heads_before(checkpoint)})
 
 
-def _spread(checkpoint: Checkpoint) -> str:
-    layers = [layer_sizes(checkpoint, index) for index in range(len(checkpoint.layers))]
-    spans = {key: (min(sizes[key] for sizes in layers), max(sizes[key] for sizes in layers)) for key in layers[0]}
-    return ", ".join(f"{key} from {least:,} to {most:,}" for key, (least, most) in spans.items() if least < most)
+def config_of(checkpoint: Checkpoint, units: Mapping[str, Kept]) -> Any:
+    """A stock configuration in which every layer has ``units`` in its parts.
 
-
-def _named(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{key} {value:,}" for key, value in sizes.items())
+    Raises:
+        ConfigError: no stock class can hold these sizes.
+    """
+    return stock_config(checkpoint, checkpoint.family.resized(checkpoint.layer_config(0), units), checkpoint.dtype)

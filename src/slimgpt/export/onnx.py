@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimgpt.arch.family import rope_types
 from slimgpt.config import ExportConfig
 from slimgpt.errors import ConfigError
 from slimgpt.export.layout import is_uniform
@@ -25,15 +26,20 @@ FILE = "model.onnx"
 
 
 def plan_onnx(checkpoint: Checkpoint, config: ExportConfig) -> Plan:
-    """Check that layers are of one size and the exporter is there.
+    """Check that layers are of one size, that nothing depends on the text's length, and that the exporter is there.
 
     Raises:
-        ConfigError: a per-layer model, or a missing extra.
+        ConfigError: a per-layer model, dynamic rotary scaling, or a missing extra.
     """
     if not is_uniform(checkpoint):
         raise ConfigError(
             "--format onnx takes models whose layers are of one size: prune with --layout uniform, or export with "
-            "--format padded first. This per-layer model fits --format gguf and --format padded."
+            "--format padded first. --format uniform-check says which formats this per-layer model fits."
+        )
+    if "dynamic" in rope_types(checkpoint.config):
+        raise ConfigError(
+            "--format onnx cannot hold rotary scaling 'dynamic', whose frequencies change with the length of the text. "
+            "Other types of scaling can be exported."
         )
     need("onnxscript", "onnx")
     notes = (f"{FILE}: float32, input_ids and attention_mask in, logits out, no cache of past tokens.",)

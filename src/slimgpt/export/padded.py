@@ -1,4 +1,5 @@
-"""A stock checkpoint of a per-layer model: units of zeros bring every layer to the width of the widest.
+"""A stock checkpoint of a per-layer model: units of zeros bring every layer to the width of the widest (and of heads to
+all that there ever were, where no stock class takes fewer).
 
 Nothing changes in what the model computes: a channel of zeros gives zero, a head of zeros has values of zero, and the
 columns of the consumer that read them are zero as well. It is surgery run backwards, from the same description of
@@ -20,7 +21,8 @@ from slimgpt.config import ExportConfig
 from slimgpt.export.layout import widest_config
 from slimgpt.export.plan import Plan
 from slimgpt.machine.tensor_files import write_tensors
-from slimgpt.model.checkpoint import Checkpoint, empty_model
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.skeleton import prunable_model
 from slimgpt.output.assembly import generation_config, write_weights
 from slimgpt.sites import Site
 
@@ -32,7 +34,7 @@ def plan_padded(checkpoint: Checkpoint, config: ExportConfig) -> Plan:
         ConfigError: no stock class can hold the widest layer's sizes.
     """
     stock = widest_config(checkpoint)
-    skeleton = empty_model(stock)
+    skeleton = prunable_model(stock, checkpoint.family)
     count = sum(parameter.numel() for parameter in skeleton.parameters())
     padding = count - checkpoint.num_params
     notes = (f"{stock.architectures[0]}, {count:,} parameters, {padding:,} of them padding.",)

@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from slimgpt.model.checkpoint import Checkpoint, empty_model
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.skeleton import prunable_model
 from slimgpt.model.weights import Weights
 
 
@@ -55,9 +56,7 @@ def with_biases(checkpoint: Checkpoint) -> Checkpoint:
     config = copy.deepcopy(checkpoint.config)
     for key in keys:
         setattr(config, key, True)
-    skeleton = empty_model(config)
-    for layer in skeleton.get_submodule(checkpoint.family.layers).children():
-        checkpoint.family.prepare(layer)
+    skeleton = prunable_model(config, checkpoint.family)
     stored = set(checkpoint.weights.names())
     zeros = {name: parameter for name, parameter in skeleton.named_parameters() if name not in stored}
     return replace(

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -24,6 +23,7 @@ from slimgpt.arch.family import Family, check_sites
 from slimgpt.errors import ModelError
 from slimgpt.model.naming import Renamed
 from slimgpt.model.schema import check_schema
+from slimgpt.model.skeleton import prunable_model
 from slimgpt.model.weights import LoadedWeights, SafetensorsWeights, Weights
 from slimgpt.modeling_slimgpt import register
 from slimgpt.sites import Site
@@ -134,9 +134,7 @@ def open_checkpoint(model: str) -> Checkpoint:
     else:
         config, weights = _open_folder(path)
     family = family_of(config)
-    skeleton = _skeleton(path, config)
-    for layer in skeleton.get_submodule(family.layers).children():
-        family.prepare(layer)
+    skeleton = _skeleton(path, config, family)
     weights = Renamed(weights, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
     _check_head(path, skeleton, weights)
     _check_shapes(path, skeleton, weights)
@@ -202,17 +200,6 @@ def load_tokenizer(path: Path) -> Any:
         ) from error
 
 
-def empty_model(config: Any) -> nn.Module:
-    """The causal LM of a configuration with parameters on the meta device.
-
-    Buffers (rotary frequencies) are real: they are computed, not stored.
-    """
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()  # replacing parameters by empty ones has parted those that are shared
-    return model.eval().requires_grad_(False)
-
-
 def _open_folder(path: Path) -> tuple[Any, Weights]:
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} has no config.json: it is not a Hugging Face model folder.")
@@ -232,9 +219,9 @@ def _open_folder(path: Path) -> tuple[Any, Weights]:
     return config, SafetensorsWeights(path)
 
 
-def _skeleton(path: Path, config: Any) -> nn.Module:
+def _skeleton(path: Path, config: Any, family: Family) -> nn.Module:
     try:
-        return empty_model(config)
+        return prunable_model(config, family)
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise _not_valid(path, error) from error
 

@@ -39,11 +39,8 @@ def pruned_config(
     per_layer = {str(index): sizes for index, sizes in enumerate(resized)}
     config: Any = classes.config(**{**_global_settings(checkpoint, dtype), **whole}, per_layer_config=per_layer)
     module = Path(modeling.__file__).stem
-    config.auto_map = {
-        "AutoModel": f"{module}.{classes.body.__name__}",
-        "AutoModelForCausalLM": f"{module}.{classes.model.__name__}",
-    }
-    config.architectures = [classes.model.__name__]
+    config.auto_map = {auto: f"{module}.{model.__name__}" for auto, model in classes.models.items()}
+    config.architectures = [classes.models["AutoModelForCausalLM"].__name__]
     return config
 
 

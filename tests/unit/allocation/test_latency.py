@@ -12,9 +12,9 @@ import pytest
 import tiny
 import tiny_llama
 import torch
+from slimgpt.allocation.budget import LayerPlan
 
 from slimgpt import cli
-from slimgpt.allocation.budget import LayerPlan
 from slimgpt.allocation.goal import ModelTimes, PartTimes
 from slimgpt.allocation.latency import measuring, table_for
 from slimgpt.allocation.latency.measuring import measure, never_falling, shape

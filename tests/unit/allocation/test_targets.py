@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import tiny_llama
+from slimgpt.allocation.budget import LayerBudget, LayerPlan, SiteBudget, floors, removed_params
 
 from slimgpt import cli
 from slimgpt.allocation.allocate import allocate
-from slimgpt.allocation.budget import LayerBudget, LayerPlan, SiteBudget, floors, removed_params
 from slimgpt.allocation.curves import CURVES
 from slimgpt.allocation.goal import Goal, ModelTimes, PartTimes, least_cut
 from slimgpt.allocation.plan import Plan, make_plan

@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import tiny
 import tiny_llama
 import torch
 from tiny_llama import WEIGHTS, edit_config, edit_weights, prune_config
@@ -109,6 +110,16 @@ def test_config_with_senseless_values(model: Path, changes: dict[str, Any]) -> N
 def test_unsupported_family_lists_the_supported(model: Path, model_type: str | None) -> None:
     edit_config(model, model_type=model_type)
     says(refused(model, ModelError), repr(str(model_type)), "is not supported", "Supported: ", "llama", "add_a_family")
+
+
+@pytest.mark.parametrize("name", ["qwen2_moe", "qwen3_moe"])
+@pytest.mark.parametrize("changes", [{"mlp_only_layers": [0]}, {"decoder_sparse_step": 2}])
+def test_layers_with_and_without_experts(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny.save_model(tmp_path / "model", name)
+    edit_config(model, **changes)
+    says(refused(model, ModelError), "mixes layers with and without experts", *changes, "all layers must have experts")
+    with pytest.raises(ModelError, match="mixes layers"):
+        inspect_model(str(model))
 
 
 def test_quantised(model: Path) -> None:

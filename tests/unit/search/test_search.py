@@ -12,11 +12,11 @@ import pytest
 import tiny_llama
 import torch
 import yaml
+from slimgpt.allocation.budget import SiteBudget
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from slimgpt import cli
-from slimgpt.allocation.budget import SiteBudget
 from slimgpt.allocation.goal import Goal
 from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError

@@ -19,8 +19,8 @@ from tiny_llama import prune_config
 from torch import Tensor, nn
 
 from slimgpt import PruneResult, load_model, prune
-from slimgpt.pruning.observer import Observer
 from slimgpt.pruning.job import Job
+from slimgpt.pruning.observer import Observer
 from slimgpt.sites import SolverOptions
 from slimgpt.solvers import SOLVERS
 

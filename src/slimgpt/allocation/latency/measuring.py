@@ -27,8 +27,9 @@ from slimgpt.allocation.places import whole as whole_plan
 from slimgpt.allocation.plan import places_of
 from slimgpt.machine import devices
 from slimgpt.machine.timing import Load, Measured, Repeat
-from slimgpt.model.checkpoint import Checkpoint, empty_model
+from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.pruned_config import pruned_config
+from slimgpt.model.skeleton import empty_model
 from slimgpt.sites import Kept
 
 LEAST_ROUNDS, MOST_ROUNDS = 5, 25
