@@ -55,6 +55,9 @@ class Observer:
     def tokens(self, count: int) -> None:
         """So many tokens went through one stage of a layer."""
 
+    def writing(self) -> None:
+        """All layers are done; the folder is put together."""
+
 
 @dataclass(frozen=True)
 class PruneResult:
@@ -92,6 +95,7 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
             if job.machine.processes.leads:
                 job.journal.discard()  # the same run would fail again, and what cures it makes it another run
             raise
+        observer.writing()
         job.machine.processes.meet()  # nobody has anything in the working folder any more
         return _write(job, layers, clock) if job.machine.processes.leads else {}
 
