@@ -41,11 +41,8 @@ def main() -> None:
         seqlen=SEQLEN,
         dtype="bfloat16",
     )
-    observer = ProgressObserver()
-    try:
+    with ProgressObserver() as observer:
         sizes = prune(config, observer).record["parameters"]
-    finally:
-        observer.close()
     models = {"dense": load_model(str(dense)), "pruned": load_model(config.out)}
     speeds = decode_speeds(models)
     text = held_out_text()

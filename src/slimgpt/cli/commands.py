@@ -30,11 +30,8 @@ def _prune(config: PruneConfig) -> None:
 
     if config.report:
         _require_report_extra()
-    observer = ProgressObserver()
-    try:
+    with ProgressObserver() as observer:
         result = prune(config, observer)
-    finally:
-        observer.close()
     if result.record:  # of several processes one has it
         print_record(result.record)
         out.print(f"Written to {result.path}")
@@ -43,23 +40,23 @@ def _prune(config: PruneConfig) -> None:
 
 
 def _sparsify(config: SparsifyConfig) -> None:
-    from slimgpt.report.sparsity import SparsifyProgress, print_sparsity
+    from slimgpt.report.console import err
+    from slimgpt.report.sparsity import StreamProgress, print_sparsity
     from slimgpt.sparsify import sparsify
 
-    observer = SparsifyProgress()
-    try:
+    with StreamProgress(err) as observer:
         result = sparsify(config, observer)
-    finally:
-        observer.close()
     print_sparsity(result.record)
     print(f"Written to {result.path}")
 
 
 def _drop(config: DropConfig) -> None:
     from slimgpt.depth import drop
-    from slimgpt.report.sparsity import print_dropped
+    from slimgpt.report.console import err
+    from slimgpt.report.sparsity import StreamProgress, print_dropped
 
-    result = drop(config)
+    with StreamProgress(err) as observer:
+        result = drop(config, observer)
     print_dropped(result.record)
     print(f"Written to {result.path}")
 
@@ -81,11 +78,8 @@ def _recover(config: RecoverConfig) -> None:
     from slimgpt.recovery import recover
     from slimgpt.report.recovery import RecoveryProgress, print_recovery
 
-    observer = RecoveryProgress()
-    try:
+    with RecoveryProgress() as observer:
         result = recover(config, observer)
-    finally:
-        observer.close()
     if result.record:  # of several processes one has it
         print_recovery(result.record)
         print(f"Written to {result.path}")
@@ -93,15 +87,13 @@ def _recover(config: RecoverConfig) -> None:
 
 def _eval(config: EvalConfig) -> None:
     from slimgpt.evaluation import evaluate
+    from slimgpt.report.console import err
     from slimgpt.report.evaluation import EvaluationProgress, print_comparison, print_evaluation
 
     _refuse_existing(config.json)
     _refuse_existing(config.compare_json, "--compare-json")
-    progress = EvaluationProgress()
-    try:
+    with EvaluationProgress(err) as progress:
         result = evaluate(config, progress)
-    finally:
-        progress.close()
     print_evaluation(result.found)
     _write_json(config.json, result.found)
     if result.comparison is not None:
@@ -111,10 +103,13 @@ def _eval(config: EvalConfig) -> None:
 
 def _inspect(config: InspectConfig) -> None:
     from slimgpt.model.inspection import inspect_model
-    from slimgpt.report.console import print_inspection
+    from slimgpt.report.console import err, print_inspection
+    from slimgpt.report.progress import Headway
 
     _refuse_existing(config.json)
-    inspection = inspect_model(config.model)
+    with Headway(err) as progress:
+        progress.begin("reading the model")
+        inspection = inspect_model(config.model)
     print_inspection(inspection)
     _write_json(config.json, inspection)
 
@@ -122,12 +117,15 @@ def _inspect(config: InspectConfig) -> None:
 def _bench(config: BenchConfig) -> None:
     from slimgpt.bench import bench
     from slimgpt.output import measurements
-    from slimgpt.report.bench_table import bench_progress, print_bench
+    from slimgpt.report.bench_table import print_bench
+    from slimgpt.report.console import err
+    from slimgpt.report.progress import Headway
 
     _refuse_existing(config.json)
     folders = _run_folders(config.models) if config.record else []
-    with bench_progress(total=len(config.models) * (1 + config.warmup + config.repeats)) as progress:
-        result = bench(config, progress)
+    with Headway(err) as progress:
+        progress.begin("measuring", total=len(config.models) * (1 + config.warmup + config.repeats))
+        result = bench(config, progress.advance)
     print_bench(result)
     _write_json(config.json, result)
     for folder in folders:
@@ -157,10 +155,12 @@ def _report(config: ReportConfig) -> None:
 def _study(config: StudyConfig) -> int:
     _require_study_extra()
     _require_report_extra()
+    from slimgpt.report.console import err
     from slimgpt.report.study import StudyProgress, print_study, write_page
     from slimgpt.study import run_study
 
-    done = run_study(config, StudyProgress())
+    with StudyProgress(err) as observer:
+        done = run_study(config, observer)
     page = write_page(done)
     print_study(done)
     print(f"Written to {page}")
@@ -195,17 +195,26 @@ def _families(config: FamiliesConfig) -> None:
 def _generate(config: GenerateConfig) -> None:
     from slimgpt.model.generation import generate
     from slimgpt.model.loading import load_model
+    from slimgpt.report.console import err
+    from slimgpt.report.progress import Headway
 
-    model, tokenizer = load_model(config.model, config.device)
-    print(
-        generate(model, tokenizer, config.prompt, config.max_new_tokens, config.temperature, config.chat, config.seed)
-    )
+    with Headway(err) as progress:
+        progress.begin("reading the model")
+        model, tokenizer = load_model(config.model, config.device)
+        progress.begin("generating")
+        settings = (config.prompt, config.max_new_tokens, config.temperature, config.chat, config.seed)
+        text = generate(model, tokenizer, *settings)
+    print(text)
 
 
 def _export(config: ExportConfig) -> None:
     from slimgpt.export import export
+    from slimgpt.report.console import err
+    from slimgpt.report.progress import Headway
 
-    done = export(config)
+    with Headway(err) as progress:
+        progress.begin(f"exporting, {config.format}")
+        done = export(config)
     for note in done.notes:
         print(note)
     if done.path is not None:

@@ -32,9 +32,10 @@ from slimgpt.output import assembly, place, record_file, working_folder
 from slimgpt.output.record_file import write
 from slimgpt.streaming import memory
 from slimgpt.streaming.activations import ActivationRoom
+from slimgpt.streaming.observer import Observer
 from slimgpt.streaming.stream import ActivationStream
 
-__all__ = ["DropResult", "drop"]
+__all__ = ["DropResult", "Observer", "drop"]
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,21 @@ class _Job:
     offloaded: bool
 
 
-def drop(config: DropConfig) -> DropResult:
+def drop(config: DropConfig, observer: Observer | None = None) -> DropResult:
     """Make a shallower model: check everything, measure every layer in one pass, write what stays.
 
     Raises:
         SlimGPTError: something the user can mend; raised before any work wherever that is possible.
     """
-    clock = Clock()
+    clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
         job = _prepare(config)
     with working_folder.working_folder(job.out) as folder:
         with clock.timed("measure", job.device):
-            turns = _measure(job, folder)
+            turns = _measure(job, folder, observer)
         scores, dropped = _choose(config.method, turns, job.num)
         kept = [index for index in range(len(job.checkpoint.layers)) if index not in dropped]
+        observer.stage("writing")
         with clock.timed("write"):
             finished, num_params = _assemble(job, kept, folder)
         whole = _record(job, scores, dropped, num_params, clock)
@@ -117,14 +119,17 @@ def _number(config: DropConfig, num_layers: int) -> int:
     return num
 
 
-def _measure(job: _Job, folder: Path) -> StreamTurns:
+def _measure(job: _Job, folder: Path, observer: Observer) -> StreamTurns:
     """Run the calibration text through the model, one layer at a time."""
     checkpoint, device = job.checkpoint, job.device
     dtype = devices.compute_dtype(checkpoint.dtype, device)
     batch_size = devices.pick_batch_size(job.config.batch_size, job.config.seqlen, device)
     room = ActivationRoom(checkpoint.dtype, folder / "activations" if job.offloaded else None)
     turns = StreamTurns()
-    with closing(ActivationStream(checkpoint, job.windows_BT, device, dtype, batch_size, room)) as stream:
+    observer.stage("measuring layers", job.windows_BT.numel() * len(checkpoint.layers))
+    with closing(
+        ActivationStream(checkpoint, job.windows_BT, device, dtype, batch_size, room, observer.tokens)
+    ) as stream:
         for index, layer in enumerate(checkpoint.layers):
             with materialised(layer, read_layer(checkpoint, index, job.stored_dtype), device, dtype):
                 turns.begin()

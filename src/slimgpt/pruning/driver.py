@@ -64,6 +64,7 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
             if job.machine.processes.leads:
                 job.journal.discard()  # the same run would fail again, and what cures it makes it another run
             raise
+        observer.writing()
         job.machine.processes.meet()  # nobody has anything in the working folder any more
         return _write(job, done, clock) if job.machine.processes.leads else {}
 

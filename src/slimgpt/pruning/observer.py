@@ -27,6 +27,9 @@ class Observer:
     def tokens(self, count: int) -> None:
         """So many tokens went through one stage of a layer."""
 
+    def writing(self) -> None:
+        """All layers are done; the folder is put together."""
+
 
 @dataclass(frozen=True)
 class PruneResult:

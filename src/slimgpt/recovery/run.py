@@ -51,6 +51,9 @@ class Unwatched:
     def taught(self, tokens: int) -> None:
         """Nothing."""
 
+    def training(self) -> None:
+        """Nothing."""
+
     def stepped(self, step: int) -> None:
         """Nothing."""
 
@@ -58,6 +61,9 @@ class Unwatched:
         """Nothing."""
 
     def measured(self, step: int, perplexity: float) -> None:
+        """Nothing."""
+
+    def writing(self) -> None:
         """Nothing."""
 
 
@@ -87,6 +93,7 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
         if job.reads_ahead:
             with clock.timed("teacher"):
                 store = _taught(job, observer)
+        observer.training()
         with clock.timed("train"):
             trainer = _trainer(job, store, observer)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job))
@@ -101,6 +108,7 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
         entry = _entry(job, trainer, reached, clock, cpu.item())
         if job.config.keep == "best":
             _require_better(job, entry)
+        observer.writing()
         return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
 
 

@@ -48,6 +48,9 @@ class Observer(Protocol):
     def taught(self, tokens: int) -> None:
         """The teacher has read so many tokens."""
 
+    def training(self) -> None:
+        """Training begins."""
+
     def stepped(self, step: int) -> None:
         """So many optimiser steps are done."""
 
@@ -56,6 +59,9 @@ class Observer(Protocol):
 
     def measured(self, step: int, perplexity: float) -> None:
         """Held-out perplexity after so many steps."""
+
+    def writing(self) -> None:
+        """Training is over; the folder is put together."""
 
 
 class RecoveryTrainer(Trainer):

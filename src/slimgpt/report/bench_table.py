@@ -1,35 +1,13 @@
-"""What ``slimgpt bench`` prints: one column a model, and a bar while it measures."""
+"""What ``slimgpt bench`` prints: one column a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from slimgpt.report.console import err, mebibytes, out
-
-
-@contextmanager
-def bench_progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar over all repeats of all models; what it gives is to be called after each.
-
-    It stands from the first call on: before that there may be an error, which is to be one line.
-    """
-    bar = Progress(SpinnerColumn(), TextColumn("measuring"), BarColumn(), TimeRemainingColumn(), console=err)
-    task = bar.add_task("", total=total)
-
-    def advance() -> None:
-        bar.start()
-        bar.advance(task)
-
-    try:
-        yield advance
-    finally:
-        if bar.live.is_started:
-            bar.stop()
+from slimgpt.report.console import mebibytes, out
 
 
 def print_bench(result: Mapping[str, Any]) -> None:

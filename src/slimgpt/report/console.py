@@ -1,4 +1,4 @@
-"""Tables and progress bars on the terminal. Results go to stdout, progress to stderr."""
+"""Tables and progress on the terminal. Results go to stdout, progress to stderr."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from slimgpt.allocation.latency import predicted
@@ -19,6 +17,7 @@ from slimgpt.output.record_sites import layer_rows, part_name, sites_of, units_n
 from slimgpt.pruning.job import Job
 from slimgpt.pruning.observer import Observer
 from slimgpt.report.latency import latency_line
+from slimgpt.report.progress import WRITING, Headway
 
 out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
 err = Console(stderr=True)
@@ -32,27 +31,20 @@ def mebibytes(count: float) -> str:
     return f"{count / 2**20:,.0f} MiB" if count < 2**33 else f"{count / 2**30:,.1f} GiB"
 
 
-class ProgressObserver(Observer):
-    """Prints the plan, then shows one bar over all layers and stages, with tokens per second and time left."""
+class ProgressObserver(Headway, Observer):
+    """Prints the plan, then shows how far the run is over all layers and stages, and how fast."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("layer {task.fields[layer]} · {task.fields[stage]:<22}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}% · {task.fields[speed]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=err,
-        )
+        super().__init__(err)
 
     def preparing(self, what: str) -> None:
         """Say why there is no plan yet."""
-        err.print(escape(what))
+        if not err.is_terminal:
+            err.print(what, markup=False, highlight=False, soft_wrap=True)
+        self.begin(what)
 
     def searching(self, job: Job) -> None:
-        """Start a bar for the search."""
+        """The search is one piece of work."""
         out.print(_needs(job))
         searched, tried = job.windows_BT, job.windows_BT[:0]
         if job.search is not None:
@@ -61,33 +53,28 @@ class ProgressObserver(Observer):
         self._start(job, SEARCH_PASSES * searched.numel() + trials, SEARCH_PASSES)
 
     def planned(self, job: Job) -> None:
-        """Print the plan and start the bar."""
-        self.close()
+        """Print the plan; pruning is one piece of work."""
+        self.hide()
         print_plan(job)
         self._start(job, PASSES * job.windows_BT.numel(), PASSES)
 
     def _start(self, job: Job, num_tokens: int, passes: int) -> None:
         self._num_layers, self._passes = len(job.checkpoint.layers), passes
-        for task in self._progress.task_ids:
-            self._progress.remove_task(task)
-        total = num_tokens * self._num_layers
-        self._task = self._progress.add_task("", total=total, layer=f"0/{self._num_layers}", stage="embed", speed="")
-        self._progress.start()
+        self.begin(f"layer 0/{self._num_layers} · embed", num_tokens * self._num_layers)
+
+    def writing(self) -> None:
+        """The last piece of work."""
+        self.begin(WRITING)
 
     def stage(self, layer: int, stage: str) -> None:
         """Name the stage."""
-        self._progress.update(self._task, layer=f"{layer + 1}/{self._num_layers}", stage=stage)
+        self.name(f"layer {layer + 1}/{self._num_layers} · {stage}")
 
     def tokens(self, count: int) -> None:
         """Move the bar."""
-        speed = self._progress.tasks[0].speed
-        label = f"{speed / self._passes / 1000:,.1f}k token·layers/s" if speed else ""
-        self._progress.update(self._task, advance=count, speed=label)
-
-    def close(self) -> None:
-        """Take the bar down, also after an error."""
-        if self._progress.live.is_started:  # taking down a bar that never stood would print an empty line
-            self._progress.stop()
+        self.advance(count)
+        speed = self.task.speed
+        self.note(f"{speed / self._passes / 1000:,.1f}k token·layers/s" if speed else "")
 
 
 def print_plan(job: Job) -> None:

@@ -5,45 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from slimgpt.evaluation import Observer as EvaluationObserver
-from slimgpt.report.console import err, out
+from slimgpt.report.console import out
+from slimgpt.report.progress import Stages
 
 
-class EvaluationProgress(EvaluationObserver):
-    """One line that says what an evaluation is doing, with a bar where its length is known; on a terminal alone."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=None)
-
-    def stage(self, name: str, num_tokens: int | None = None) -> None:
-        """Name the stage, and start its bar anew."""
-        self._progress.start()
-        self._progress.reset(self._task, description=escape(name), total=num_tokens)
-
-    def tokens(self, count: int) -> None:
-        """Move the bar."""
-        self._progress.advance(self._task, count)
+class EvaluationProgress(Stages, EvaluationObserver):
+    """Says what an evaluation is doing, and how much of it is done where its length is known."""
 
     def pause(self) -> None:
-        """Make room for the bar of another library."""
-        self._progress.stop()
-
-    def close(self) -> None:
-        """Take the line down, also after an error."""
-        self._progress.stop()
+        """Make room on a terminal for the bar of the harness, which tells more."""
+        self.begin("tasks, by lm-evaluation-harness")
+        self.hide()
 
 
 def print_evaluation(found: Mapping[str, Any]) -> None:

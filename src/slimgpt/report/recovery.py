@@ -1,35 +1,27 @@
-"""What ``slimgpt recover`` shows: the plan, one bar for the teacher, one for training, and what came of it."""
+"""What ``slimgpt recover`` shows: the plan, how far teacher and training are, and what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from slimgpt.report.console import err, mebibytes, out
+from slimgpt.report.progress import WRITING, Headway
 
 
-class RecoveryProgress:
-    """Prints the plan, then shows bars with loss, held-out perplexity and the time left."""
+class RecoveryProgress(Headway):
+    """Prints the plan, then shows the teacher's reading and the training, with loss and held-out perplexity."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}% · {task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=err,
-        )
+        super().__init__(err)
         self._loss = self._perplexity = ""
 
     def planned(self, job: Any) -> None:
-        """Print the plan and start the bars."""
+        """Print the plan; the teacher's reading, where it reads ahead, and the training are a piece of work each."""
         tokens = sum(len(row.ids) for row in job.train)
+        self.hide()
         out.print(
             f"{len(job.train):,} rows with {tokens:,} tokens to learn from, {len(job.held_out):,} to measure with; "
             f"{job.num_steps:,} optimiser steps of {job.config.batch_size} rows. "
@@ -37,38 +29,38 @@ class RecoveryProgress:
             f"{f'the predictions of {job.teacher.source}' if job.teacher else 'the data'}, in "
             f"{'bfloat16' if job.bfloat16 else 'float32'} on {job.device}."
         )
-        if job.teacher is not None:
-            self._teaching = self._progress.add_task("teacher reads", total=tokens, note="")
-        self._training = self._progress.add_task("training", total=job.num_steps, note="")
-        self._progress.start()
+        self._num_steps = job.num_steps
+        if job.reads_ahead:
+            self.begin("teacher reads", tokens)
+
+    def training(self) -> None:
+        """Training begins."""
+        self.begin("training", self._num_steps)
+
+    def writing(self) -> None:
+        """The last piece of work."""
+        self.begin(WRITING)
 
     def taught(self, tokens: int) -> None:
-        """Move the teacher's bar."""
-        self._progress.update(self._teaching, advance=tokens)
+        """The teacher has read more."""
+        self.advance(tokens)
 
     def stepped(self, step: int) -> None:
-        """Move the training bar; what an earlier run had done counts as done."""
-        self._progress.update(self._training, completed=step)
+        """What an earlier run had done counts as done."""
+        self.reach(step)
 
     def noted(self, loss: float) -> None:
         """Show the loss."""
-        self._loss = f"loss {loss:.3f} "
-        self._note()
+        self._loss = f"loss {loss:.3f}"
+        self._show()
 
     def measured(self, step: int, perplexity: float) -> None:
-        """Show the held-out perplexity; the teacher is done by then, others' share and what was kept included."""
-        for task in self._progress.tasks[:-1]:
-            self._progress.update(task.id, completed=task.total)
+        """Show the held-out perplexity."""
         self._perplexity = f"perplexity {perplexity:.2f}"
-        self._note()
+        self._show()
 
-    def _note(self) -> None:
-        self._progress.update(self._training, note=self._loss + self._perplexity)
-
-    def close(self) -> None:
-        """Take the bars down, also after an error."""
-        if self._progress.live.is_started:
-            self._progress.stop()
+    def _show(self) -> None:
+        self.note(" ".join(filter(None, (self._loss, self._perplexity))))
 
 
 def print_recovery(record: Mapping[str, Any]) -> None:

@@ -1,44 +1,19 @@
-"""What ``slimgpt sparsify`` shows while it works, and what came of it; and what came of ``slimgpt drop``."""
+"""What ``slimgpt sparsify`` and ``slimgpt drop`` show while they work, and what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from slimgpt.report.console import err, mebibytes, out
-from slimgpt.sparsify import Observer
+from slimgpt.report.console import mebibytes, out
+from slimgpt.report.progress import Stages
+from slimgpt.streaming.observer import Observer
 
 
-class SparsifyProgress(Observer):
-    """One line that says which round runs, with a bar where its length is known; on a terminal alone."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=None)
-
-    def stage(self, name: str, num_tokens: int | None = None) -> None:
-        """Name the stage, and start its bar anew."""
-        self._progress.start()
-        self._progress.reset(self._task, description=name, total=num_tokens)
-
-    def tokens(self, count: int) -> None:
-        """Move the bar."""
-        self._progress.advance(self._task, count)
-
-    def close(self) -> None:
-        """Take the line down, also after an error."""
-        self._progress.stop()
+class StreamProgress(Stages, Observer):
+    """What shows how a run gets on whose text goes through layer after layer."""
 
 
 def print_sparsity(record: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from slimgpt.report import palette
 from slimgpt.report.charts import study as charts
 from slimgpt.report.charts.chart import Chart, Table
 from slimgpt.report.console import err, out
+from slimgpt.report.progress import Headway
 from slimgpt.study import Done, Observer
 from slimgpt.study.cells import Cell
 from slimgpt.study.claims import Answer, Cells, shown
@@ -30,20 +31,19 @@ SHOWN = (
 )  # fmt: skip
 
 
-class StudyProgress(Observer):
-    """A line when work starts, and one a cell."""
-
-    def __init__(self) -> None:
-        self._cells = self._finished = 0
+class StudyProgress(Headway, Observer):
+    """A line when work starts, and one a cell; between them, how far the study is."""
 
     def planned(self, num_cells: int, num_finished: int) -> None:
         """Say how much there is to do."""
         self._cells, self._finished = num_cells, num_finished
         err.print(f"{num_cells} cells, {num_finished} of them finished before.")
+        self.begin(f"cells, of {num_cells}", num_cells - num_finished)
 
     def finished(self, record: Mapping[str, Any]) -> None:
         """Say how a cell went."""
         self._finished += 1
+        self.advance()
         seconds = sum(step["seconds"] for step in record["steps"])
         name = Cell(**record["cell"]).name
         err.print(f"{self._finished}/{self._cells} {name}: {record['status']}, {seconds:.0f} s", highlight=False)

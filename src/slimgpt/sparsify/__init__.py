@@ -24,8 +24,9 @@ from slimgpt.output.record_file import write
 from slimgpt.sparsify import record
 from slimgpt.sparsify.job import Job, prepare
 from slimgpt.sparsify.ratios import along_curve, fractions, owl
-from slimgpt.sparsify.rounds import Observer, Rounds
+from slimgpt.sparsify.rounds import Rounds
 from slimgpt.sparsify.threshold import smallest_per_matrix
+from slimgpt.streaming.observer import Observer
 
 __all__ = ["Observer", "SparsifyResult", "sparsify"]
 
@@ -48,13 +49,15 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
     with clock.timed("prepare"):
         job = prepare(config)
     with working_folder.working_folder(job.out) as folder:
-        rounds = Rounds(job, folder, observer or Observer(), clock)
+        observer = observer or Observer()
+        rounds = Rounds(job, folder, observer, clock)
         final = _sparsities(job, rounds)
         steps = fractions(config.schedule, config.rounds)
         for number, step in enumerate(steps):
             name = f"round {number + 1} of {len(steps)}" if len(steps) > 1 else config.method
             targets = [{path: value * step for path, value in layer.items()} for layer in final]
             layers = rounds.carry_out(name, targets, first=number == 0)
+        observer.stage("writing")
         with clock.timed("write"):
             finished = _assemble(job, rounds, folder)
         whole = record.build(job, final, layers, clock)

@@ -31,18 +31,9 @@ from slimgpt.sparsify.masks import METHODS, NEED_INPUTS
 from slimgpt.sparsify.masks.method import MaskOptions
 from slimgpt.sparsify.outliers import outlier_share
 from slimgpt.streaming.activations import ActivationRoom
+from slimgpt.streaming.observer import Observer
 from slimgpt.streaming.prefetch import Prefetcher
 from slimgpt.streaming.stream import ActivationStream
-
-
-class Observer:
-    """What a run tells whoever watches it. Does nothing itself; the command line draws a progress bar."""
-
-    def stage(self, name: str, num_tokens: int | None = None) -> None:
-        """A stage begins that takes so many tokens, if it takes any."""
-
-    def tokens(self, count: int) -> None:
-        """So many tokens went through a layer."""
 
 
 class Rounds:

@@ -1,0 +1,13 @@
+"""Whoever watches text go through layers."""
+
+from __future__ import annotations
+
+
+class Observer:
+    """What a run tells whoever watches it. Does nothing itself; the command line shows how far the run is."""
+
+    def stage(self, name: str, num_tokens: int | None = None) -> None:
+        """A stage begins that takes so many tokens, if it takes any."""
+
+    def tokens(self, count: int) -> None:
+        """So many tokens went through a layer."""
