@@ -10,7 +10,7 @@ from slimgpt.pruning.job import Job
 
 
 class Observer:
-    """What a run tells whoever watches it. Does nothing itself; the command line draws a progress bar."""
+    """What a run tells whoever watches it. Does nothing itself; the command line shows how far it is."""
 
     def preparing(self, what: str) -> None:
         """Something that takes a while is done before the plan is known."""
