@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from slimgpt.model.inspection import inspect_model
     from slimgpt.model.loading import load_model
     from slimgpt.pruning.driver import prune
-from slimgpt.pruning.observer import Observer, PruneResult
+    from slimgpt.pruning.observer import Observer, PruneResult
 
 _HOMES = {
     "prune": "slimgpt.pruning.driver",
