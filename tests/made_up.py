@@ -180,12 +180,12 @@ def add(monkeypatch: Any) -> None:
     """Make the family known to transformers and to slimgpt, as if both had it."""
     for auto, made in (("AutoModel", MadeUpModel), ("AutoModelForCausalLM", MadeUpForCausalLM)):
         getattr(transformers, auto).register(MadeUpConfig, made, exist_ok=True)
+        monkeypatch.setitem(modeling_slimgpt.STOCK[auto], "made_up", made.__name__)
     transformers.AutoConfig.register("made_up", MadeUpConfig, exist_ok=True)
     for made in (MadeUpConfig, MadeUpModel, MadeUpForCausalLM):
         monkeypatch.setattr(transformers, made.__name__, made, raising=False)
     monkeypatch.setitem(FAMILIES, "made_up", FAMILY)
-    base = Base("MadeUpConfig", "MadeUpForCausalLM", "model.layers")
-    monkeypatch.setitem(modeling_slimgpt.BASES, "made_up", base)
+    monkeypatch.setitem(modeling_slimgpt.BASES, "made_up", Base("layers"))
 
 
 def save_model(folder: Path) -> Path:
