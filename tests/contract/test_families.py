@@ -100,7 +100,7 @@ def test_query_heads_go_by_themselves(shop: Workshop, name: str, attention: str)
         return
     dense = load(shop.dense(name), attention)
     out = shop.pruned(shop.dense(name), **BY_QUERIES)
-    assert any(queries_lost(layer) for layer in read_record(out)["layers"]), "no query head went by itself"
+    assert any(queries_lost(entry) for entry in read_record(out)["sites"]), "no query head went by itself"
     mask_(name, dense, out)
     pruned = load(out, attention)
     assert_close(logits(pruned), logits(dense))
@@ -337,9 +337,8 @@ def read_record(out: Path) -> dict[str, Any]:
 def every_site(name: str, out: Path) -> list[tuple[int, str, Tensor]]:
     """Layer, site and the consumer's input columns that survive."""
     return [
-        (layer["layer"], site, kept_columns(entry, piece_width(name, site)))
-        for layer in read_record(out)["layers"]
-        for site, entry in layer["sites"].items()
+        (entry["layer"], entry["site"], kept_columns(entry, piece_width(name, entry["site"])))
+        for entry in read_record(out)["sites"]
     ]
 
 
@@ -347,18 +346,16 @@ def kept_columns(entry: dict[str, Any], width: int) -> Tensor:
     return torch.tensor([piece * width + i for piece in entry.get("kept_members", entry["kept"]) for i in range(width)])
 
 
-def queries_lost(layer: dict[str, Any]) -> int:
-    """Query heads that kept KV groups have lost."""
-    entry = layer["sites"]["attention"]
+def queries_lost(entry: dict[str, Any]) -> int:
+    """Query heads that kept KV groups have lost at a site."""
     return len(entry["kept"]) * entry["members"] - len(entry["kept_members"]) if "members" in entry else 0
 
 
 def by_formula(name: str, before: int, out: Path) -> int:
     """Parameters after pruning, by the parameters of units and of query heads."""
-    for layer in read_record(out)["layers"]:
-        before -= queries_lost(layer) * MODELS[name].query
-        for site, entry in layer["sites"].items():
-            before -= (entry["num_units"] - len(entry["kept"])) * MODELS[name].params[site != "attention"]
+    for entry in read_record(out)["sites"]:
+        before -= queries_lost(entry) * MODELS[name].query
+        before -= (entry["num_units"] - len(entry["kept"])) * MODELS[name].params[entry["site"] != "attention"]
     return before
 
 
