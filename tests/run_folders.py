@@ -93,7 +93,7 @@ def eval_json(parameters: int = DENSE_PARAMETERS, harm: float = 0.0, **changes: 
         "date": "2026-11-20T12:00:00+00:00",
         "versions": VERSIONS,
         "results": {**texts, **tasks, **suite},
-        "configs": {name: {"stride": None, "bos": "none", "num_tokens": 4096, "num_windows": 4} for name in texts},
+        "configs": {name: {"stride": None, "bos": "never", "num_tokens": 4096, "num_windows": 4} for name in texts},
         "n-shot": dict.fromkeys(TASKS, 0),
         "n-samples": {name: {"original": 1000, "effective": 500} for name in TASKS},
         "higher_is_better": {name: {"acc": True} for name in TASKS},

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from slimgpt.config import PruneConfig
@@ -44,14 +44,17 @@ def make_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     return model
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte."""
+def make_tokenizer(begins: bool = False) -> PreTrainedTokenizerFast:
+    """One token a byte; with ``begins``, behind a beginning-of-sequence token, as Llama's and Gemma's have it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
     fast.chat_template = TEMPLATE
+    if begins:
+        bos = ("<s>", fast.bos_token_id)
+        fast.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[bos])
     return fast
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from slimgpt.calibration.row_text import TEXT_FIELD, RowText
 from slimgpt.calibration.sampling import fingerprint, windows
 from slimgpt.calibration.sources import resolve
 from slimgpt.machine.host import cache_folder
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 ALGORITHM_VERSION = 1
 
 
-def cached_windows(source: str, tokenizer: PreTrainedTokenizerBase, num_windows: int, seqlen: int, seed: int) -> Tensor:
+def cached_windows(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    num_windows: int,
+    seqlen: int,
+    seed: int,
+    first: Sequence[int] = (),
+    text_field: str = TEXT_FIELD,
+) -> Tensor:
     """What :func:`~slimgpt.calibration.windows` returns, from ``$SLIMGPT_CACHE/windows`` if it is there.
 
     The default of ``SLIMGPT_CACHE`` is ``~/.cache/slimgpt``. Files count as unchanged while path, size and
@@ -35,11 +44,16 @@ def cached_windows(source: str, tokenizer: PreTrainedTokenizerBase, num_windows:
     Raises:
         CalibrationError: as :func:`~slimgpt.calibration.windows`.
     """
+
+    def make() -> Tensor:
+        return windows(source, tokenizer, num_windows, seqlen, seed, first, text_field)
+
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # a tokenizer in Python has no serialised form that could tell two apart
-        return windows(source, tokenizer, num_windows, seqlen, seed)
-    key = (resolve(source).identity, backend.to_str(), num_windows, seqlen, seed)
-    return cached(key, lambda: windows(source, tokenizer, num_windows, seqlen, seed))
+        return make()
+    text_of = RowText(text_field, tokenizer)
+    key = (resolve(source, text_of).identity, backend.to_str(), num_windows, seqlen, seed, *first, text_of.identity)
+    return cached(key, make)
 
 
 def cached(key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:

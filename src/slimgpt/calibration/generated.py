@@ -20,12 +20,18 @@ from slimgpt.errors import CalibrationError
 
 @torch.no_grad()  # not inference mode: a search takes gradients behind these windows
 def generated_windows(
-    model: Any, first_tokens: Sequence[int], num_windows: int, seqlen: int, batch_size: int, seed: int
+    model: Any,
+    first_tokens: Sequence[int],
+    num_windows: int,
+    seqlen: int,
+    batch_size: int,
+    seed: int,
+    before: Sequence[int] = (),
 ) -> Tensor:
     """Windows written by a causal LM on its device, int64 ``windows_BT`` on the CPU.
 
-    A window starts with one of ``first_tokens``; ``batch_size`` of them are written at a time. The same seed gives the
-    same windows on the same device.
+    A window starts with one of ``first_tokens``, behind what stands ``before`` every text; ``batch_size`` of them are
+    written at a time. The same seed gives the same windows on the same device.
 
     Raises:
         CalibrationError: the model's logits are not finite.
@@ -33,18 +39,19 @@ def generated_windows(
     generator = torch.Generator(model.device).manual_seed(seed)
     starts = torch.tensor(first_tokens, device=model.device)
     drawn_B = torch.randint(len(starts), (num_windows,), generator=generator, device=model.device)
-    batches = starts[drawn_B, None].split(batch_size)
-    return torch.cat([_continued(model, first_B1, seqlen, generator).cpu() for first_B1 in batches])
+    before_BT = torch.tensor(before, dtype=torch.int64, device=model.device).expand(num_windows, -1)
+    batches = torch.cat([before_BT, starts[drawn_B, None]], dim=1).split(batch_size)
+    return torch.cat([_continued(model, first_BT, seqlen, generator).cpu() for first_BT in batches])
 
 
-def _continued(model: Any, token_B1: Tensor, seqlen: int, generator: torch.Generator) -> Tensor:
+def _continued(model: Any, new_BT: Tensor, seqlen: int, generator: torch.Generator) -> Tensor:
     """All windows of a batch grow by a token at a time; what ends a text in one of them does not end the window."""
-    window, cache = [token_B1], None
-    while len(window) < seqlen:
-        output = model(input_ids=token_B1, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    window, cache = [new_BT], None
+    for _ in range(seqlen - new_BT.shape[1]):
+        output = model(input_ids=new_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = output.past_key_values
-        token_B1 = _drawn(output.logits[:, -1], generator)
-        window.append(token_B1)
+        new_BT = _drawn(output.logits[:, -1], generator)
+        window.append(new_BT)
     return torch.cat(window, dim=1)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from slimgpt.calibration.row_text import TEXT_FIELD, RowText
 from slimgpt.calibration.sources import Source, resolve
 from slimgpt.errors import CalibrationError
 
@@ -34,7 +35,15 @@ DOCUMENT_BREAK = "\n\n"
 DOCUMENTS_PER_BATCH = 64
 
 
-def windows(source: str, tokenizer: PreTrainedTokenizerBase, num_windows: int, seqlen: int, seed: int) -> Tensor:
+def windows(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    num_windows: int,
+    seqlen: int,
+    seed: int,
+    first: Sequence[int] = (),
+    text_field: str = TEXT_FIELD,
+) -> Tensor:
     """Random windows of tokens that do not overlap, as int64 ``windows_BT`` on the CPU.
 
     A pool of documents of about four times the asked tokens is tokenised, document after document, each with
@@ -44,13 +53,14 @@ def windows(source: str, tokenizer: PreTrainedTokenizerBase, num_windows: int, s
     documents of a shard that the seed chooses and is read no further; ``builtin`` gives its first documents.
 
     Args:
-        source: ``builtin``; ``c4``; a text, JSONL or Parquet file (also ``.gz``, ``.bz2``, ``.xz``, ``.zst``)
-            or a folder of them; a hub id ``owner/name`` or ``owner/name:config``. JSONL, Parquet and the hub
-            need a field ``text``.
+        source: ``builtin``; ``c4``; a text, JSONL, CSV, TSV or Parquet file (also ``.gz``, ``.bz2``, ``.xz``,
+            ``.zst``) or a folder of them; a hub id ``owner/name`` or ``owner/name:config``.
         tokenizer: of the model that will read the windows.
         num_windows: B, at least 1.
         seqlen: T, at least 2.
         seed: the same seed gives the same windows.
+        first: what every window begins with, in the place of as many tokens of text.
+        text_field: the column of tables that holds the text, or chat messages, which the tokenizer's template renders.
 
     Raises:
         CalibrationError: the source cannot be read, or is too short.
@@ -58,12 +68,14 @@ def windows(source: str, tokenizer: PreTrainedTokenizerBase, num_windows: int, s
     _check_sizes(num_windows, seqlen)
     rng = random.Random(seed)
     pool_chars = POOL_CHARS_PER_TOKEN * num_windows * seqlen
-    pool = _pool(resolve(source), pool_chars, seed, rng)
+    pool = _pool(resolve(source, RowText(text_field, tokenizer)), pool_chars, seed, rng)
     if not pool:
         raise CalibrationError(f"calibration source {source!r} is empty; give one with text, or 'builtin'")
     stream_S = _tokens(pool, tokenizer)
-    _check_length(source, len(stream_S), num_windows, seqlen)
-    return _draw(stream_S, num_windows, seqlen, rng)
+    width = seqlen - len(first)
+    _check_length(source, len(stream_S), num_windows, width)
+    text_BT = _draw(stream_S, num_windows, width, rng)
+    return torch.cat([torch.tensor(first, dtype=torch.int64).expand(num_windows, -1), text_BT], dim=1)
 
 
 def fingerprint(windows_BT: Tensor) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
@@ -29,8 +29,11 @@ def self_windows(
     seqlen: int,
     seed: int,
     note: Callable[[str], None],
+    before: Sequence[int] = (),
 ) -> Tensor:
     """Windows that the model writes on ``device``, int64, ``num_windows`` x ``seqlen``; from the cache if there.
+
+    ``before`` stands in front of every window.
 
     Raises:
         ConfigError: the model does not fit into memory as a whole.
@@ -43,9 +46,11 @@ def self_windows(
         note(f"The model writes {num_windows} windows of {seqlen} tokens of calibration text; this is kept.")
         model = load_as(checkpoint.path, dtype).to(device).eval()
         batch_size = _batch_size(checkpoint, dtype, seqlen)
-        return generated_windows(model, _first_tokens(checkpoint, tokenizer), num_windows, seqlen, batch_size, seed)
+        starts = _first_tokens(checkpoint, tokenizer)
+        return generated_windows(model, starts, num_windows, seqlen, batch_size, seed, before)
 
-    key = (SELF, checkpoint.fingerprint(), str(dtype), devices.device_name(device), num_windows, seqlen, seed)
+    device_name = devices.device_name(device)
+    key = (SELF, checkpoint.fingerprint(), str(dtype), device_name, num_windows, seqlen, seed, *before)
     return cached(key, make)
 
 

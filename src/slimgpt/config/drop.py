@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from slimgpt.config.calibration import CalibrationOptions
 from slimgpt.config.checks import Model, Out, at_least, check_seed
 from slimgpt.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class DropConfig:
+class DropConfig(CalibrationOptions):
     """Take whole decoder layers out of a model: those that change the residual stream least. Nothing is repaired."""
 
     model: Model
@@ -29,16 +30,6 @@ class DropConfig:
     method: Literal["angular", "block-influence"] = "angular"
     """angular: the run of consecutive layers whose output has the least angle to its input. block-influence: the layers
     that turn their input least, one by one, wherever they are."""
-
-    calibration: str = "c4"
-    """Text file, JSONL or Parquet (field 'text'), a folder of those, a hub dataset, 'c4' (streamed from the hub), or
-    'builtin' (English text that comes with Python, for offline use)."""
-
-    samples: int = 128
-    """Calibration windows."""
-
-    seqlen: int = 2048
-    """Tokens in a window."""
 
     batch_size: int = 0
     """Windows in one forward pass; 0 chooses."""
@@ -63,7 +54,6 @@ class DropConfig:
             at_least("layers", self.layers, 1)
         if self.ratio is not None and not (math.isfinite(self.ratio) and 0 < self.ratio < 1):
             raise ConfigError(f"--ratio {self.ratio} is outside (0, 1): it is the share of decoder layers that go.")
-        at_least("samples", self.samples, 1)
-        at_least("seqlen", self.seqlen, 2)
+        self.check_calibration()
         at_least("batch-size", self.batch_size, 0)
         check_seed(self.seed)

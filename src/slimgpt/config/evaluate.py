@@ -17,7 +17,12 @@ class EvalConfig:
     """Local folder (dense or pruned), hub id, or .gguf file."""
 
     text: str | None = None
-    """UTF-8 text file to measure perplexity on. Needed unless tasks are asked for."""
+    """Text to measure perplexity on: a UTF-8 text file, or JSONL, CSV, TSV or Parquet. Needed unless tasks are asked
+    for."""
+
+    text_field: str = "text"
+    """Column or field of --text that holds the text, or a list of chat messages, which the model's own chat template
+    renders. Where there is no 'text', 'messages' is taken."""
 
     seqlen: tuple[int, ...] = (128, 2048)
     """Tokens in a window; one figure for each. The literature uses 128 and 2048."""
@@ -25,9 +30,10 @@ class EvalConfig:
     stride: int | None = None
     """Tokens from one window to the next; of a window that overlaps, only new tokens count. Default: no overlap."""
 
-    bos: Literal["none", "text", "window"] = "none"
-    """Where a beginning-of-sequence token goes: nowhere, before the text, or at the start of each window.
-    Tasks have what the tokenizer adds by itself."""
+    bos: Literal["auto", "always", "never", "text"] = "auto"
+    """Where a beginning-of-sequence token stands. auto: at the start of each window, where the tokenizer puts it before
+    a text by itself. always: there in any case. never: nowhere. text: once, before the whole text, as in much of the
+    literature. Tasks have what the tokenizer adds by itself."""
 
     max_tokens: int | None = None
     """Stop after this many tokens of the text; default: the whole text."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from slimgpt.config.calibration import CalibrationOptions
 from slimgpt.config.checks import Model, Out, at_least, check_seed
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
@@ -15,7 +16,7 @@ DEFAULT_ALLOCATIONS = {"obs": "searched", "flap": "flap"}
 
 
 @dataclass(frozen=True)
-class PruneConfig(TargetOptions):
+class PruneConfig(CalibrationOptions, TargetOptions):
     """Remove a fraction of a model's parameters: whole attention heads and FFN channels, survivors repaired."""
 
     model: Model
@@ -26,16 +27,6 @@ class PruneConfig(TargetOptions):
 
     recipe: str | None = None
     """YAML file with any of these options; flags win over it."""
-
-    calibration: str = "c4"
-    """Text file, JSONL or Parquet (field 'text'), a folder of those, a hub dataset, 'c4' (streamed from the hub),
-    'builtin' (English text that comes with Python, for offline use), or 'self' (text that the model itself makes)."""
-
-    samples: int = 128
-    """Calibration windows."""
-
-    seqlen: int = 2048
-    """Tokens in a window."""
 
     solver: Literal["obs", "slimgpt", "flap", "wanda", "magnitude", "random"] = "obs"
     """obs: exact greedy Optimal Brain Surgeon. slimgpt: the paper's. flap: by fluctuation, a bias for what goes, where
@@ -128,10 +119,9 @@ class PruneConfig(TargetOptions):
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
         self.check_target()
+        self.check_calibration()
         if not (math.isfinite(self.damping) and self.damping >= 0):
             raise ConfigError(f"--damping {self.damping} must be 0 or more; 0.01 is usual.")
-        at_least("samples", self.samples, 1)
-        at_least("seqlen", self.seqlen, 2)
         at_least("round-to", self.round_to, 1)
         at_least("group-size", self.group_size, 0)
         at_least("batch-size", self.batch_size, 0)

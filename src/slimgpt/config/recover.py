@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from slimgpt.config.calibration import Bos
 from slimgpt.config.checks import Model, Out, at_least, check_seed
 from slimgpt.errors import ConfigError
 
@@ -27,7 +28,7 @@ class RecoverConfig:
     """Folder of the recovered model, of the same layout; it appears only when it is complete."""
 
     data: str
-    """JSONL with instruction/input/output, or messages, or text on each line; or a text or Parquet file."""
+    """JSONL, CSV, TSV or Parquet with instruction/input/output, or messages, or text in each row; or a text file."""
 
     teacher: str | None = None
     """The dense model: learn its predictions (forward KL) rather than the data's own tokens."""
@@ -92,6 +93,13 @@ class RecoverConfig:
 
     packing: bool = True
     """Put several short examples into one row, invisible to each other (not for OPT, whose rows hold one each)."""
+
+    text_field: str = "text"
+    """Column or field that holds plain text, or a list of chat messages; it comes before instructions and messages."""
+
+    bos: Bos = "auto"
+    """Every row begins with the beginning-of-sequence token, unless a chat template writes it. auto: where the
+    tokenizer puts it before a text by itself. always, never: whatever the tokenizer does."""
 
     join_texts: bool = False
     """Plain texts run on: each sees what comes before it in its row. Dialogues stay apart."""

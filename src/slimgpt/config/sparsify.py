@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from slimgpt.config.calibration import CalibrationOptions
 from slimgpt.config.checks import Model, Out, at_least, check_seed
 from slimgpt.errors import ConfigError
 
@@ -16,7 +17,7 @@ UNSTRUCTURED = "unstructured"
 
 
 @dataclass(frozen=True)
-class SparsifyConfig:
+class SparsifyConfig(CalibrationOptions):
     """Set single weights of the decoder layers to zero; shapes, file size and speed of plain tools stay as they are."""
 
     model: Model
@@ -48,16 +49,6 @@ class SparsifyConfig:
 
     rounds: int = 1
     """Steps of the schedule; 1 is for one-shot alone."""
-
-    calibration: str = "c4"
-    """Text file, JSONL or Parquet (field 'text'), a folder of those, a hub dataset, 'c4' (streamed from the hub), or
-    'builtin' (English text that comes with Python, for offline use). Not read where nothing depends on it."""
-
-    samples: int = 128
-    """Calibration windows."""
-
-    seqlen: int = 2048
-    """Tokens in a window."""
 
     damping: float = 0.01
     """sparsegpt: added to the Hessian's diagonal, as a fraction of its mean."""
@@ -111,8 +102,7 @@ class SparsifyConfig:
             )
         if not (math.isfinite(self.damping) and self.damping >= 0):
             raise ConfigError(f"--damping {self.damping} must be 0 or more; 0.01 is usual.")
-        at_least("samples", self.samples, 1)
-        at_least("seqlen", self.seqlen, 2)
+        self.check_calibration()
         at_least("batch-size", self.batch_size, 0)
         at_least("rounds", self.rounds, 1)
         check_seed(self.seed)

@@ -6,7 +6,7 @@ Comes in: a model and text. Goes out: a model with fewer layers.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.machine.versions import versions
+from slimgpt.model.beginning import bos_of
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
 from slimgpt.model.layer_loading import materialised, read_layer
@@ -33,6 +34,7 @@ from slimgpt.output.record_file import write
 from slimgpt.streaming import memory
 from slimgpt.streaming.activations import ActivationRoom
 from slimgpt.streaming.observer import Observer
+from slimgpt.streaming.other_way import note_other_way
 from slimgpt.streaming.stream import ActivationStream
 
 __all__ = ["DropResult", "Observer", "drop"]
@@ -69,7 +71,7 @@ def drop(config: DropConfig, observer: Observer | None = None) -> DropResult:
     """
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
-        job = _prepare(config)
+        job = _prepare(config, observer.said)
     with working_folder.working_folder(job.out) as folder:
         with clock.timed("measure", job.device):
             turns = _measure(job, folder, observer)
@@ -84,7 +86,7 @@ def drop(config: DropConfig, observer: Observer | None = None) -> DropResult:
     return DropResult(job.out, whole)
 
 
-def _prepare(config: DropConfig) -> _Job:
+def _prepare(config: DropConfig, say: Callable[[str], None]) -> _Job:
     config.check()
     device = devices.pick_device(config.device)
     checkpoint = open_checkpoint(config.model)
@@ -95,10 +97,11 @@ def _prepare(config: DropConfig) -> _Job:
     out = Path(os.path.abspath(Path(config.out).expanduser()))
     working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
-    windows_BT = calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
+    windows_BT = calibration.asked_windows(config, tokenizer, config.seed, say)
     check_rest(checkpoint, windows_BT, stored_dtype)
     batch_size = devices.pick_batch_size(config.batch_size, config.seqlen, device)
     compute_dtype = devices.compute_dtype(checkpoint.dtype, device)
+    note_other_way(checkpoint, tokenizer, windows_BT, config.bos, device, compute_dtype, say)
     needs = memory.estimate(
         checkpoint, len(windows_BT), config.seqlen, batch_size, device, compute_dtype, offload=False
     )
@@ -179,6 +182,7 @@ def _record(
         "kind": "drop",
         **record_file.provenance(job.checkpoint),
         "options": asdict(job.config),
+        "bos": bos_of(job.tokenizer, job.config.bos),
         "versions": versions(),
         "parameters": {
             "before": before,

@@ -19,6 +19,7 @@ from slimgpt.evaluation.corruption import CORRUPTIONS, corrupt
 from slimgpt.evaluation.likelihood import TOKENS_PER_BATCH, check_vocabulary, measure
 from slimgpt.evaluation.similarity import LinearCKA
 from slimgpt.evaluation.windows import Windows, cut, token_ids
+from slimgpt.model.beginning import AUTO
 from slimgpt.model.generation import generate
 
 NUM_TOKENS = 4096  # of the text, from its beginning
@@ -137,21 +138,25 @@ def robustness(
     seed: int,
     batch_size: int = 0,
     progress: Callable[[str], None] = lambda stage: None,
+    bos: str = AUTO,
 ) -> list[dict[str, Any]]:
-    """Bits per byte of both models on the text as it is and after each corruption."""
+    """Bits per byte of both models on the text as it is and after each corruption; ``bos`` as in
+    :func:`~slimgpt.evaluation.windows.cut`.
+    """
     rows = []
     for name in ("none", *CORRUPTIONS):
         progress(f"text corrupted: {name}")
         flawed = text if name == "none" else corrupt(text, name, seed)
-        figures = [_bits_per_byte(model, flawed, seqlen, batch_size) for model in (ours, theirs)]
+        figures = [_bits_per_byte(model, flawed, seqlen, batch_size, bos) for model in (ours, theirs)]
         rows.append({"corruption": name, "model_bits_per_byte": figures[0], "against_bits_per_byte": figures[1]})
     return rows
 
 
-def _bits_per_byte(model: Model, text: str, seqlen: int, batch_size: int) -> float:
+def _bits_per_byte(model: Model, text: str, seqlen: int, batch_size: int, bos: str) -> float:
     """In windows that are no longer than the text, whose corruption may have made it shorter."""
     fitting = min(seqlen, len(token_ids(model.tokenizer, text)))
-    return measure(model.model, model.tokenizer, cut(model.tokenizer, text, fitting), batch_size).bits_per_byte
+    windows = cut(model.tokenizer, text, fitting, bos=bos)
+    return measure(model.model, model.tokenizer, windows, batch_size).bits_per_byte
 
 
 def samples(ours: Model, theirs: Model, text: str) -> list[dict[str, str]]:

@@ -1,7 +1,8 @@
 """Perplexity by the literature's convention: the whole text as one stream of tokens, cut into windows.
 
-By default windows do not overlap, each starts without context, no special tokens are added, and a last partial window
-is left out. So a figure belongs to its window length: 128 and 2048 are usual, and cannot be compared with each other.
+By default windows do not overlap, each starts without context (but for a beginning-of-sequence token where the
+tokenizer adds one to a text by itself), and a last partial window is left out. So a figure belongs to its window
+length: 128 and 2048 are usual, and cannot be compared with each other.
 
 Shapes: B windows · T tokens a window · V vocabulary.
 """
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from slimgpt.errors import ModelError
 from slimgpt.evaluation.windows import Windows, cut
+from slimgpt.model.beginning import AUTO
 from slimgpt.model.checks import check_context
 
 TOKENS_PER_BATCH = 2048  # tokens in one forward pass: their logits over the whole vocabulary are held at once
@@ -39,7 +41,7 @@ class Perplexity:
         num_windows: windows read.
         seqlen: tokens in a window.
         stride: tokens from one window to the next.
-        bos: where a beginning-of-sequence token stood: none, text or window.
+        bos: where a beginning-of-sequence token stood: never, always (in front of each window) or text.
         window_nll: nats of each window, summed over its predicted tokens: what a paired comparison of models needs.
     """
 
@@ -75,7 +77,7 @@ def perplexity(
     batch_size: int = 0,
     progress: Callable[[int], None] = lambda tokens: None,
     stride: int | None = None,
-    bos: str = "none",
+    bos: str = AUTO,
 ) -> Perplexity:
     """Measure ``model`` on ``text``, every token predicted once; see :func:`~slimgpt.evaluation.windows.cut`.
 
@@ -110,6 +112,15 @@ def measure(
         progress(ids_BT.numel())
     counts = counts_BT.sum(1).tolist()
     return _summarise(torch.cat(losses).double(), counts, windows, windows.num_bytes(tokenizer))
+
+
+@torch.inference_mode()
+def both_ways(model: Any, ids_BT: Tensor, token: int) -> tuple[float, float]:
+    """Mean nats of all tokens but the first of each window: as they are, and behind ``token``."""
+    without = _token_losses(model, ids_BT.to(model.device))
+    behind_BT = torch.cat([torch.full((len(ids_BT), 1), token), ids_BT], dim=1)
+    behind = _token_losses(model, behind_BT.to(model.device))[:, 1:]
+    return without.mean().item(), behind.mean().item()
 
 
 def check_vocabulary(model: Any, ids_BT: Tensor) -> None:

@@ -7,21 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimgpt.calibration.row_text import RowText
 from slimgpt.config import EvalConfig
 from slimgpt.errors import ConfigError
 from slimgpt.evaluation import compare, harness, results, suite
-from slimgpt.evaluation.likelihood import Perplexity, measure
-from slimgpt.evaluation.windows import Windows, cut, read_text
+from slimgpt.evaluation.likelihood import Perplexity, both_ways, check_vocabulary, measure
+from slimgpt.evaluation.windows import TEXT, Windows, cut, read_text
 from slimgpt.machine import devices
+from slimgpt.model.beginning import ALWAYS, NEVER, first_tokens
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context
 from slimgpt.model.loading import load_model
 from slimgpt.model.quantisation import quantise_, require_library
 from slimgpt.output import measurements
+from slimgpt.streaming import other_way
 
 
 class Observer:
     """Hears what an evaluation is doing; this one does nothing with it."""
+
+    def said(self, text: str) -> None:
+        """Something that people should know beside the results."""
 
     def stage(self, name: str, num_tokens: int | None = None) -> None:
         """Something begins, over ``num_tokens`` tokens where that is known."""
@@ -70,9 +76,10 @@ def evaluate(config: EvalConfig, observer: Observer | None = None) -> Evaluation
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     zeros = num_parameters - sum(int(parameter.count_nonzero()) for parameter in model.parameters())
     quantised = quantise_(model, config.quantise) if config.quantise is not None else None
+    _note_other_way(job, model, tokenizer, observer)
     perplexities = _perplexities(job, model, tokenizer, observer)
     tasks = _tasks(job, model, tokenizer, observer)
-    conditions = _conditions(config, model)
+    conditions = _conditions(config, model, tokenizer)
     found = results.assemble(
         {
             "model": config.model,
@@ -100,9 +107,9 @@ def _prepare(config: EvalConfig, observer: Observer) -> _Job:
         require_library(config.quantise)
     if config.record:
         measurements.require_run(config.model)
-    text = read_text(config.text) if config.text is not None else ""
     checkpoint = open_checkpoint(config.model)
     tokenizer = checkpoint.tokenizer()
+    text = read_text(config.text, RowText(config.text_field, tokenizer)) if config.text is not None else ""
     tokenizer_hash = results.tokenizer_hash(tokenizer)
     windows = _windows(config, checkpoint, tokenizer, text)
     against = _opened(config, config.against, tokenizer_hash) if config.against is not None else None
@@ -137,6 +144,21 @@ def _opened(config: EvalConfig, against: str, tokenizer_hash: str) -> Checkpoint
     return checkpoint
 
 
+def _note_other_way(job: _Job, model: Any, tokenizer: Any, observer: Observer) -> None:
+    """Say where the model would read the text much better with a BOS token, or without."""
+    token = tokenizer.bos_token_id
+    if token is None or token >= model.get_input_embeddings().weight.shape[0]:
+        return
+    for windows in list(job.windows.values())[-1:]:
+        ids_BT = windows.ids_BT[: other_way.WINDOWS, 1 : 1 + other_way.TOKENS]  # without a token in front
+        check_vocabulary(model, ids_BT)
+        if ids_BT.shape[1] > 1:
+            without, behind = both_ways(model, ids_BT, token)
+            said = other_way.told(without, behind, str(tokenizer.bos_token), windows.bos == ALWAYS)
+            if said is not None:
+                observer.said(said)
+
+
 def _perplexities(job: _Job, model: Any, tokenizer: Any, observer: Observer) -> dict[str, Perplexity]:
     found = {}
     for name, windows in job.windows.items():
@@ -160,12 +182,13 @@ def _tasks(job: _Job, model: Any, tokenizer: Any, observer: Observer) -> dict[st
     )
 
 
-def _conditions(config: EvalConfig, model: Any) -> dict[str, Any]:
+def _conditions(config: EvalConfig, model: Any, tokenizer: Any) -> dict[str, Any]:
     """What holds for all entries."""
+    bos = TEXT if config.bos == TEXT else ALWAYS if first_tokens(tokenizer, config.bos) else NEVER
     return {
         "text": config.text,
         "max_tokens": config.max_tokens,
-        "bos": config.bos,
+        "bos": bos,
         "limit": config.limit,
         "num_fewshot": config.num_fewshot,
         "batch_size": config.batch_size,
@@ -190,7 +213,7 @@ def _comparison(
         windows = cut(tokenizer, job.text, seqlen, bos=config.bos, max_tokens=num_tokens)
         tokens = compare.compare_tokens(ours, theirs, windows, config.batch_size)
     text = compare.beginning(tokenizer, job.text, num_tokens)
-    rows = compare.robustness(ours, theirs, text, seqlen, config.seed, config.batch_size, observer.stage)
+    rows = compare.robustness(ours, theirs, text, seqlen, config.seed, config.batch_size, observer.stage, config.bos)
     observer.stage("sample generations")
     return {
         "kind": "compare",

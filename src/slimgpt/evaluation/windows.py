@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimgpt.errors import CalibrationError, ConfigError
+from slimgpt.calibration import files
+from slimgpt.calibration.row_text import PLAIN, RowText
+from slimgpt.calibration.sampling import DOCUMENT_BREAK
+from slimgpt.errors import CalibrationError
+from slimgpt.model.beginning import ALWAYS, AUTO, NEVER, first_tokens
+
+TEXT = "text"
+"""One BOS token in front of the whole text, beside what :mod:`slimgpt.model.beginning` knows."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class Windows:
         num_first: the last tokens of the first window that count.
         num_new: the last tokens of every other window that count: the others were predicted before.
         stride: tokens from one window to the next.
-        bos: where a beginning-of-sequence token stands: none, text or window.
+        bos: where a beginning-of-sequence token stands: never, always (in front of each window) or text (in front of
+            the whole text).
     """
 
     ids_BT: Tensor
@@ -54,22 +62,30 @@ def _bytes(tokenizer: Any, ids: list[list[int]]) -> int:
     return sum(len(text.encode()) for text in tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False))
 
 
-def read_text(path: str) -> str:
-    """A UTF-8 text file, as it is.
+def read_text(path: str, text_of: RowText = PLAIN) -> str:
+    """A UTF-8 text file as it is, or the documents of a table (JSONL, CSV, TSV, Parquet) with blank lines between them.
 
     Raises:
-        CalibrationError: missing, empty, or not UTF-8.
+        CalibrationError: missing, empty, not UTF-8, neither text nor table, or without the column that holds the text.
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise CalibrationError(f"text {path!r} does not exist: name a UTF-8 text file.")
-    try:
-        text = file.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CalibrationError(f"text {path!r} is not UTF-8 (byte {error.start}): convert it first.") from error
+        raise CalibrationError(f"text {path!r} does not exist: name a UTF-8 text file, or a table of texts.")
+    if files.is_table(file):
+        text = DOCUMENT_BREAK.join(document.strip("\n") for document in files.documents(file, text_of))
+    else:
+        text = _plain(file)
     if not text.strip():
         raise CalibrationError(f"text {path!r} is empty: name a text with something in it.")
     return text
+
+
+def _plain(file: Path) -> str:
+    files.require_known(file)
+    try:
+        return file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"text {str(file)!r} is not UTF-8 (byte {error.start}): convert it first.") from error
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
@@ -83,23 +99,22 @@ def cut(
     text: str,
     seqlen: int,
     stride: int | None = None,
-    bos: str = "none",
+    bos: str = AUTO,
     max_tokens: int | None = None,
 ) -> Windows:
     """Cut the text into windows of ``seqlen`` tokens, ``stride`` apart; a last partial window is left out.
 
-    With ``bos`` "text" a beginning-of-sequence token goes before the text, with "window" it takes the first place of
-    each window.
+    ``bos`` says which of them begin with a beginning-of-sequence token: with "always" it takes the first place of each
+    window, with "auto" where the tokenizer adds it to a text by itself; with "text" it stands before the text.
 
     Raises:
         CalibrationError: the text is shorter than one window.
         ConfigError: ``bos`` is asked of a tokenizer that has no such token.
     """
-    first = [] if bos == "none" else [_bos(tokenizer)]
     ids = token_ids(tokenizer, text)[:max_tokens]
-    if bos == "text":
-        ids = first + ids
-    each = first if bos == "window" else []
+    each = [] if bos == TEXT else first_tokens(tokenizer, bos)
+    if bos == TEXT:
+        ids = first_tokens(tokenizer, ALWAYS) + ids
     width = seqlen - len(each)
     if len(ids) < width:
         raise CalibrationError(
@@ -108,10 +123,5 @@ def cut(
     step = min(stride or seqlen, width)
     ids_BT = torch.tensor(ids, dtype=torch.int64).unfold(0, width, step)
     ids_BT = torch.cat([torch.tensor(each, dtype=torch.int64).expand(len(ids_BT), -1), ids_BT], dim=1)
-    return Windows(ids_BT, num_first=seqlen - 1, num_new=min(step, seqlen - 1), stride=stride or seqlen, bos=bos)
-
-
-def _bos(tokenizer: Any) -> int:
-    if tokenizer.bos_token_id is None:
-        raise ConfigError("--bos: this tokenizer has no beginning-of-sequence token. Use --bos none.")
-    return int(tokenizer.bos_token_id)
+    stands = TEXT if bos == TEXT else ALWAYS if each else NEVER
+    return Windows(ids_BT, num_first=seqlen - 1, num_new=min(step, seqlen - 1), stride=stride or seqlen, bos=stands)

@@ -21,6 +21,7 @@ from slimgpt.export.plan import Plan
 from slimgpt.export.tools import need
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.loading import load_model
+from slimgpt.output.companions import copy_companions
 
 FILE = "model.onnx"
 
@@ -75,6 +76,7 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
         )
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    copy_companions(checkpoint.path, folder)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from slimgpt.export.plan import Plan
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.skeleton import prunable_model
-from slimgpt.output.assembly import generation_config, write_weights
+from slimgpt.output.assembly import add_the_rest, write_weights
 from slimgpt.sites import Site
 
 
@@ -50,9 +50,7 @@ def _write(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, folder: Path
     rest = {name: checkpoint.weights.get(name).contiguous() for name in checkpoint.other_names()}
     count = sum(parameter.numel() for parameter in skeleton.parameters())
     write_weights(folder, rest, shards, count * checkpoint.dtype.itemsize)
-    stock.save_pretrained(folder)
-    generation_config(checkpoint).save_pretrained(folder)
-    checkpoint.tokenizer().save_pretrained(folder)
+    add_the_rest(folder, checkpoint, stock, checkpoint.tokenizer())
 
 
 def _padded_layer(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, index: int) -> dict[str, Tensor]:

@@ -29,7 +29,8 @@ from slimgpt.modeling_slimgpt import register
 from slimgpt.sites import Site
 
 SAMPLE = 1024  # entries of each tensor that a fingerprint looks at
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.tiktoken", "*.txt"]
+HUB_FILES += ["LICEN[CS]E*", "COPYING*", "NOTICE*", "*USE_POLICY*"]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from slimgpt.model.checkpoint import Checkpoint
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a decoder layer, after the residual stream."""
+
+
+PIECE = 8192
+"""Tokens of the vocabulary whose logits are made at a time where memory counts."""
 
 
 class Stop(Exception):
@@ -39,20 +44,51 @@ def embeddings(checkpoint: Checkpoint, used_tokens: Tensor, dtype: torch.dtype) 
 @contextmanager
 def head(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Iterator[Callable[[Tensor], Tensor]]:
     """All that comes after the last layer, on ``device``: B x T x D residual stream to B x T x V logits."""
+    with _filled(checkpoint, "", lambda name, parameter: checkpoint.weights.get(name).to(device, dtype)):
+        yield lambda hidden_BTD: _behind_layers(checkpoint, hidden_BTD)
+
+
+def _behind_layers(checkpoint: Checkpoint, hidden_BTD: Tensor) -> Tensor:
+    """The logits that the skeleton makes of what leaves its last layer."""
     skeleton: Any = checkpoint.skeleton
     first, *others = checkpoint.layers
+    with ExitStack() as stack:
+        stack.enter_context(forward_replaced(first, lambda *args, **kwargs: hidden_BTD))
+        for layer in others:
+            stack.enter_context(forward_replaced(layer, lambda hidden, *args, **kwargs: hidden))
+        any_ids = torch.zeros(hidden_BTD.shape[:2], dtype=torch.int64, device=hidden_BTD.device)
+        result: Tensor = skeleton(input_ids=any_ids, use_cache=False).logits
+        return result
 
-    def logits(hidden_BTD: Tensor) -> Tensor:
-        with ExitStack() as stack:
-            stack.enter_context(forward_replaced(first, lambda *args, **kwargs: hidden_BTD))
-            for layer in others:
-                stack.enter_context(forward_replaced(layer, lambda hidden, *args, **kwargs: hidden))
-            any_ids = torch.zeros(hidden_BTD.shape[:2], dtype=torch.int64, device=device)
-            result: Tensor = skeleton(input_ids=any_ids, use_cache=False).logits
-            return result
 
-    with _filled(checkpoint, "", lambda name, parameter: checkpoint.weights.get(name).to(device, dtype)):
-        yield logits
+@contextmanager
+def head_in_pieces(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype
+) -> Iterator[Callable[[Tensor], Iterator[tuple[int, Tensor]]]]:
+    """As :func:`head`, for a vocabulary that is never in memory as a whole: logits of ``PIECE`` tokens at a time, each
+    time with the first of those tokens.
+    """
+    skeleton: Any = checkpoint.skeleton
+    table, last = skeleton.get_input_embeddings().weight, skeleton.get_output_embeddings()
+    names = {id(parameter): name for name, parameter in skeleton.named_parameters()}
+    stored = checkpoint.weights.get(names[id(last.weight)])
+    any_token = torch.zeros(1, dtype=torch.int64)
+
+    def weight(name: str, parameter: nn.Parameter) -> Tensor:
+        if parameter is table or parameter is last.weight:
+            return _with_rows(checkpoint.weights.get(name), any_token, dtype).to(device)
+        return checkpoint.weights.get(name).to(device, dtype)
+
+    def pieces(hidden_BTD: Tensor) -> Iterator[tuple[int, Tensor]]:
+        for start in range(0, len(stored), PIECE):
+            rows = slice(start, start + PIECE)
+            part = stored[rows].to(device, dtype)
+            bias = None if last.bias is None else last.bias[rows]
+            with forward_replaced(last, lambda x, part=part, bias=bias: linear(x, part, bias)):
+                yield start, _behind_layers(checkpoint, hidden_BTD)
+
+    with _filled(checkpoint, "", weight):
+        yield pieces
 
 
 @contextmanager

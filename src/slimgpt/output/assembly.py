@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.weights import INDEX
 from slimgpt.output import place
+from slimgpt.output.companions import copy_companions
 
 
 def assemble(
@@ -47,12 +49,15 @@ def assemble(
 
 
 def add_the_rest(folder: Path, checkpoint: Checkpoint, config: Any, tokenizer: Any) -> None:
-    """What a checkpoint has beside its weights: configuration, modelling file, generation settings, tokenizer."""
+    """What a checkpoint has beside its weights: configuration, modelling file, generation settings, tokenizer, licence
+    and whatever else travels with the model.
+    """
     config.save_pretrained(folder)
     if is_per_layer(config):
         add_modelling_file(folder)
     generation_config(checkpoint).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    copy_companions(checkpoint.path, folder)
 
 
 def is_per_layer(config: Any) -> bool:
@@ -95,8 +100,12 @@ def add_modelling_file(folder: Path) -> None:
 
 
 def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
-    """The model's own generation config, or the one its configuration implies."""
-    stored = checkpoint.path / "generation_config.json"
+    """The model's own generation config, or the one its configuration implies.
+
+    Older models keep sampling defaults in config.json. Configurations drop them as they are read, so the file is asked.
+    """
+    stored, file = checkpoint.path / "generation_config.json", checkpoint.path / "config.json"
     if stored.is_file():
         return GenerationConfig.from_pretrained(checkpoint.path)
-    return GenerationConfig.from_model_config(checkpoint.config)
+    in_file = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return GenerationConfig.from_model_config({**in_file, **checkpoint.config.to_dict()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slimgpt.output.card_kinds import making, opening
+from slimgpt.output.card_kinds import calibration, making, opening
 from slimgpt.output.record_sites import (
     SiteRecord,
     is_pruned,
@@ -71,7 +71,7 @@ structured pruning: whole attention heads and FFN channels are gone, and the sur
 ## How it was made
 
 Solver `{options["solver"]}`, allocation `{options["allocation"]}`, calibrated on
-{options["samples"]} windows of {options["seqlen"]} tokens of `{options["calibration"]}`, damping {options["damping"]},
+{calibration(record)}, damping {options["damping"]},
 seed {options["seed"]}. `slimgpt.json` holds all options, versions, kept units and timings.
 
 {_recoveries(record)}## What it cost, layer by layer
@@ -163,10 +163,21 @@ def _perplexities(found: Mapping[str, Any]) -> str:
         f"## Perplexity\n\nMeasured {found['date'][:10]}; the name says the text and the window in tokens.",
         ("text", "perplexity", "bits per byte", "predicted tokens"),
         [
-            (name, _figure(row, "perplexity", 2), _figure(row, "bits_per_byte", 4), f"{_tokens(found, name):,}")
+            (
+                name + _beginning(found, name),
+                _figure(row, "perplexity", 2),
+                _figure(row, "bits_per_byte", 4),
+                f"{_tokens(found, name):,}",
+            )
             for name, row in rows.items()
         ],
     )
+
+
+def _beginning(found: Mapping[str, Any], name: str) -> str:
+    """Where a beginning-of-sequence token stood; nothing where none did."""
+    where = {"always": "each window behind", "text": "the text behind"}.get(found["configs"][name].get("bos"))
+    return f" ({where} a beginning-of-sequence token)" if where is not None else ""
 
 
 def _tokens(found: Mapping[str, Any], name: str) -> int:

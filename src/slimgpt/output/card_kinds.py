@@ -24,12 +24,12 @@ def making(record: Mapping[str, Any]) -> str:
     """How it was made, in a sentence or two."""
     options = record["options"]
     if record["kind"] == "drop":
-        return f"Method `{options['method']}`{_text(options)}. `slimgpt.json` holds all options, versions and scores."
+        return f"Method `{options['method']}`{_text(record)}. `slimgpt.json` holds all options, versions and scores."
     reads = options["method"] not in ("magnitude", "random") or options["layer_ratios"] == "owl"
     return f"""\
 Method `{options["method"]}`, pattern `{options["pattern"]}`, scope `{options["scope"]}`, layer ratios
 `{options["layer_ratios"]}`, schedule `{options["schedule"]}`, {options["rounds"]} round(s), seed
-{options["seed"]}{_text(options) if reads else ""}. `slimgpt.json` holds all options, versions and the zeros of every
+{options["seed"]}{_text(record) if reads else ""}. `slimgpt.json` holds all options, versions and the zeros of every
 projection."""
 
 
@@ -65,5 +65,12 @@ nothing was repaired. {sizes["before"]:,} parameters became {sizes["after"]:,}.
 """
 
 
-def _text(options: Mapping[str, Any]) -> str:
-    return f", calibrated on {options['samples']} windows of {options['seqlen']} tokens of `{options['calibration']}`"
+def _text(record: Mapping[str, Any]) -> str:
+    return f", calibrated on {calibration(record)}"
+
+
+def calibration(record: Mapping[str, Any]) -> str:
+    """The text that a model was calibrated on, and how it was cut. Records of earlier builds say nothing of a token."""
+    options, token = record["options"], record.get("bos")
+    beginning = "" if token is None else f", each beginning with `{token}`"
+    return f"{options['samples']} windows of {options['seqlen']} tokens of `{options['calibration']}`{beginning}"

@@ -44,7 +44,7 @@ def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
     """
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
-        job = prepare(config, observer.preparing)
+        job = prepare(config, observer.preparing, observer.said)
     with closing(job.journal):
         whole = job.finished or _carry_out(job, observer, clock)
     job.machine.processes.leave()

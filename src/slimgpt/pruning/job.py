@@ -21,6 +21,7 @@ from slimgpt.machine import devices
 from slimgpt.machine.processes import Processes
 from slimgpt.machine.setup import Machine
 from slimgpt.machine.versions import versions
+from slimgpt.model.beginning import first_tokens
 from slimgpt.model.biases import with_biases
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
@@ -31,6 +32,7 @@ from slimgpt.search.task import SearchTask
 from slimgpt.search.windows import search_windows, tried_windows
 from slimgpt.sites import SolverOptions
 from slimgpt.streaming import memory
+from slimgpt.streaming.other_way import note_other_way
 
 NOT_IN_FINGERPRINT = frozenset(
     {
@@ -40,6 +42,8 @@ NOT_IN_FINGERPRINT = frozenset(
         "resume",
         "force",
         "calibration",
+        "text_field",
+        "bos",
         "device",
         "batch_size",
         "offload_dir",
@@ -49,6 +53,8 @@ NOT_IN_FINGERPRINT = frozenset(
     }
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -107,10 +113,10 @@ class Job:
         return self.search is not None or self.ranking is not None
 
 
-def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None) -> Job:
+def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambda text: None) -> Job:
     """Check the options, open the model, plan, read the calibration text, and open the journal.
 
-    ``note(text)`` is told what takes a while.
+    ``note(text)`` is told what takes a while, ``say(text)`` what people should know before work starts.
 
     Raises:
         SlimGPTError: the first thing that is wrong.
@@ -134,10 +140,12 @@ def prepare(config: PruneConfig, note: Callable[[str], None] = lambda text: None
         _check_out(config, out, checkpoint, plan.bytes_after)
     tokenizer = checkpoint.tokenizer()
     windows_BT = processes.from_leader(
-        _windows(config, checkpoint, tokenizer, device, note) if processes.leads else torch.empty(0)
+        _windows(config, checkpoint, tokenizer, device, note, say) if processes.leads else torch.empty(0)
     )
     check_rest(checkpoint, windows_BT, stored_dtype)
     compute_dtype = devices.compute_dtype(checkpoint.dtype, device)
+    if processes.leads:
+        note_other_way(checkpoint, tokenizer, windows_BT, config.bos, device, compute_dtype, say)
     batch_size = devices.pick_batch_size(config.batch_size, config.seqlen, device)
     machine = Machine(device, compute_dtype, stored_dtype, batch_size, None, processes)
     needs = _needs(config, checkpoint, windows_BT, machine)
@@ -189,7 +197,7 @@ def _latency_table(
     device: torch.device,
     stored_dtype: torch.dtype,
     out: Path,
-    note: Callable[[str], None],
+    note: Say,
 ) -> latency.LatencyTable | None:
     """What layers cost by width, where that is asked. Measuring takes a while: what can be refused is refused first."""
     if config.target_latency is None:
@@ -260,11 +268,12 @@ def _ranking(
 
 
 def _windows(
-    config: PruneConfig, checkpoint: Checkpoint, tokenizer: Any, device: torch.device, note: Callable[[str], None]
+    config: PruneConfig, checkpoint: Checkpoint, tokenizer: Any, device: torch.device, note: Say, say: Say
 ) -> torch.Tensor:
     if config.calibration == SELF:
-        return self_windows(checkpoint, tokenizer, device, config.samples, config.seqlen, config.seed, note)
-    return calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
+        first = first_tokens(tokenizer, config.bos)
+        return self_windows(checkpoint, tokenizer, device, config.samples, config.seqlen, config.seed, note, first)
+    return calibration.asked_windows(config, tokenizer, config.seed, say)
 
 
 def _begin(

@@ -15,6 +15,9 @@ class Observer:
     def preparing(self, what: str) -> None:
         """Something that takes a while is done before the plan is known."""
 
+    def said(self, text: str) -> None:
+        """Something that people should know before work starts."""
+
     def searching(self, job: Job) -> None:
         """Everything is checked; the search for the best allocation starts when this returns."""
 

@@ -15,6 +15,7 @@ from slimgpt.arch.family import output_dim, weight_OI
 from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
+from slimgpt.model.beginning import bos_of
 from slimgpt.model.biases import carried
 from slimgpt.model.pruned_config import resized_layers
 from slimgpt.model.schema import SCHEMA
@@ -87,6 +88,7 @@ def build(job: Job, done: Sequence[dict[str, Any]], clock: Clock) -> dict[str, A
         "source": job.checkpoint.source,
         "family": job.checkpoint.family.model_type,
         "options": {**asdict(job.config), "allocation": job.config.chosen_allocation},
+        "bos": bos_of(job.tokenizer, job.config.bos),
         "fingerprint": job.fingerprint,
         "versions": versions(),
         "parameters": {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimgpt.calibration import files
+from slimgpt.calibration.row_text import MESSAGES, PLAIN, TEXT_FIELD, RowText, check_messages, rendered
 from slimgpt.calibration.sampling import DOCUMENT_BREAK
 from slimgpt.errors import CalibrationError
 
@@ -35,21 +37,23 @@ class Example(NamedTuple):
     dialogue: bool
 
 
-def read_examples(path: str, tokenizer: Any) -> list[Example]:
-    """All examples of a file: JSONL (``.jsonl``, ``.json``) by its fields, anything else as plain text.
+def read_examples(path: str, tokenizer: Any, text_field: str = TEXT_FIELD) -> list[Example]:
+    """All examples of a file: tables (JSONL, CSV, TSV, Parquet) by their fields, anything else as plain text.
 
     Raises:
-        CalibrationError: the file cannot be read, or has a line without the needed fields (its number is named), or
-            nothing in it.
+        CalibrationError: the file cannot be read, is neither text nor table, or has a row without the needed fields
+            (its number is named), or nothing in it.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise CalibrationError(
-            f"data {path!r} does not exist: name a JSONL file with instruction/input/output, messages or text, or a "
-            "text file."
+            f"data {path!r} does not exist: name a table (JSONL, CSV, TSV, Parquet) with instruction/input/output, "
+            "messages or text, or a text file."
         )
-    rows = files.format_of(file) in (".jsonl", ".json")
-    found = _from_rows(file, tokenizer) if rows else (_plain(text) for text in files.documents(file))
+    if files.is_table(file):
+        found = _from_rows(file, tokenizer, _formats(text_field))
+    else:
+        found = (_plain(text) for text in files.documents(file, PLAIN))
     examples = [example for example in found if any(piece.text.strip() for piece in example.pieces)]
     if not examples:
         raise CalibrationError(f"data {path!r} is empty: name a file with something in it.")
@@ -64,16 +68,25 @@ def joined(examples: Sequence[Example]) -> list[Example]:
     return [Example(stream, dialogue=False), *dialogues] if stream else dialogues
 
 
-def _from_rows(file: Path, tokenizer: Any) -> Iterator[Example]:
-    for place, row in files.rows(file):
-        fields = row if isinstance(row, Mapping) else {}
-        read = next((read for needed, read in FORMATS.items() if needed <= set(fields)), None)
+def _from_rows(file: Path, tokenizer: Any, formats: Formats) -> Iterator[Example]:
+    fields = sorted({field for needed in formats for field in needed} | {"input"})
+    for place, row in files.rows(file, fields):
+        there = row if isinstance(row, Mapping) else {}
+        read = _reader(there, formats)
         if read is None:
             raise CalibrationError(
-                f"{place} has {', '.join(sorted(map(str, fields))) or 'no fields'}: it needs instruction and output "
-                "(input may be there), or messages, or text."
+                f"{place} has {', '.join(sorted(map(str, there))) or 'no fields'}: it needs "
+                f"{', or '.join(' and '.join(sorted(needed)) for needed in formats)}. --text-field names another "
+                "column of text."
             )
-        yield read(fields, place, tokenizer)
+        yield read(there, place, tokenizer)
+
+
+def _reader(row: Mapping[str, Any], formats: Formats) -> Reader | None:
+    """How a row is read: the first way whose fields all hold something, or else are all there."""
+    held = {name for name, value in row.items() if value is not None}
+    fitting = (read for names in (held, set(row)) for needed, read in formats.items() if needed <= names)
+    return next(fitting, None)
 
 
 def _instruction(row: Mapping[str, Any], place: str, tokenizer: Any) -> Example:
@@ -86,43 +99,32 @@ def _instruction(row: Mapping[str, Any], place: str, tokenizer: Any) -> Example:
 
 
 def _messages(row: Mapping[str, Any], place: str, tokenizer: Any) -> Example:
+    return _dialogue(row[MESSAGES], place, tokenizer)
+
+
+def _dialogue(messages: Any, place: str, tokenizer: Any) -> Example:
     """The tokenizer's own chat template; what it writes between an assistant's turn and the next one is learned too."""
-    messages = row["messages"]
-    if not (isinstance(messages, list) and messages and all(map(_is_message, messages))):
-        raise CalibrationError(f"{place}: messages must be a list of objects with role and content, both strings.")
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise CalibrationError(
-            f"{place} has messages, but the model's tokenizer has no chat template: use instruction/input/output."
-        )
+    check_messages(messages, tokenizer, place)
     pieces: list[Piece] = []
     written = ""
     for index, message in enumerate(messages):
         answers = message["role"] == "assistant"
-        before = _rendered(messages[:index], tokenizer, place, prompted=answers) if index else ""
-        after = _rendered(messages[: index + 1], tokenizer, place)
+        before = rendered(messages[:index], tokenizer, place, prompted=answers) if index else ""
+        after = rendered(messages[: index + 1], tokenizer, place)
         if not (before.startswith(written) and after.startswith(before)):
             raise CalibrationError(
-                f"{place}: the chat template changes what it wrote once message {index + 1} comes, so responses cannot "
-                "be told from prompts: give one exchange a line."
+                f"{place} has messages that the chat template writes otherwise once message {index + 1} comes, so "
+                "responses cannot be told from prompts: give one exchange a line."
             )
         pieces += [Piece(before[len(written) :], False), Piece(after[len(before) :], answers)]
         written = after
     return Example(tuple(piece for piece in pieces if piece.text), dialogue=True)
 
 
-def _rendered(messages: list[Any], tokenizer: Any, place: str, prompted: bool = False) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted))
-    except Exception as error:  # templates are programs of others and raise what they like
-        raise CalibrationError(f"{place}: the chat template refuses the messages ({error}).") from error
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-
-
-def _text(row: Mapping[str, Any], place: str, tokenizer: Any) -> Example:
-    return _plain(files.text_of(row, place))
+def _text(field: str, row: Mapping[str, Any], place: str, tokenizer: Any) -> Example:
+    if isinstance(row[field], list):
+        return _dialogue(row[field], place, tokenizer)
+    return _plain(RowText(field)(row, place))
 
 
 def _plain(text: str) -> Example:
@@ -136,9 +138,20 @@ def _string(row: Mapping[str, Any], name: str, place: str) -> str:
     return value
 
 
-FORMATS: dict[frozenset[str], Callable[[Mapping[str, Any], str, Any], Example]] = {
+Reader = Callable[[Mapping[str, Any], str, Any], Example]
+Formats = Mapping[frozenset[str], Reader]
+"""Fields that a row must have -> how it is read; the first that fits."""
+
+FORMATS: Formats = {
     frozenset({"instruction", "output"}): _instruction,
-    frozenset({"messages"}): _messages,
-    frozenset({"text"}): _text,
+    frozenset({MESSAGES}): _messages,
+    frozenset({TEXT_FIELD}): partial(_text, TEXT_FIELD),
 }
-"""Fields that a line must have -> how it is read; the first that fits."""
+
+
+def _formats(text_field: str) -> Formats:
+    """Another column of text takes the place of 'text', and comes before everything else."""
+    if text_field == TEXT_FIELD:
+        return FORMATS
+    others = {needed: read for needed, read in FORMATS.items() if needed != {TEXT_FIELD}}
+    return {frozenset({text_field}): partial(_text, text_field), **others}

@@ -32,8 +32,8 @@ TOKENS_PER_PASS = {"cpu": 1024, "mps": 2048, "cuda": 4096}
 in float32, are there three times."""
 
 NOT_IN_FINGERPRINT = frozenset(
-    {"model", "out", "data", "mix", "teacher", "teacher_cache", "teacher_streamed", "recipe", "device"}
-    | {"resume", "force", "keep_adapter"}
+    {"model", "out", "data", "text_field", "bos", "mix", "teacher", "teacher_cache", "teacher_streamed", "recipe"}
+    | {"device", "resume", "force", "keep_adapter"}
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
 

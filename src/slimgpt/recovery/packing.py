@@ -29,13 +29,16 @@ class Row(NamedTuple):
     positions: list[int]
 
 
-def tokenise(examples: Iterable[Example], tokenizer: Any, seqlen: int, all_tokens: bool) -> list[Row]:
+def tokenise(
+    examples: Iterable[Example], tokenizer: Any, seqlen: int, all_tokens: bool, first: Sequence[int] = ()
+) -> list[Row]:
     """Rows of one example each, at most ``seqlen`` tokens long.
 
-    Plain text is cut into as many as it fills, instructions are cut off; what has no token to learn is left out. A
-    dialogue begins and ends as the tokenizer would have it (BOS by its own habit, EOS where there is one).
+    Plain text is cut into as many as it fills, instructions are cut off; what has no token to learn is left out. Every
+    row begins with ``first``, unless a chat template has written it already; a dialogue ends with EOS where there is
+    one.
     """
-    beginning = _beginning(tokenizer)
+    beginning = list(first)
     ending = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     rows: list[Row] = []
     for example in examples:
@@ -46,25 +49,22 @@ def tokenise(examples: Iterable[Example], tokenizer: Any, seqlen: int, all_token
             new = tokenizer(piece.text, add_special_tokens=False, return_attention_mask=False, verbose=False)
             ids += new["input_ids"]
             labels += new["input_ids"] if piece.learned or all_tokens else [IGNORED] * len(new["input_ids"])
-        if example.dialogue:
-            ends = [] if ids[-1:] == ending else ending  # chat templates write their own
+        if example.dialogue:  # chat templates write their own beginnings and ends
+            ends = [] if ids[-1:] == ending else ending
             begins = [] if ids[:1] == beginning else beginning
-            ids, labels = begins + ids + ends, [IGNORED] * len(begins) + labels + ends
-        rows += _cut(ids, labels, seqlen, only_first=example.dialogue)
+            rows += _cut(ids + ends, labels + ends, seqlen, begins, only_first=True)
+        else:
+            rows += _cut(ids, labels, seqlen, beginning, only_first=False)
     return rows
 
 
-def _beginning(tokenizer: Any) -> list[int]:
-    """The BOS token of tokenizers that put one before every text."""
-    return [token for token in tokenizer("")["input_ids"][:1] if token == tokenizer.bos_token_id]
-
-
-def _cut(ids: list[int], labels: list[int], seqlen: int, only_first: bool) -> Iterable[Row]:
+def _cut(ids: list[int], labels: list[int], seqlen: int, begins: list[int], only_first: bool) -> Iterable[Row]:
     """The first token of a row has no context, so nothing predicts it."""
-    for start in range(0, min(len(ids), seqlen) if only_first else len(ids), seqlen):
-        part = labels[start : start + seqlen]
+    width = seqlen - len(begins)
+    for start in range(0, min(len(ids), width) if only_first else len(ids), width):
+        part = [IGNORED] * len(begins) + labels[start : start + width]
         if any(label != IGNORED for label in part[1:]):
-            yield Row(ids[start : start + seqlen], [IGNORED, *part[1:]], list(range(len(part))))
+            yield Row(begins + ids[start : start + width], [IGNORED, *part[1:]], list(range(len(part))))
 
 
 def pack(rows: Sequence[Row], seqlen: int) -> list[Row]:

@@ -6,8 +6,12 @@ import math
 import random
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from slimgpt.config import RecoverConfig
 from slimgpt.errors import CalibrationError
+from slimgpt.model.beginning import first_tokens
 from slimgpt.recovery.data import Example, joined, read_examples
 from slimgpt.recovery.packing import Row, pack, tokenise
 
@@ -33,13 +37,19 @@ def build(config: RecoverConfig, tokenizer: Any, packing: bool) -> tuple[list[Ro
     return train, held_out
 
 
+def longest(rows: list[Row], count: int) -> Tensor:
+    """The tokens of the longest rows, B x T int64, cut to the shortest of them."""
+    chosen = sorted(rows, key=lambda row: len(row.ids), reverse=True)[:count]
+    return torch.tensor([row.ids[: len(chosen[-1].ids)] for row in chosen])
+
+
 def _share(rows: list[Row], beside: int, share: float) -> list[Row]:
     """As many rows as are ``share`` of the whole beside ``beside`` others."""
     return rows[: round(beside * share / (1 - share))]
 
 
 def _of_file(path: str, config: RecoverConfig, tokenizer: Any, packing: bool) -> tuple[list[Row], list[Row]]:
-    examples = read_examples(path, tokenizer)
+    examples = read_examples(path, tokenizer, config.text_field)
     random.Random(config.seed).shuffle(examples)
     if len(examples) < 2:
         raise CalibrationError(
@@ -59,5 +69,6 @@ def _of_file(path: str, config: RecoverConfig, tokenizer: Any, packing: bool) ->
 def _rows(examples: list[Example], config: RecoverConfig, tokenizer: Any, packing: bool) -> list[Row]:
     if config.join_texts:
         examples = joined(examples)
-    rows = tokenise(examples, tokenizer, config.seqlen, all_tokens=config.loss_on == "all")
+    first = first_tokens(tokenizer, config.bos)
+    rows = tokenise(examples, tokenizer, config.seqlen, config.loss_on == "all", first)
     return pack(rows, config.seqlen) if packing else rows

@@ -20,14 +20,17 @@ from slimgpt.errors import NumericalError
 from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
+from slimgpt.model.beginning import bos_of
 from slimgpt.model.loading import load_as
 from slimgpt.output import place
 from slimgpt.recovery import compiling, extrapolation, lora, movement, save, targets, teacher
 from slimgpt.recovery.extrapolation import Reached
 from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
+from slimgpt.recovery.rows import longest
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
 from slimgpt.recovery.zeros import hold_zeros
+from slimgpt.streaming import other_way
 
 PLAIN_ATTENTION = 512
 """Tokens up to which a CPU trains faster by plain attention than by torch's fused one, whose backward pass is slow:
@@ -44,6 +47,9 @@ class RecoverResult:
 
 class Unwatched:
     """An observer that does nothing."""
+
+    def said(self, text: str) -> None:
+        """Nothing."""
 
     def planned(self, job: Job) -> None:
         """Nothing."""
@@ -87,6 +93,7 @@ def recover(config: RecoverConfig, observer: Observer | None = None) -> RecoverR
 
 def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     """Let the teacher speak, train, and write the output; its record (empty for those who only helped)."""
+    _note_other_way(job, observer)
     observer.planned(job)
     with place.full_disk_named(job.out, 0), _quiet_transformers():
         store = None
@@ -110,6 +117,16 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
             _require_better(job, entry)
         observer.writing()
         return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
+
+
+def _note_other_way(job: Job, observer: Observer) -> None:
+    """Say where the model would read the longest rows much better with a BOS token, or without."""
+    if job.processes.leads:
+        ids_BT = longest(job.train, other_way.WINDOWS)
+        dtype = devices.compute_dtype(job.checkpoint.dtype, job.device)
+        other_way.note_other_way(
+            job.checkpoint, job.tokenizer, ids_BT, job.config.bos, job.device, dtype, observer.said
+        )
 
 
 def _taught(job: Job, observer: Observer) -> targets.TargetStore:
@@ -202,6 +219,7 @@ def _entry(job: Job, trainer: RecoveryTrainer, reached: Reached, clock: Clock, c
         "weights": "all" if job.config.full else "lora",
         "teacher": job.teacher.source if job.teacher else None,
         "options": asdict(job.config),
+        "bos": bos_of(job.tokenizer, job.config.bos),
         "fingerprint": job.journal.fingerprint,
         "versions": versions(),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

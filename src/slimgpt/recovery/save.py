@@ -12,12 +12,14 @@ from slimgpt.machine import atomic
 from slimgpt.model.loading import load_as
 from slimgpt.model.schema import RECORD, SCHEMA
 from slimgpt.output import measurements, place
+from slimgpt.output.assembly import add_modelling_file, is_per_layer
+from slimgpt.output.companions import copy_companions
 from slimgpt.recovery import lora
 from slimgpt.recovery.job import Job
 
 ADAPTER = "adapter"
 LARGEST_FILE = "5GB"
-WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
+CONFIGURATION = ("config.json", "generation_config.json")
 
 
 def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors makes it readable by its owner alone
     job.tokenizer.save_pretrained(folder)
-    _copy_the_rest(job.checkpoint.path, folder)
+    _copy_the_rest(job.checkpoint.path, folder, job.checkpoint.config)
     if job.config.keep_adapter:
         shutil.move(job.partial / ADAPTER, folder / ADAPTER)
     whole = _record(job, entry)
@@ -47,13 +49,14 @@ def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def _copy_the_rest(source: Path, folder: Path) -> None:
-    """Configuration, tokenizer, modelling file and whatever else was beside the weights, byte for byte; measurements
-    are of the old weights and stay behind, as folders do.
-    """
-    for file in source.iterdir():
-        if file.is_file() and not file.name.endswith(WEIGHTS):
-            shutil.copyfile(file, folder / file.name)
+def _copy_the_rest(source: Path, folder: Path, config: Any) -> None:
+    """Configuration, tokenizer and whatever else travels with a model, byte for byte, and our own modelling file."""
+    for name in CONFIGURATION:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    copy_companions(source, folder, replace=True)
+    if is_per_layer(config):
+        add_modelling_file(folder)
 
 
 def _record(job: Job, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,9 @@ LOGS = 100  # losses noted in a run
 class Observer(Protocol):
     """Who watches a run: the command line draws a progress bar."""
 
+    def said(self, text: str) -> None:
+        """Something that people should know before work starts."""
+
     def planned(self, job: Job) -> None:
         """Everything is checked and decided; work starts when this returns."""
 

@@ -12,6 +12,7 @@ from slimgpt.allocation.latency import predicted
 from slimgpt.allocation.places import Allocation, Place, parts_of, whole
 from slimgpt.allocation.plan import ENOUGH_TOKENS, TOLERANCE, Plan, tokens_per_input
 from slimgpt.arch.family import Family
+from slimgpt.model.beginning import bos_of
 from slimgpt.model.biases import carried
 from slimgpt.output.record_sites import layer_rows, part_name, sites_of, units_name
 from slimgpt.pruning.job import Job
@@ -84,7 +85,7 @@ def print_plan(job: Job) -> None:
     out.print(
         f"{plan.params_before:,} → {plan.params_after:,} parameters: {plan.ratio:.2%} removed (asked: "
         f"{plan.goal.asked}); {mebibytes(plan.bytes_after)} on disk. {job.windows_BT.shape[0]} windows of "
-        f"{job.windows_BT.shape[1]} tokens, {config.solver} on {job.machine.device}."
+        f"{job.windows_BT.shape[1]} tokens, {beginning(job)}, {config.solver} on {job.machine.device}."
     )
     if job.latency is not None:
         out.print(latency_line(predicted(job.latency, whole(plan.places), plan.kept)))
@@ -128,6 +129,12 @@ def kept_units(place: Place, plan: Allocation) -> str:
     if kept.members is None:
         return f"{place.num_units} → {kept.units}"
     return f"{place.num_units} x {place.members} → {kept.units} x {kept.members}"
+
+
+def beginning(job: Any) -> str:
+    """What each window or row of a job begins with."""
+    token = bos_of(job.tokenizer, job.config.bos)
+    return "with no beginning-of-sequence token" if token is None else f"each beginning with {token}"
 
 
 def _needs(job: Job) -> str:

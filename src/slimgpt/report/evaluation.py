@@ -103,7 +103,7 @@ def print_comparison(found: Mapping[str, Any]) -> None:
 
 
 BOS = {
-    "none": "no beginning-of-sequence token was added",
+    "never": "no beginning-of-sequence token was added",
+    "always": "each starts with a beginning-of-sequence token",
     "text": "one beginning-of-sequence token stands before the text",
-    "window": "each starts with a beginning-of-sequence token",
 }

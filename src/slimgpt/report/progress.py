@@ -52,6 +52,10 @@ class Headway:
         )
         self._lines = _Lines(self._print, wait) if shown and not console.is_terminal else None
 
+    def said(self, text: str) -> None:
+        """Print what people should know, to stay there."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def begin(self, name: str, total: float | None = None) -> None:
         """A piece of work begins, ``total`` long where that is known; the one before is over."""
         before = self._bar.task_ids

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from slimgpt.report.console import err, mebibytes, out
+from slimgpt.report.console import beginning, err, mebibytes, out
 from slimgpt.report.progress import WRITING, Headway
 
 
@@ -23,7 +23,8 @@ class RecoveryProgress(Headway):
         tokens = sum(len(row.ids) for row in job.train)
         self.hide()
         out.print(
-            f"{len(job.train):,} rows with {tokens:,} tokens to learn from, {len(job.held_out):,} to measure with; "
+            f"{len(job.train):,} rows with {tokens:,} tokens to learn from, {len(job.held_out):,} to measure with, "
+            f"{beginning(job)}; "
             f"{job.num_steps:,} optimiser steps of {job.config.batch_size} rows. "
             f"{'All weights' if job.config.full else f'LoRA of rank {job.config.rank}'} towards "
             f"{f'the predictions of {job.teacher.source}' if job.teacher else 'the data'}, in "

@@ -36,6 +36,7 @@ def print_sparsity(record: Mapping[str, Any]) -> None:
         f"{mebibytes(record['parameters']['bytes_after'])}, as before, and no faster without sparse kernels. "
         f"{sum(cost['seconds'].values()):.0f} s, peak memory {mebibytes(cost['peak_host_bytes'])}."
     )
+    _print_beginning(record)
 
 
 def print_dropped(record: Mapping[str, Any]) -> None:
@@ -56,3 +57,9 @@ def print_dropped(record: Mapping[str, Any]) -> None:
         f"{sizes['before']:,} → {sizes['after']:,} parameters ({sizes['removed_ratio']:.2%} removed) in "
         f"{sum(cost['seconds'].values()):.0f} s; peak memory {mebibytes(cost['peak_host_bytes'])}."
     )
+    _print_beginning(record)
+
+
+def _print_beginning(record: Mapping[str, Any]) -> None:
+    if record["bos"] is not None:
+        out.print(f"Every calibration window began with {record['bos']}.")

@@ -45,11 +45,10 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
     Raises:
         SlimGPTError: something the user can mend; raised before any work wherever that is possible.
     """
-    clock = Clock()
+    clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
-        job = prepare(config)
+        job = prepare(config, observer.said)
     with working_folder.working_folder(job.out) as folder:
-        observer = observer or Observer()
         rounds = Rounds(job, folder, observer, clock)
         final = _sparsities(job, rounds)
         steps = fractions(config.schedule, config.rounds)

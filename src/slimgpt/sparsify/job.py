@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from slimgpt.model.checks import check_context, check_rest
 from slimgpt.output import place, working_folder
 from slimgpt.sparsify.masks import NEED_INPUTS
 from slimgpt.streaming import memory
+from slimgpt.streaming.other_way import note_other_way
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ class Job:
         return self.checkpoint.num_params * self.stored_dtype.itemsize
 
 
-def prepare(config: SparsifyConfig) -> Job:
+def prepare(config: SparsifyConfig, say: Callable[[str], None]) -> Job:
     """Check the options, open the model and read the calibration text where something depends on it.
+
+    ``say(text)`` is told what people should know before work starts.
 
     Raises:
         SlimGPTError: the first thing that is wrong.
@@ -70,10 +74,12 @@ def prepare(config: SparsifyConfig) -> Job:
     out = Path(os.path.abspath(Path(config.out).expanduser()))
     working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
-    windows_BT = _windows(config, checkpoint, tokenizer) if reads_text(config) else None
+    windows_BT = _windows(config, checkpoint, tokenizer, say) if reads_text(config) else None
     check_rest(checkpoint, windows_BT, stored_dtype)
     batch_size = devices.pick_batch_size(config.batch_size, config.seqlen, device)
     compute_dtype = devices.compute_dtype(checkpoint.dtype, device)
+    if windows_BT is not None:
+        note_other_way(checkpoint, tokenizer, windows_BT, config.bos, device, compute_dtype, say)
     num_windows = 0 if windows_BT is None else len(windows_BT)
     needs = memory.estimate(checkpoint, num_windows, config.seqlen, batch_size, device, compute_dtype, offload=False)
     memory.check(needs, device, place.partial_folder(out))
@@ -115,6 +121,6 @@ def reads_text(config: SparsifyConfig) -> bool:
     return config.method in NEED_INPUTS or config.layer_ratios == "owl"
 
 
-def _windows(config: SparsifyConfig, checkpoint: Checkpoint, tokenizer: Any) -> Tensor:
+def _windows(config: SparsifyConfig, checkpoint: Checkpoint, tokenizer: Any, say: Callable[[str], None]) -> Tensor:
     check_context(checkpoint.config, config.seqlen)
-    return calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
+    return calibration.asked_windows(config, tokenizer, config.seed, say)

@@ -9,6 +9,7 @@ from typing import Any
 from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
+from slimgpt.model.beginning import bos_of
 from slimgpt.model.schema import SCHEMA
 from slimgpt.output import assembly, record_file
 from slimgpt.sparsify.job import Job
@@ -24,6 +25,7 @@ def build(
         "kind": "sparsify",
         **record_file.provenance(checkpoint),
         "options": asdict(job.config),
+        "bos": bos_of(job.tokenizer, job.config.bos) if job.windows_BT is not None else None,
         "versions": versions(),
         "parameters": {
             "before": checkpoint.num_params,

@@ -6,6 +6,9 @@ from __future__ import annotations
 class Observer:
     """What a run tells whoever watches it. Does nothing itself; the command line shows how far the run is."""
 
+    def said(self, text: str) -> None:
+        """Something that people should know before work starts."""
+
     def stage(self, name: str, num_tokens: int | None = None) -> None:
         """A stage begins that takes so many tokens, if it takes any."""
 

@@ -84,6 +84,11 @@ class ActivationStream:
         self._pruned: dict[str, tuple[Site, Tensor]] = {}
         self._embed(checkpoint, windows_BT)
 
+    @property
+    def residual_BTD(self) -> Tensor:
+        """The residual stream in front of the next layer, on the device: to be read only."""
+        return self._hidden.take(slice(0, len(self._hidden.host)))
+
     @torch.inference_mode()
     def observe(
         self,

@@ -14,7 +14,7 @@ from slimgpt.errors import ConfigError
 from slimgpt.study.methods import DEFAULT, DENSE, ONE_SHOT
 from slimgpt.study.recipe import NONE, Block, Recipe
 
-SCHEMA = 1
+SCHEMA = 2
 MOST_CELLS = 200
 
 
@@ -79,6 +79,7 @@ def settings(cell: Cell, recipe: Recipe) -> dict[str, Any]:
         "calibration": asdict(recipe.calibration) if pruned else None,
         "tuning": dict(recipe.tuning[cell.tuning]) if cell.tuning != NONE else None,
         "evaluation": asdict(recipe.evaluation),
+        "bos": recipe.bos,
     }
 
 

@@ -136,14 +136,15 @@ def _pruning(cell: Cell, kind: Granularity, recipe: Recipe) -> dict[str, Any]:
     if cell.schedule != ONE_SHOT:
         options |= {"schedule": cell.schedule, "rounds": own.rounds}
     calibration = {"calibration": _here(recipe.models[cell.model].calibration)}
-    return {**options, **calibration, "samples": own.samples, "seqlen": own.seqlen, "seed": cell.seed}
+    sizes = {"samples": own.samples, "seqlen": own.seqlen, "bos": recipe.bos}
+    return {**options, **calibration, **sizes, "seed": cell.seed}
 
 
 def _tuning(cell: Cell, recipe: Recipe) -> dict[str, Any]:
     """Options of the tuning. All steps count, better or not, so that pruned and dense models are tuned equally; where
     pruning has left zeros they stay, or a sparse model would be dense again.
     """
-    options: dict[str, Any] = {"keep": "last", **recipe.tuning[cell.tuning]}
+    options: dict[str, Any] = {"keep": "last", "bos": recipe.bos, **recipe.tuning[cell.tuning]}
     if cell.method == MOVEMENT:
         return {**options, "movement": cell.ratio}
     sparse = cell.method != DENSE and granularity(cell.granularity).zeros
@@ -176,7 +177,12 @@ def steps(cell: Cell, recipe: Recipe, folder: Path) -> list[Step]:
 def _measurements(cell: Cell, recipe: Recipe, current: str, dense: str, folder: Path) -> list[Step]:
     how, model = recipe.evaluation, recipe.models[cell.model]
     in_memory = {"quantise": cell.quantisation} if cell.quantisation in IN_MEMORY else {}
-    text = {"seqlen": how.seqlen, **({"max_tokens": how.max_tokens} if how.max_tokens is not None else {}), **in_memory}
+    text = {
+        "seqlen": how.seqlen,
+        "bos": recipe.bos,
+        **({"max_tokens": how.max_tokens} if how.max_tokens is not None else {}),
+        **in_memory,
+    }
     options: dict[str, Any] = {"text": _here(model.text), **text, "json": str(folder / "eval.json")}
     if how.suite:
         options |= {"suite": "slimgpt"}

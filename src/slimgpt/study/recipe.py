@@ -7,15 +7,17 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 
 from slimgpt.config import RecoverConfig, options_from
+from slimgpt.config.calibration import Bos
 from slimgpt.errors import ConfigError
 
 NONE = "none"  # no tuning, no quantisation
-SECTIONS = ("models", "grid", "calibration", "tuning", "evaluation")
+SECTIONS = ("models", "grid", "calibration", "tuning", "evaluation", "bos")
+BOS = get_args(Bos)
 CELLS_OWN = ("model", "out", "data", "seed", "force", "resume", "recipe")  # options of tuning that a cell decides
 SEXAGESIMAL = {124: "2:4", 248: "4:8"}  # what YAML makes of them without quotes
 Section = TypeVar("Section")
@@ -104,6 +106,7 @@ class Recipe:
         models: by name.
         grid: its blocks.
         tuning: a name for a set of options of ``slimgpt recover`` -> those options.
+        bos: where texts begin with a beginning-of-sequence token, for all commands of all cells.
     """
 
     models: Mapping[str, Model]
@@ -111,6 +114,7 @@ class Recipe:
     calibration: Calibration = Calibration()
     tuning: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     evaluation: Evaluation = Evaluation()
+    bos: str = "auto"
 
 
 def read(path: str) -> Recipe:
@@ -129,7 +133,10 @@ def read(path: str) -> Recipe:
         _section(content.get("calibration") or {}, Calibration, f"{path}, calibration"),
         _tuning(content.get("tuning") or {}, f"{path}, tuning"),
         _section(content.get("evaluation") or {}, Evaluation, f"{path}, evaluation"),
+        content.get("bos", "auto"),
     )
+    if recipe.bos not in BOS:
+        raise ConfigError(f"{path}: bos is {recipe.bos!r}, but must be one of {', '.join(BOS)}.")
     if len(recipe.models) < len(models):
         raise ConfigError(f"{path}, models: two models have one name. Give each its own.")
     for block in blocks:

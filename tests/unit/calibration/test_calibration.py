@@ -132,6 +132,15 @@ def test_text_that_just_suffices_is_used_to_the_last_token(tmp_path, tokenizer):
     assert windows_BT.tolist() == [stream]
 
 
+def test_windows_begin_with_what_was_asked_in_the_place_of_text(corpus, tokenizer):
+    stream = whole_stream(prose(400), tokenizer)
+    num_windows = len(stream) // 32 - 1
+    windows_BT = windows(str(corpus), tokenizer, num_windows, 32, seed=0, first=[tokenizer.bos_token_id])
+    assert windows_BT.shape == (num_windows, 32)
+    assert (windows_BT[:, 0] == tokenizer.bos_token_id).all()
+    assert all(is_run_of(window_T, stream) for window_T in windows_BT[:, 1:])
+
+
 def test_fingerprint_tells_tokens_and_shapes_apart():
     windows_BT = torch.arange(12).view(3, 4)
     assert re.fullmatch("[0-9a-f]{64}", fingerprint(windows_BT))
@@ -210,7 +219,7 @@ def test_text_without_any_line_break_is_cut_at_characters(tmp_path):
 # --- kinds of files ---
 
 
-@pytest.mark.parametrize("name", ["c.txt", "c.md", "c", "c.log", "c.jsonl", "c.json", "c.parquet", "C.JSONL"])
+@pytest.mark.parametrize("name", ["c.txt", "c.md", "c", "wiki.test.raw", "c.jsonl", "c.json", "c.parquet", "C.JSONL"])
 def test_every_format_gives_its_documents(tmp_path, name):
     path, texts = tmp_path / name, prose(5)
     if name.lower().endswith((".json", ".jsonl")):
@@ -358,7 +367,7 @@ def test_unreachable_hub_names_the_other_choices(monkeypatch, tokenizer):
     use_hub(monkeypatch, refuse)
     assert error_of("c4", tokenizer) == (
         "hub dataset 'allenai/c4:en' cannot be read: Couldn't reach the Hub; check the network and the "
-        "id, or give a local text, JSONL or Parquet file or a folder of them, or 'builtin'"
+        "id, or give a local text, JSONL, CSV, TSV or Parquet file or a folder of them, or 'builtin'"
     )
 
 
@@ -374,7 +383,7 @@ def test_hub_that_breaks_off_is_an_error(monkeypatch, tokenizer):
 def test_hub_rows_without_text(monkeypatch, tokenizer):
     use_hub(monkeypatch, Rows(field="content").load_dataset)
     assert error_of("me/it", tokenizer) == (
-        "hub dataset 'me/it' has no field 'text', only content; rename the field that holds the text"
+        "hub dataset 'me/it' has no field 'text', only content; name the one that holds the text by --text-field"
     )
 
 
@@ -396,7 +405,7 @@ def test_the_real_datasets_library_offline():
 def test_missing_file_offers_the_nearest_name(tmp_path, tokenizer, corpus):
     assert error_of(tmp_path / "corpsu.jsonl", tokenizer) == (
         f"calibration file '{tmp_path}/corpsu.jsonl' does not exist; did you mean '{corpus}'? Otherwise "
-        "give a local text, JSONL or Parquet file or a folder of them, or 'builtin', or a hub id 'owner/name'"
+        "give a local text, JSONL, CSV, TSV or Parquet file or a folder of them, or 'builtin', or a hub id 'owner/name'"
     )
 
 
@@ -421,7 +430,7 @@ def test_empty_files(tmp_path, tokenizer, name, content):
 
 def test_folder_without_files(tmp_path, tokenizer):
     (tmp_path / "empty" / "deep").mkdir(parents=True)
-    assert "holds no files; give a local text" in error_of(tmp_path / "empty", tokenizer)
+    assert "holds no files that are text or tables; give a local text" in error_of(tmp_path / "empty", tokenizer)
 
 
 LINE_ERRORS = {
@@ -445,13 +454,13 @@ LINE_ERRORS = {
     "other fields": (
         "c.jsonl",
         b'{"text": "cat"}\n\n{"content": "dog", "url": 1}\n',
-        "line 3, has no field 'text', only content, url; rename the field that holds the text",
+        "line 3, has no field 'text', only content, url; name the one that holds the text by --text-field",
     ),
-    "no fields": ("c.json", b"{}\n", "line 1, has no field 'text', only nothing; rename the field"),
+    "no fields": ("c.json", b"{}\n", "line 1, has no field 'text', only nothing; name the one that"),
     "no object": (
         "c.json",
-        b'["cat"]\n',
-        'line 1, is a JSON list, not an object; write {"text": "..."} a line',
+        b'"cat"\n',
+        'line 1, is a JSON str, not an object; write {"text": "..."} a line',
     ),
     "a number": (
         "c.jsonl",
@@ -472,7 +481,7 @@ def test_bad_lines_are_named(tmp_path, tokenizer, name, content, rule):
 def test_parquet_without_the_column(tmp_path, tokenizer):
     path = write_parquet(tmp_path / "c.parquet", content=["cat"], url=["x"])
     assert error_of(path, tokenizer) == (
-        f"{path} has no field 'text', only content, url; rename the field that holds the text"
+        f"{path} has no field 'text', only content, url; name the one that holds the text by --text-field"
     )
 
 
@@ -543,9 +552,10 @@ def test_cache_tells_requests_texts_and_tokenizers_apart(corpus, tokenizer, num_
     cached_windows(str(corpus), tokenizer, 4, 17, seed=0)
     cached_windows(str(corpus), tokenizer, 4, 16, seed=1)
     cached_windows(str(corpus), other, 4, 16, seed=0)
+    cached_windows(str(corpus), tokenizer, 4, 16, seed=0, first=[tokenizer.bos_token_id])
     write_jsonl(corpus, prose(401))
     cached_windows(str(corpus), tokenizer, 4, 16, seed=0)
-    assert len(num_computed) == 6
+    assert len(num_computed) == 7
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped"])

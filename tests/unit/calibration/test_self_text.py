@@ -75,6 +75,17 @@ def test_later_tokens_see_the_earlier_ones() -> None:
             assert int(logits_V.argmax()) == int(window_T[end])
 
 
+def test_windows_begin_with_what_stands_before_every_text() -> None:
+    """The model reads it: what comes next is as likely as behind it."""
+    model = tiny_llama.make_model()
+    drawn_BT = generated_windows(model, [65], 4000, seqlen=3, batch_size=4000, seed=0, before=[256])
+    assert (drawn_BT[:, :2] == torch.tensor([256, 65])).all()
+    expected_V = model(input_ids=torch.tensor([[256, 65]])).logits[0, -1].softmax(-1)
+    counts_V = torch.bincount(drawn_BT[:, 2], minlength=len(expected_V))
+    spread_V = (4000 * expected_V * (1 - expected_V)).sqrt()
+    assert bool(((counts_V - 4000 * expected_V).abs() <= 5 * spread_V + 1).all())
+
+
 def test_batches_are_joined(checkpoint: Checkpoint) -> None:
     model = tiny_llama.make_model()
     found_BT = generated_windows(model, FIRST, num_windows=7, seqlen=4, batch_size=3, seed=0)

@@ -58,16 +58,16 @@ def on_suite(place: Path, model: Path, **changes: Any) -> EvalConfig:
 
 
 def test_every_window_has_an_entry_with_its_conditions(place: Path) -> None:
-    found = evaluate(on_text(place, place / "pruned", stride=8, bos="window")).found
+    found = evaluate(on_text(place, place / "pruned", stride=8, bos="always")).found
     assert list(found["results"]) == ["wiki@16", "wiki@64"]
     model, tokenizer = load_model(str(place / "pruned"), "cpu")
     for seqlen in (16, 64):
-        alone = perplexity(model, tokenizer, TEXT, seqlen, stride=8, bos="window")
+        alone = perplexity(model, tokenizer, TEXT, seqlen, stride=8, bos="always")
         entry, how = found["results"][f"wiki@{seqlen}"], found["configs"][f"wiki@{seqlen}"]
         assert entry["perplexity,none"] == pytest.approx(alone.perplexity, rel=1e-9)
         assert entry["nll_per_token_stderr,none"] == pytest.approx(alone.standard_error, rel=1e-9)
         assert entry["bits_per_byte_stderr,none"] == pytest.approx(alone.bits_per_byte_error, rel=1e-9)
-        assert (how["stride"], how["bos"], how["num_tokens"]) == (8, "window", alone.num_tokens)
+        assert (how["stride"], how["bos"], how["num_tokens"]) == (8, "always", alone.num_tokens)
     assert found["parameters"] == json.loads((place / "pruned" / "slimgpt.json").read_text())["parameters"]["after"]
     assert (found["kind"], found["schema"], found["config"]["dtype"]) == ("eval", 1, "float32")
 
@@ -253,7 +253,7 @@ def test_the_command_says_how_it_measured(place: Path, capsys: pytest.CaptureFix
     plain = show(capsys, *options)
     assert "Windows do not overlap; no beginning-of-sequence token was added" in plain
     assert "± is one standard error over the predicted tokens" in plain
-    overlapping = show(capsys, *options, "--stride", 8, "--bos", "window")
+    overlapping = show(capsys, *options, "--stride", 8, "--bos", "always")
     assert "Windows start every 8 tokens, and only new tokens count" in overlapping
     assert "each starts with a beginning-of-sequence token" in overlapping
 

@@ -10,6 +10,7 @@ import pytest
 import tiny_llama
 import torch
 
+from slimgpt.calibration.row_text import RowText
 from slimgpt.errors import CalibrationError, ConfigError, ModelError
 from slimgpt.evaluation import Perplexity, perplexity, read_text
 from slimgpt.evaluation.likelihood import token_losses
@@ -96,15 +97,15 @@ def test_no_special_tokens_are_added(model: Any, tokenizer: Any, monkeypatch: py
 
 
 @pytest.mark.parametrize("stride", [1, 7, 31, 32])
-@pytest.mark.parametrize("bos", ["none", "text", "window"])
+@pytest.mark.parametrize("bos", ["never", "text", "always"])
 def test_every_token_counts_once(tokenizer: Any, stride: int, bos: str) -> None:
     found = cut(tokenizer, TEXT, SEQLEN, stride, bos)
     ids = ([256] if bos == "text" else []) + tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     counted = found.ids_BT[found.counts_BT()].tolist()
-    if stride == SEQLEN and bos != "window":  # without context nothing predicts a window's first token
+    if stride == SEQLEN and bos != "always":  # without context nothing predicts a window's first token
         assert len(counted) == len(found.ids_BT) * (SEQLEN - 1)
     else:
-        beginning = ids if bos == "window" else ids[1:]
+        beginning = ids if bos == "always" else ids[1:]
         assert counted == beginning[: len(counted)]
         assert len(beginning) - len(counted) < SEQLEN
 
@@ -140,7 +141,7 @@ def test_is_that_of_lm_evals_rolling_windows(model: Any, tokenizer: Any, seqlen:
 
 
 def test_bos_stands_where_it_was_asked_for(tokenizer: Any) -> None:
-    plain, text, window = (cut(tokenizer, TEXT, SEQLEN, bos=bos).ids_BT for bos in ("none", "text", "window"))
+    plain, text, window = (cut(tokenizer, TEXT, SEQLEN, bos=bos).ids_BT for bos in ("never", "text", "always"))
     assert not (plain == 256).any()
     assert (text == 256).nonzero().tolist() == [[0, 0]]
     assert (window == 256).nonzero().tolist() == [[index, 0] for index in range(len(window))]
@@ -148,19 +149,25 @@ def test_bos_stands_where_it_was_asked_for(tokenizer: Any) -> None:
 
 
 def test_bos_changes_the_figure(model: Any, tokenizer: Any, measured: Perplexity) -> None:
-    found = perplexity(model, tokenizer, TEXT, SEQLEN, bos="window")
+    found = perplexity(model, tokenizer, TEXT, SEQLEN, bos="always")
     assert found.nll_per_token != pytest.approx(measured.nll_per_token, rel=1e-4)
-    assert (found.bos, measured.bos) == ("window", "none")
+    assert (found.bos, measured.bos) == ("always", "never")
+
+
+def test_what_the_tokenizer_does_by_itself_is_the_default(model: Any, tokenizer: Any, measured: Perplexity) -> None:
+    begins = tiny_llama.make_tokenizer(begins=True)
+    assert perplexity(model, begins, TEXT, SEQLEN) == perplexity(model, tokenizer, TEXT, SEQLEN, bos="always")
+    assert perplexity(model, begins, TEXT, SEQLEN, bos="never") == measured
 
 
 def test_bos_of_a_tokenizer_without_one_is_refused() -> None:
     tokenizer = tiny_llama.make_tokenizer()
     tokenizer.bos_token = None
-    with pytest.raises(ConfigError, match=r"--bos: this tokenizer has no beginning-of-sequence token. Use --bos none"):
+    with pytest.raises(ConfigError, match=r"--bos: this tokenizer has no beginning-of-sequence token. Use --bos never"):
         cut(tokenizer, TEXT, SEQLEN, bos="text")
 
 
-@pytest.mark.parametrize("bos", ["none", "window"])
+@pytest.mark.parametrize("bos", ["never", "always"])
 @pytest.mark.parametrize("stride", [3, None])
 def test_bytes_are_those_of_the_tokens_that_count(tokenizer: Any, stride: int | None, bos: str) -> None:
     plain = "plain words only, of one byte a character. " * 10
@@ -224,3 +231,15 @@ def test_texts_are_read_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes("línur\r\nog\n".encode())
     assert read_text(str(path)) == "línur\r\nog\n"
+
+
+def test_tables_are_texts_with_blank_lines_between(tmp_path: Path, tokenizer: Any) -> None:
+    (tmp_path / "t.csv").write_text('body,n\n"one\ntwo",1\nthree,2\n')
+    assert read_text(str(tmp_path / "t.csv"), RowText("body")) == "one\ntwo\n\nthree"
+    (tmp_path / "t.jsonl").write_text('{"messages": [{"role": "user", "content": "one"}]}\n')
+    assert read_text(str(tmp_path / "t.jsonl"), RowText(tokenizer=tokenizer)) == "one"
+    with pytest.raises(CalibrationError, match="has no field 'text', only body, n"):
+        read_text(str(tmp_path / "t.csv"))
+    (tmp_path / "t.html").write_text("<p>one</p>")
+    with pytest.raises(CalibrationError, match=r"ends in '.html', which is neither text \(.txt,"):
+        read_text(str(tmp_path / "t.html"))

@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import tiny
 import tiny_llama
 import torch
+from pyarrow import csv, parquet
 from transformers import AutoModelForCausalLM
 
 from slimgpt import prune
 from slimgpt.arch import family_of
 from slimgpt.config import RecoverConfig
 from slimgpt.errors import CalibrationError
+from slimgpt.model.beginning import first_tokens
 from slimgpt.recovery import rows
 from slimgpt.recovery.data import Example, Piece, joined, read_examples
 from slimgpt.recovery.packing import IGNORED, Row, collate, learned, num_learned, pack, tokenise
@@ -44,7 +47,8 @@ def decoded(tokenizer: Any, row: Row) -> tuple[str, str]:
 
 
 def one(tokenizer: Any, path: str, seqlen: int = 1000, all_tokens: bool = False) -> tuple[str, str]:
-    (row,) = tokenise(read_examples(path, tokenizer), tokenizer, seqlen, all_tokens)
+    first = first_tokens(tokenizer, "auto")
+    (row,) = tokenise(read_examples(path, tokenizer), tokenizer, seqlen, all_tokens, first)
     return decoded(tokenizer, row)
 
 
@@ -92,15 +96,44 @@ def test_an_end_that_the_template_writes_is_not_written_twice(tokenizer: Any, tm
     assert one(tokenizer, path) == ("<user>a</s><assistant>b</s>", "b</s>")
 
 
-def test_a_tokenizer_that_begins_texts_begins_dialogues(tokenizer: Any, tmp_path: Path) -> None:
-    from tokenizers.processors import TemplateProcessing
-
-    bos = ("<s>", tokenizer.bos_token_id)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[bos])
+def test_a_tokenizer_that_begins_texts_begins_every_row(tmp_path: Path) -> None:
+    """And none begins twice where a chat template writes the token itself."""
+    tokenizer = tiny_llama.make_tokenizer(begins=True)
+    tokenizer.chat_template = "<s>" + CHAT
     text, answer = one(tokenizer, write(tmp_path, {"instruction": "Go.", "output": "ok"}))
     assert text.startswith("<s>Below")
     assert answer == "ok</s>"
-    assert one(tokenizer, write(tmp_path, {"text": "plain"}))[0] == "plain"
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    assert one(tokenizer, write(tmp_path, chat))[0].count("<s>") == 1
+    plain = read_examples(write(tmp_path, {"text": "0123456"}), tokenizer)
+    found = tokenise(plain, tokenizer, 4, False, first_tokens(tokenizer, "auto"))
+    assert [decoded(tokenizer, row) for row in found] == [("<s>012", "012"), ("<s>345", "345"), ("<s>6", "6")]
+    assert [row.positions for row in found] == [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1]]
+    bare = tokenise(plain, tokenizer, 4, False, first_tokens(tokenizer, "never"))
+    assert [decoded(tokenizer, row) for row in bare] == [("0123", "123"), ("456", "56")]
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_tables_of_every_kind_hold_instructions(tokenizer: Any, tmp_path: Path, ending: str) -> None:
+    rows = {"instruction": ["Go.", "Stay."], "input": ["", "there"], "output": ["ok", "no"]}
+    file = tmp_path / f"data{ending}"
+    write_table = {".parquet": parquet.write_table, ".csv": csv.write_csv}[ending]
+    write_table(pyarrow.table(rows), file)
+    listed = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+    assert read_examples(str(file), tokenizer) == read_examples(write(tmp_path, *listed), tokenizer)
+
+
+def test_another_column_of_text_comes_first(tokenizer: Any, tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [{"body": "01", "instruction": "i", "output": "o"}, {"body": chat}, {"instruction": "i", "output": "o"}]
+    first, second, third = read_examples(write(tmp_path, *rows), tokenizer, text_field="body")
+    assert first == Example((Piece("01", True),), dialogue=False)
+    assert second == read_examples(write(tmp_path, {"messages": chat}), tokenizer)[0]
+    assert third.dialogue
+    with pytest.raises(
+        CalibrationError, match="line 1, has text: it needs body, or instruction and output, or messages"
+    ):
+        read_examples(write(tmp_path, {"text": "01"}), tokenizer, text_field="body")
 
 
 def test_plain_text_is_cut_into_rows_and_learned_whole(tokenizer: Any, tmp_path: Path) -> None:
@@ -147,8 +180,11 @@ def test_an_instruction_too_long_is_cut_and_without_response_left_out(tokenizer:
         (["", "[1]"], "line 2, has no fields: it needs"),
         (['{"text": "a"'], "line 1, is not valid JSON"),
         (['{"instruction": 1, "output": "b"}'], "line 1, has the field 'instruction' as int; it must be a string"),
-        (['{"messages": "hi"}'], "line 1,: messages must be a list of objects with role and content"),
-        (['{"messages": [{"role": "user"}]}'], "line 1,: messages must be a list of objects with role and content"),
+        (['{"messages": "hi"}'], "line 1, has messages that are no list of objects with role and content"),
+        (
+            ['{"messages": [{"role": "user"}]}'],
+            "line 1, has messages that are no list of objects with role and content",
+        ),
         (['{"text": ""}'], "is empty: name a file with something in it"),
     ],
 )
@@ -163,18 +199,18 @@ def test_a_line_without_the_needed_fields_is_named(
 def test_messages_need_a_template_that_stands_by_what_it_wrote(tokenizer: Any, tmp_path: Path) -> None:
     path = write(tmp_path, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
     tokenizer.chat_template = None
-    with pytest.raises(CalibrationError, match="has no chat template: use instruction/input/output"):
+    with pytest.raises(CalibrationError, match="has no chat template: give plain text instead"):
         read_examples(path, tokenizer)
     tokenizer.chat_template = "{{ messages | length }}{{ messages[0].content }}"
-    with pytest.raises(CalibrationError, match="changes what it wrote once message 2 comes"):
+    with pytest.raises(CalibrationError, match="the chat template writes otherwise once message 2 comes"):
         read_examples(path, tokenizer)
     tokenizer.chat_template = "{{ raise_exception('only users') }}"
-    with pytest.raises(CalibrationError, match="line 1,: the chat template refuses the messages"):
+    with pytest.raises(CalibrationError, match="line 1, has messages that the chat template refuses"):
         read_examples(path, tokenizer)
 
 
 def test_a_file_that_is_not_there_is_refused(tokenizer: Any, tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="does not exist: name a JSONL file"):
+    with pytest.raises(CalibrationError, match=r"does not exist: name a table \(JSONL, CSV, TSV, Parquet\) with"):
         read_examples(str(tmp_path / "none.jsonl"), tokenizer)
 
 

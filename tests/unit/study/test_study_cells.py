@@ -68,10 +68,10 @@ def test_a_structured_cell_prunes_tunes_and_measures(tmp_path: Path) -> None:
     found = commands(tmp_path, Cell("tiny", "obs", "structured", 0.25, allocation="uniform", tuning="full", seed=3))
     assert found == [
         "prune a-model C/pruned --solver obs --allocation uniform --ratio 0.25 --calibration c4 --samples 4 "
-        "--seqlen 32 --seed 3",
-        "recover C/pruned C/tuned --data c4 --keep last --full --max-steps 3 --seed 3",
-        "eval C/tuned --text held-out.txt --seqlen 128 --max-tokens 4096 --json C/eval.json",
-        "eval C/tuned --text seen.txt --seqlen 128 --max-tokens 4096 --json C/seen.json",
+        "--seqlen 32 --bos auto --seed 3",
+        "recover C/pruned C/tuned --data c4 --keep last --bos auto --full --max-steps 3 --seed 3",
+        "eval C/tuned --text held-out.txt --seqlen 128 --bos auto --max-tokens 4096 --json C/eval.json",
+        "eval C/tuned --text seen.txt --seqlen 128 --bos auto --max-tokens 4096 --json C/seen.json",
     ]
 
 
@@ -85,8 +85,16 @@ def test_sparse_cells_keep_their_zeros_while_they_are_tuned(tmp_path: Path) -> N
 
 def test_movement_prunes_while_it_tunes(tmp_path: Path) -> None:
     found = commands(tmp_path, Cell("tiny", "movement", "unstructured", 0.5, tuning="full"))
-    assert found[0] == ("recover a-model C/tuned --data c4 --keep last --full --max-steps 3 --movement 0.5 --seed 0")
+    assert found[0] == (
+        "recover a-model C/tuned --data c4 --keep last --bos auto --full --max-steps 3 --movement 0.5 --seed 0"
+    )
     assert found[1].startswith("eval C/tuned ")
+
+
+def test_one_word_says_for_all_commands_whether_texts_begin_with_a_token(tmp_path: Path) -> None:
+    cell = Cell("tiny", "obs", "structured", 0.25, tuning="full")
+    assert all("--bos never" in words for words in commands(tmp_path, cell, bos="never"))
+    assert identity(cell, read(tmp_path, bos="never")) != identity(cell, read(tmp_path))
 
 
 def test_schedules_and_allocations_of_sparse_cells(tmp_path: Path) -> None:

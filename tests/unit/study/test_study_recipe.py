@@ -67,6 +67,8 @@ def test_the_shops_recipe_is_fine(tmp_path: Path) -> None:
          "movement prunes while it tunes: give it a tuning."),
         ({"grid": [{**BLOCK, "methods": ["movement"], "tuning": ["full"]}]},
          "say granularity unstructured, schedule one-shot and allocation default."),
+        ({"bos": "often"}, "study.yaml: bos is 'often', but must be one of auto, always, never."),
+        ({"bos": True}, "study.yaml: bos is True, but must be one of auto, always, never."),
         ({"tuning": {"full": {"ful": True}}}, "tuning, full: unknown option 'ful'; did you mean 'full'?"),
         ({"tuning": {"full": {"seed": 3}}}, "tuning, full: seed is decided by each cell. Remove it."),
         ({"tuning": {"lora": {}}, "grid": [{**BLOCK, "granularities": ["unstructured"], "tuning": ["lora"]}]},
