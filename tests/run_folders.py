@@ -18,20 +18,17 @@ TASKS = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge"
 def record(ratio: float = 0.2, **changes: Any) -> dict[str, Any]:
     """A slimgpt.json, deeper layers cut harder."""
     choice = random.Random(round(1000 * ratio))
-    layers = [
-        {
-            "layer": index,
-            "config": {},
-            "sites": {
-                "attention": _site(choice, NUM_UNITS, ratio * (0.4 + index / NUM_LAYERS)),
-                "ffn": _site(choice, NUM_CHANNELS, ratio * (0.6 + index / NUM_LAYERS)),
-            },
-        }
+    sites = [
+        entry
         for index in range(NUM_LAYERS)
+        for entry in (
+            _cut(choice, index, "attention", "KV group", NUM_UNITS, ratio * (0.4 + index / NUM_LAYERS)),
+            _cut(choice, index, "ffn", "channel", NUM_CHANNELS, ratio * (0.6 + index / NUM_LAYERS)),
+        )
     ]
     after = round(DENSE_PARAMETERS * (1 - ratio))
     return {
-        "schema": 1,
+        "schema": 2,
         "source": "models/SmolLM2-135M-Instruct",
         "family": "llama",
         "options": {"model": "models/SmolLM2-135M-Instruct", "ratio": ratio, "solver": "obs", "allocation": "log"},
@@ -43,7 +40,8 @@ def record(ratio: float = 0.2, **changes: Any) -> dict[str, Any]:
             "removed_ratio": ratio,
             "bytes_after": 2 * after,
         },
-        "layers": layers,
+        "sizes": [{}] * NUM_LAYERS,
+        "sites": sites,
         "cost": {
             "seconds": {"prepare": 1.25, "attention solve": 3.5, "ffn solve": 21.0},
             "peak_host_bytes": 1_009_741_824,
@@ -54,9 +52,27 @@ def record(ratio: float = 0.2, **changes: Any) -> dict[str, Any]:
     }
 
 
-def _site(choice: random.Random, num_units: int, ratio: float) -> dict[str, Any]:
+def _cut(choice: random.Random, layer: int, name: str, unit: str, num_units: int, ratio: float) -> dict[str, Any]:
     kept = sorted(choice.sample(range(num_units), max(1, round(num_units * (1 - min(ratio, 0.9))))))
-    return {"num_units": num_units, "kept": kept, "error": 0.3 * (1 - len(kept) / num_units)}
+    return site(layer, name, num_units, kept, 0.3 * (1 - len(kept) / num_units), unit=unit)
+
+
+def site(
+    layer: int | None, name: str, num_units: int, kept: Sequence[int], error: float = 0.1, **more: Any
+) -> dict[str, Any]:
+    """What a record says of one site."""
+    where = {"layer": layer, "site": name, "unit": "unit"}
+    return {**where, "num_units": num_units, "kept": [*kept], "error": error, **more}
+
+
+def old_form(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it was before schema 2: layer by layer, the sites by their names, and units without one."""
+    layers = [{"layer": index, "config": sizes, "sites": {}} for index, sizes in enumerate(record["sizes"])]
+    for entry in record["sites"]:
+        told = {key: value for key, value in entry.items() if key not in ("layer", "site", "unit")}
+        layers[entry["layer"]]["sites"][entry["site"]] = told
+    rest = {key: value for key, value in record.items() if key not in ("sites", "sizes")}
+    return {**rest, "schema": 1, "layers": layers}
 
 
 def eval_json(parameters: int = DENSE_PARAMETERS, harm: float = 0.0, **changes: Any) -> dict[str, Any]:

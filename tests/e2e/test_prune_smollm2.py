@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import records
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -110,12 +111,13 @@ def test_is_complete(pruned: Path, smollm2: Path) -> None:
     assert weights | texts | settings | {"chat_template.jinja"} == present
     record = record_of(pruned)
     assert PruneConfig(**record["options"]).model == str(smollm2)
-    assert len(record["layers"]) == 30
-    for layer in record["layers"]:
-        assert set(layer["sites"]) == {"attention", "ffn"}
-        assert all(0 <= site["error"] < 0.6 for site in layer["sites"].values())
-        assert len(layer["sites"]["ffn"]["kept"]) == layer["config"]["intermediate_size"]
-        assert layer["config"]["intermediate_size"] % 8 == 0
+    layers = records.by_layer(record)
+    assert len(layers) == 30
+    for layer, sizes in zip(layers, record["sizes"], strict=True):
+        assert set(layer) == {"attention", "ffn"}
+        assert all(0 <= site["error"] < 0.6 for site in layer.values())
+        assert len(layer["ffn"]["kept"]) == sizes["intermediate_size"]
+        assert sizes["intermediate_size"] % 8 == 0
     assert f"{record['parameters']['after']:,}" in (pruned / "README.md").read_text()
     assert not pruned.with_name("pruned.partial").exists()
 

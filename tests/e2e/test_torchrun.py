@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import records
 import tiny_llama
 import torch
 from safetensors.torch import load_file
@@ -77,9 +78,8 @@ def rank_1(team: subprocess.Popen[str]) -> psutil.Process:
     return next(child for child in children if child.environ().get("RANK") == "1")
 
 
-def kept(out: Path) -> list[Any]:
-    layers = json.loads((out / "slimgpt.json").read_text())["layers"]
-    return [{name: site["kept"] for name, site in layer["sites"].items()} for layer in layers]
+def kept(out: Path) -> dict[Any, list[int]]:
+    return records.kept(json.loads((out / "slimgpt.json").read_text()))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -52,9 +52,9 @@ class SiteRecord:
     @property
     def lost_members(self) -> int:
         """How many members every kept unit has lost."""
-        return (
-            0 if self.kept_members is None or not self.kept else self.members - len(self.kept_members) // len(self.kept)
-        )
+        if self.kept_members is None or not self.kept:
+            return 0
+        return self.members - len(self.kept_members) // len(self.kept)
 
     def to_json(self) -> dict[str, Any]:
         """As the record holds it."""

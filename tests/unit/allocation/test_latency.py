@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ import pytest
 import tiny
 import tiny_llama
 import torch
-from slimgpt.allocation.budget import LayerPlan
+from tables import plan
 
 from slimgpt import cli
 from slimgpt.allocation.goal import ModelTimes, PartTimes
 from slimgpt.allocation.latency import measuring, table_for
 from slimgpt.allocation.latency.measuring import measure, never_falling, shape
 from slimgpt.allocation.latency.table import LatencyTable, read_table, write_table
-from slimgpt.allocation.plan import dense_layers, layer_budgets
+from slimgpt.allocation.places import whole
+from slimgpt.allocation.plan import places_of
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError, OutputError
 from slimgpt.machine.timing import Repeat
@@ -41,9 +43,11 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made_up_table(checkpoint: Checkpoint) -> LatencyTable:
-    attention = PartTimes((1, 2, 3), (0, 2_000_000, 4_000_000))
-    ffn = PartTimes((32, 64, 96), (0, 500_000, 2_000_000))
-    times = {"decode": ModelTimes(5_000_000, attention, ffn), "prefill": ModelTimes(9_000_000, attention, ffn)}
+    parts = {
+        "attention": PartTimes((1, 2, 3), (0, 2_000_000, 4_000_000)),
+        "ffn": PartTimes((32, 64, 96), (0, 500_000, 2_000_000)),
+    }
+    times = {"decode": ModelTimes(5_000_000, parts), "prefill": ModelTimes(9_000_000, parts)}
     measured = {"device": "somebody's phone", "dtype": "bfloat16", "prompt_tokens": 16, "batch_size": 1}
     return LatencyTable(shape(checkpoint), measured, times)
 
@@ -72,24 +76,25 @@ def test_the_table_is_what_the_clock_says(checkpoint: Checkpoint, monkeypatch: p
     clockwork(monkeypatch, heads_and_channels)
     table = measure(checkpoint, CPU, torch.float32, prompt_tokens=16)
     decode, prefill = table.times["decode"], table.times["prefill"]
-    assert decode.attention == PartTimes((1, 2, 3), (0, 2_000_000, 4_000_000))
-    assert decode.ffn.units == (32, 48, 64, 72, 80, 96)
-    assert decode.ffn.ns == pytest.approx([10_000 * (units - 32) for units in decode.ffn.units], abs=2)
+    ffn = decode.parts["ffn"]
+    assert decode.parts["attention"] == PartTimes((1, 2, 3), (0, 2_000_000, 4_000_000))
+    assert ffn.units == (32, 48, 64, 72, 80, 96)
+    assert ffn.ns == pytest.approx([10_000 * (units - 32) for units in ffn.units], abs=2)
     assert decode.fixed_ns == pytest.approx(5_000_000 + 3 * (2_000_000 + 320_000), abs=10)
-    assert prefill.of_model([LayerPlan(3, 96)] * 3) == pytest.approx(2 * (5_000_000 + 3 * 6_960_000), abs=10)
+    assert prefill.of_model(plan(*[(3, 96)] * 3)) == pytest.approx(2 * (5_000_000 + 3 * 6_960_000), abs=10)
     assert table.measured["prompt_tokens"] == 16
     assert table.measured["dtype"] == "float32"
 
 
 def test_layers_that_do_not_fit_are_extrapolated(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     clockwork(monkeypatch, heads_and_channels)
-    whole = measure(checkpoint, CPU, torch.float32, prompt_tokens=16)
+    full = measure(checkpoint, CPU, torch.float32, prompt_tokens=16)
     monkeypatch.setattr(measuring, "LAYER_BYTES", 1)
     short = measure(checkpoint, CPU, torch.float32, prompt_tokens=16)
-    assert (whole.measured["layers"], short.measured["layers"]) == (3, 2)
+    assert (full.measured["layers"], short.measured["layers"]) == (3, 2)
     for name in ("decode", "prefill"):
-        for layers in ([LayerPlan(3, 96)] * 3, [LayerPlan(2, 40), LayerPlan(1, 96), LayerPlan(3, 33)]):
-            assert short.times[name].of_model(layers) == pytest.approx(whole.times[name].of_model(layers), rel=1e-6)
+        for kept in (plan(*[(3, 96)] * 3), plan((2, 40), (1, 96), (3, 33))):
+            assert short.times[name].of_model(kept) == pytest.approx(full.times[name].of_model(kept), rel=1e-6)
 
 
 def test_a_machine_that_slows_down_changes_nothing(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +106,9 @@ def test_a_machine_that_slows_down_changes_nothing(checkpoint: Checkpoint, monke
         return heads_and_channels(layer, num_layers) * (1 + next(calls) // 8)  # eight models a round
 
     clockwork(monkeypatch, seconds)
-    decode = measure(checkpoint, CPU, torch.float32, prompt_tokens=16).times["decode"]
-    steps = [decode.attention.ns[2] / decode.attention.ns[1], decode.ffn.ns[-1] / decode.ffn.ns[-2]]
+    parts = measure(checkpoint, CPU, torch.float32, prompt_tokens=16).times["decode"].parts
+    attention, ffn = parts["attention"], parts["ffn"]
+    steps = [attention.ns[2] / attention.ns[1], ffn.ns[-1] / ffn.ns[-2]]
     assert steps == pytest.approx([2.0, 64 / 48], rel=1e-3)
 
 
@@ -110,11 +116,11 @@ def test_a_machine_that_slows_down_changes_nothing(checkpoint: Checkpoint, monke
 def test_families_can_be_measured(tmp_path: Path, name: str) -> None:
     checkpoint = open_checkpoint(str(tiny.save_model(tmp_path / name, name)))
     table = measure(checkpoint, CPU, torch.float32, prompt_tokens=8)
-    layers = dense_layers(layer_budgets(checkpoint))
+    places = places_of(checkpoint)
+    assert {place.part for place in places} == {"attention", "ffn"}
     for times in table.times.values():
-        assert times.of_model(layers) > 0
-        assert times.attention.units[-1] == layers[0].attention
-        assert times.ffn.units[-1] == layers[0].ffn
+        assert times.of_model(whole(places)) > 0
+        assert all(times.parts[place.part].units[-1] == place.num_units for place in places)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -149,20 +155,24 @@ def test_a_table_survives_its_file(checkpoint: Checkpoint, tmp_path: Path) -> No
     assert slower.fingerprint() != table.fingerprint()
 
 
-def options(checkpoint: Checkpoint, **changes: Any) -> PruneConfig:
-    return PruneConfig(checkpoint.source, "out", target_latency="0.7x", latency_prompt=16, **changes)
+def found_table(
+    checkpoint: Checkpoint,
+    file: Path | None = None,
+    prompt_tokens: int = 16,
+    note: Callable[[str], None] = lambda text: None,
+) -> LatencyTable:
+    return table_for(None if file is None else str(file), prompt_tokens, checkpoint, CPU, torch.float32, note)
 
 
 def test_a_table_is_measured_once(checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMGPT_CACHE", str(tmp_path / "cache"))
-    file = str(tmp_path / "t.json")
-    notes: list[str] = []
-    first = table_for(options(checkpoint, latency_table=file), checkpoint, CPU, torch.float32, notes.append)
-    cached = table_for(options(checkpoint), checkpoint, CPU, torch.float32, notes.append)
+    file, notes = tmp_path / "t.json", list[str]()
+    first = found_table(checkpoint, file, note=notes.append)
+    cached = found_table(checkpoint, note=notes.append)
     assert [note[:29] for note in notes] == ["Measuring what layers of " + checkpoint.source[:4]] * 2
     monkeypatch.setattr("slimgpt.allocation.latency.measure", None)
-    assert table_for(options(checkpoint, latency_table=file), checkpoint, CPU, torch.float32) == first
-    assert table_for(options(checkpoint), checkpoint, CPU, torch.float32) == cached
+    assert found_table(checkpoint, file) == first
+    assert found_table(checkpoint) == cached
 
 
 @pytest.mark.parametrize(
@@ -177,7 +187,7 @@ def test_a_table_is_measured_once(checkpoint: Checkpoint, tmp_path: Path, monkey
 def test_a_file_that_is_no_table_is_refused(checkpoint: Checkpoint, tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "t.json").write_text(content)
     with pytest.raises(ConfigError) as refused:
-        table_for(options(checkpoint, latency_table=str(tmp_path / "t.json")), checkpoint, CPU, torch.float32)
+        found_table(checkpoint, tmp_path / "t.json")
     assert message in str(refused.value)
 
 
@@ -200,17 +210,15 @@ def test_a_table_of_something_else_is_refused(
         content[key].update(changes)
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError) as refused:
-        table_for(options(checkpoint, latency_table=str(path)), checkpoint, CPU, torch.float32)
+        found_table(checkpoint, path)
     assert message in str(refused.value)
 
 
 def test_what_cannot_be_measured_is_refused_before(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    long = replace(options(checkpoint), latency_prompt=tiny_llama.CONTEXT)
     with pytest.raises(ConfigError, match=r"--latency-prompt 64 leaves no room .* context of 64: give a shorter one"):
-        table_for(long, checkpoint, CPU, torch.float32)
-    nowhere = options(checkpoint, latency_table=str(tmp_path / "no" / "t.json"))
+        found_table(checkpoint, prompt_tokens=tiny_llama.CONTEXT)
     with pytest.raises(ConfigError, match=r"--latency-table .* cannot be written: there is no folder .* Make it first"):
-        table_for(nowhere, checkpoint, CPU, torch.float32)
+        found_table(checkpoint, tmp_path / "no" / "t.json")
 
 
 # --- pruning by it ---------------------------------------------------------------------------------

@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 import tiny_llama
-from slimgpt.allocation.budget import LayerBudget, LayerPlan, SiteBudget, floors, removed_params
+from tables import channels, heads, layers, plan, quadratic_losses, units
 
 from slimgpt import cli
 from slimgpt.allocation.allocate import allocate
-from slimgpt.allocation.curves import CURVES
-from slimgpt.allocation.goal import Goal, ModelTimes, PartTimes, least_cut
-from slimgpt.allocation.plan import Plan, make_plan
+from slimgpt.allocation.curves import log_curve
+from slimgpt.allocation.goal import Goal, ModelTimes, PartTimes, met
+from slimgpt.allocation.places import Key, Place, least, removed_params
+from slimgpt.allocation.plan import Plan, Shape, make_plan
 from slimgpt.config import PruneConfig, SearchConfig
 from slimgpt.config.target import count, latency, size
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.pruning.driver import prune
 from slimgpt.search import allocate as allocate_by_curves
-from slimgpt.search.cache import LossCurve, LossCurves
 from slimgpt.search.programme import Offer, solve
+from slimgpt.sites import Kept
 
 PRUNE = PruneConfig("m", "o")
 STEP = 3 * 48  # parameters of a channel of the tiny Llama
@@ -129,23 +130,24 @@ def test_a_recipe_may_hold_a_target_as_a_number(tmp_path: Path, capsys: pytest.C
 # --- parameters and size ---------------------------------------------------------------------------
 
 
-def plan(checkpoint: Checkpoint, times: ModelTimes | None = None, **options: Any) -> Plan:
-    return make_plan(checkpoint, PruneConfig("m", "o", round_to=1, **options), bytes_per_param=4, times=times)
+def planned(checkpoint: Checkpoint, times: ModelTimes | None = None, **options: Any) -> Plan:
+    asked = PruneConfig("m", "o", **options)
+    return make_plan(checkpoint, asked, asked.chosen_allocation, Shape(asked.layout, round_to=1), 4, times)
 
 
 @pytest.mark.parametrize("layout", ["per-layer", "uniform"])
 @pytest.mark.parametrize("share", [0.95, 0.8, 0.6])
 def test_parameters_are_met_to_a_step_and_never_exceeded(checkpoint: Checkpoint, share: float, layout: str) -> None:
     target = int(share * checkpoint.num_params)
-    found = plan(checkpoint, target_params=target, layout=layout)
-    step = STEP * (len(found.layers) if layout == "uniform" else 1)
+    found = planned(checkpoint, target_params=target, layout=layout)
+    step = STEP * (len(checkpoint.layers) if layout == "uniform" else 1)
     assert target - step <= found.params_after <= target
 
 
 @pytest.mark.parametrize("allocation", ["log", "uniform", "linear-down"])
 def test_curves_meet_parameters_too(checkpoint: Checkpoint, allocation: str) -> None:
     target = int(0.7 * checkpoint.num_params)
-    assert target - STEP <= plan(checkpoint, target_params=target, allocation=allocation).params_after <= target
+    assert target - STEP <= planned(checkpoint, target_params=target, allocation=allocation).params_after <= target
 
 
 def test_the_written_file_is_within_the_size(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ def test_the_written_file_is_within_the_size(checkpoint: Checkpoint, tmp_path: P
 )
 def test_what_cannot_be_is_refused(checkpoint: Checkpoint, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        plan(checkpoint, **options)
+        planned(checkpoint, **options)
 
 
 # --- latency ---------------------------------------------------------------------------------------
@@ -184,10 +186,10 @@ def made_up_times(fixed_ns: int = 10_000, head_ns: int = 2_000, channel_ns: int 
     """Attention in steps of heads, FFNs that gain nothing between 48 and 64 channels."""
     attention = PartTimes((1, 2, 3), (0, head_ns, 2 * head_ns))
     ffn = PartTimes((32, 48, 64, 96), (0, 16 * channel_ns, 16 * channel_ns, 48 * channel_ns))
-    return ModelTimes(fixed_ns, attention, ffn)
+    return ModelTimes(fixed_ns, {"attention": attention, "ffn": ffn})
 
 
-DENSE = [LayerPlan(3, 96)] * 3
+DENSE = plan(*[(3, 96)] * 3)
 
 
 def test_times_between_measured_widths_lie_on_a_line() -> None:
@@ -195,9 +197,15 @@ def test_times_between_measured_widths_lie_on_a_line() -> None:
     assert [times.at(kept) for kept in (8, 32, 48, 64, 72, 95, 96, 200)] == [0, 0, 50, 100, 150, 293, 300, 300]
 
 
+def test_what_was_not_timed_takes_no_time() -> None:
+    times, beside = made_up_times(), Place(None, "vocabulary", 32000, 512)
+    assert times.of_model({**DENSE, beside.key: beside.whole}) == times.of_model(DENSE)
+    assert Goal("", 1, at_least=True, times=times).saved(beside, Kept(1)) == 0
+
+
 def test_a_models_time_is_the_sum_of_its_parts() -> None:
     times = made_up_times()
-    assert times.of_model([LayerPlan(1, 32)]) == times.fixed_ns
+    assert times.of_model(plan((1, 32))) == times.fixed_ns
     assert times.of_model(DENSE) == times.fixed_ns + 3 * (4000 + 48 * 30)
 
 
@@ -205,7 +213,7 @@ def test_a_models_time_is_the_sum_of_its_parts() -> None:
 def test_a_smaller_budget_is_met_by_a_faster_plan(checkpoint: Checkpoint, layout: str) -> None:
     times, before = made_up_times(), made_up_times().of_model(DENSE)
     found = [
-        times.of_model(plan(checkpoint, times, target_latency=f"{share}x", layout=layout).layers) / before
+        times.of_model(planned(checkpoint, times, target_latency=f"{share}x", layout=layout).kept) / before
         for share in (0.95, 0.85, 0.7, 0.5)
     ]
     assert all(time <= share for time, share in zip(found, (0.95, 0.85, 0.7, 0.5), strict=True))
@@ -216,10 +224,8 @@ def test_a_smaller_budget_is_met_by_a_faster_plan(checkpoint: Checkpoint, layout
 def test_milliseconds_and_fractions_are_the_same_goal(checkpoint: Checkpoint) -> None:
     times = made_up_times(fixed_ns=10_000_000, head_ns=2_000_000, channel_ns=30_000)
     ms = 0.7 * times.of_model(DENSE) / 1e6
-    assert (
-        plan(checkpoint, times, target_latency=f"{ms}ms").layers
-        == plan(checkpoint, times, target_latency="0.7x").layers
-    )
+    absolute, relative = (planned(checkpoint, times, target_latency=asked).kept for asked in (f"{ms}ms", "0.7x"))
+    assert absolute == relative
 
 
 @pytest.mark.parametrize(
@@ -231,22 +237,23 @@ def test_milliseconds_and_fractions_are_the_same_goal(checkpoint: Checkpoint) ->
 )
 def test_times_that_cannot_be_are_refused(checkpoint: Checkpoint, value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        plan(checkpoint, made_up_times(), target_latency=value)
+        planned(checkpoint, made_up_times(), target_latency=value)
 
 
-def test_the_least_cut_is_the_first_that_meets_the_goal() -> None:
-    budget = [LayerBudget(SiteBudget(3, 500), SiteBudget(200, 10))] * 4
-    curve = CURVES["log"](4)
+def test_the_cut_is_the_first_that_meets_the_goal() -> None:
+    places = layers(4, heads(3, 500), channels(200, 10))
+    narrowest, along = least(places, 8), dict.fromkeys(("attention", "ffn"), log_curve(4))
 
-    def cut(params: int) -> list[LayerPlan]:
-        return allocate(budget, params, curve, curve, 8)
+    def cut(params: int) -> dict[Key, Kept]:
+        return allocate(places, params, along, 8)
 
-    most = removed_params(budget, floors(budget, 8))
+    def given(removes: int) -> int:
+        return removed_params(places, met(Goal("", removes, at_least=True), places, narrowest, cut))
+
+    most = removed_params(places, narrowest)
     for removes in range(100, most, 333):
-        goal = Goal("", removes, at_least=True)
-        found = least_cut(goal, budget, most, cut)
-        assert 0 <= removed_params(budget, found) - removes <= 80
-    assert removed_params(budget, least_cut(Goal("", most, at_least=True), budget, most, cut)) == most
+        assert 0 <= given(removes) - removes <= 80
+    assert given(most) == most
 
 
 def test_query_heads_have_no_times() -> None:
@@ -258,37 +265,30 @@ def test_query_heads_have_no_times() -> None:
 # --- the search's budget ---------------------------------------------------------------------------
 
 
-def loss_curves() -> LossCurves:
-    def layer(scale: float) -> dict[str, LossCurve]:
-        return {
-            "attention": LossCurve(SiteBudget(3, HEAD_GROUP), (tuple(scale * k**2 for k in range(4)),)),
-            "ffn": LossCurve(SiteBudget(96, STEP), (tuple(scale * (k / 30) ** 2 for k in range(97)),)),
-        }
-
-    return LossCurves("m", 10**5, 2, {}, tuple(layer(1.0 + index) for index in range(3)))
+LOSSES = quadratic_losses(layers(3, heads(3, HEAD_GROUP), channels(96, STEP)), num_params=10**5, alike=30)
 
 
 @pytest.mark.parametrize("share", [0.95, 0.8, 0.6, 0.5])
 def test_a_search_meets_a_time(share: float) -> None:
     times, before = made_up_times(), made_up_times().of_model(DENSE)
     goal = Goal("", before - int(share * before), at_least=True, times=times)
-    layers, _ = allocate_by_curves(loss_curves(), goal, round_to=8)
-    assert times.of_model(layers) <= share * before
+    kept, _ = allocate_by_curves(LOSSES, goal, round_to=8)
+    assert times.of_model(kept) <= share * before
 
 
 def test_what_costs_no_time_is_left_alone() -> None:
     """Attention that takes no time by its width is not cut for a time, though it is for parameters."""
     times = made_up_times(head_ns=0)
     before = times.of_model(DENSE)
-    layers, _ = allocate_by_curves(loss_curves(), Goal("", before // 10, at_least=True, times=times), round_to=8)
-    assert [layer.attention for layer in layers] == [3, 3, 3]
-    smaller, _ = allocate_by_curves(loss_curves(), Goal("", 30_000, at_least=True), round_to=8)
-    assert any(layer.attention < 3 for layer in smaller)
+    faster, _ = allocate_by_curves(LOSSES, Goal("", before // 10, at_least=True, times=times), round_to=8)
+    assert units(faster, "attention") == [3, 3, 3]
+    smaller, _ = allocate_by_curves(LOSSES, Goal("", 30_000, at_least=True), round_to=8)
+    assert min(units(smaller, "attention")) < 3
 
 
 def test_a_search_refuses_what_cannot_be() -> None:
     with pytest.raises(ConfigError, match=r"--target-latency 0\.1x cannot be attained"):
-        allocate_by_curves(loss_curves(), Goal("--target-latency 0.1x", 10**6, True, made_up_times()), round_to=8)
+        allocate_by_curves(LOSSES, Goal("--target-latency 0.1x", 10**6, True, made_up_times()), round_to=8)
 
 
 @pytest.mark.parametrize("target", range(1, 44, 3))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import records
 import tiny_llama
 import torch
 from safetensors.torch import load_file
@@ -87,16 +88,16 @@ def test_the_record_holds_everything(pruned: Path, model: Path, record: dict[str
 def test_the_record_names_the_rows_that_survive(model: Path, pruned: Path, record: dict[str, Any]) -> None:
     before, after = (load_file(folder / "model.safetensors") for folder in (model, pruned))
     removed = 0
-    for index, layer in enumerate(record["layers"]):
+    for index, (layer, sizes) in enumerate(zip(records.by_layer(record), record["sizes"], strict=True)):
         prefix = f"model.layers.{index}."
-        ffn, attention = layer["sites"]["ffn"], layer["sites"]["attention"]
+        ffn, attention = layer["ffn"], layer["attention"]
         assert torch.equal(after[prefix + "mlp.up_proj.weight"], before[prefix + "mlp.up_proj.weight"][ffn["kept"]])
         keys = before[prefix + "self_attn.k_proj.weight"].unflatten(0, (3, 8))[attention["kept"]].flatten(0, 1)
         assert torch.equal(after[prefix + "self_attn.k_proj.weight"], keys)
         queries = before[prefix + "self_attn.q_proj.weight"].unflatten(0, (3, 16))[attention["kept"]].flatten(0, 1)
         assert torch.equal(after[prefix + "self_attn.q_proj.weight"], queries)
-        assert layer["config"]["intermediate_size"] == len(ffn["kept"])
-        assert layer["config"]["num_key_value_heads"] == len(attention["kept"])
+        assert sizes["intermediate_size"] == len(ffn["kept"])
+        assert sizes["num_key_value_heads"] == len(attention["kept"])
         removed += ffn["num_units"] - len(ffn["kept"]) + attention["num_units"] - len(attention["kept"])
         assert 0 <= attention["error"] < 1
         assert 0 < ffn["error"] < 1

@@ -18,7 +18,7 @@ from slimgpt.pruning.journal import HEADER, Journal
 
 RUN = {"ratio": 0.2, "seed": 0, "model": "abc"}
 WEIGHTS = {"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.ones(2)}
-RECORD = {"sites": {"ffn": {"kept": [0, 2], "error": 0.25}}}
+RECORD = {"sites": [{"layer": 3, "site": "ffn", "kept": [0, 2], "error": 0.25}]}
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_missing_or_cut_off_shard_is_not_finished(journal: Journal) -> None:
     assert reopened(journal).record(0) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"sites": {}}', '{"sha256": null}', "\x00" * 100])
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"sites": []}', '{"sha256": null}', "\x00" * 100])
 def test_a_damaged_record_is_not_finished(journal: Journal, text: str) -> None:
     journal.write(0, WEIGHTS, RECORD)
     journal.shard(0).with_suffix(".json").write_text(text)

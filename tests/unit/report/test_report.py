@@ -409,33 +409,66 @@ def test_the_pareto_front_is_what_nothing_beats() -> None:
     ("num_layers", "num_units"), [(1, 1), (80, 8), (4, 128)], ids=["one layer", "deep", "many heads"]
 )
 def test_models_of_any_shape_are_drawn(tmp_path: Path, num_layers: int, num_units: int) -> None:
-    site = {"num_units": num_units, "kept": list(range((num_units + 1) // 2)), "error": 0.1}
-    experts = {f"ffn.{index}": {"num_units": 64, "kept": [1, 2, 3], "error": 0.1 * index} for index in range(2)}
-    layers = [{"layer": index, "config": {}, "sites": {"attention": site, **experts}} for index in range(num_layers)]
-    folder = run_folders.save(tmp_path / "run", slimgpt=run_folders.record(layers=layers))
+    sites = []
+    for index in range(num_layers):
+        sites.append(run_folders.site(index, "attention", num_units, range((num_units + 1) // 2)))
+        sites += [run_folders.site(index, f"ffn.{e}", 64, [1, 2, 3], 0.1 * e, unit="channel") for e in range(2)]
+    folder = run_folders.save(tmp_path / "run", slimgpt=run_folders.record(sites=sites))
     page = made(tmp_path / "r.html", folder)
     assert len(page.all("svg")) == 4
     assert "4.7%" in page.text  # 3 of 64
 
 
-def test_query_heads_that_went_by_themselves_are_drawn_and_counted(tmp_path: Path) -> None:
-    whole = {"num_units": 3, "kept": [0, 2], "members": 2, "kept_members": [0, 1, 4, 5], "error": 0.1}
-    bare = {"num_units": 3, "kept": [0, 2], "error": 0.1}  # one query head in each group already
-    fewer = {"num_units": 3, "kept": [0, 1, 2], "members": 2, "kept_members": [1, 2, 5], "error": 0.2}
-    ffn = {"num_units": 64, "kept": [1, 2, 3], "error": 0.1}
-    layers = [
-        {"layer": i, "config": {}, "sites": {"attention": one, "ffn": ffn}}
-        for i, one in enumerate([whole, fewer, bare])
-    ]
+def test_parts_that_some_layers_or_runs_lack_are_left_out_there(tmp_path: Path) -> None:
+    """And what lies beside the layers is in the card's table, but in no picture of the layers."""
+    attention = run_folders.site(0, "attention", 8, range(6), unit="head")
+    mixer = run_folders.site(1, "convolution", 40, range(30), 0.25)
+    channels = [run_folders.site(index, "ffn", 64, range(32), unit="channel") for index in range(2)]
+    beside = run_folders.site(None, "vocabulary", 1000, range(900), 0.05, unit="token")
     options = dataclasses.asdict(PruneConfig("models/dense", "out"))
-    record = run_folders.record(layers=layers, options=options)
+    record = run_folders.record(sites=[attention, channels[0], mixer, channels[1], beside], options=options)
+    folder = run_folders.save(tmp_path / "mixed", slimgpt=record)
+    run, _ = one_run(folder)
+    assert [list(layer) for layer in run.layers] == [["attention", "ffn"], ["convolution", "ffn"]]
+    other = run_folders.save(tmp_path / "other", slimgpt=run_folders.record())
+    drawn = {str(figure["id"]) for figure in made(tmp_path / "r.html", folder, other).all("figure")}
+    kept = {f"kept-{name}" for name in ("attention-1", "ffn-1", "convolution-1", "attention-2", "ffn-2")}
+    assert drawn == kept | {"error-attention", "error-ffn", "error-convolution"}
+    rows = model_card(record).splitlines()
+    assert "| 1 | – | 32 of 64 | 30 of 40 | – | – | 0.1000 | 0.2500 | – |" in rows
+    assert "| model | – | – | – | 900 of 1000 | – | – | – | 0.0500 |" in rows
+
+
+def test_a_record_of_the_old_form_is_read_alike(tmp_path: Path) -> None:
+    record = run_folders.record(options=dataclasses.asdict(PruneConfig("models/dense", "out")))
+    older = run_folders.old_form(record)
+    assert model_card(older) == model_card(record)
+    one, other = (run_folders.save(tmp_path / name, slimgpt=form) for name, form in (("o", older), ("n", record)))
+    assert unnamed(one_run(one)[0]) == unnamed(one_run(other)[0])
+
+
+def unnamed(run: Any) -> list[dict[str, Any]]:
+    """What is left of every layer; the old form does not say what a unit of attention is called."""
+    return [{part: dataclasses.replace(kept, unit="") for part, kept in layer.items()} for layer in run.layers]
+
+
+@pytest.mark.parametrize("form", [lambda record: record, run_folders.old_form], ids=["schema 2", "schema 1"])
+def test_query_heads_that_went_by_themselves_are_drawn_and_counted(tmp_path: Path, form: Any) -> None:
+    attention = [
+        run_folders.site(0, "attention", 3, [0, 2], members=2, kept_members=[0, 1, 4, 5]),
+        run_folders.site(1, "attention", 3, [0, 1, 2], members=2, kept_members=[1, 2, 5]),
+        run_folders.site(2, "attention", 3, [0, 2]),  # one query head in each group already
+    ]
+    ffn = [run_folders.site(index, "ffn", 64, [1, 2, 3], unit="channel") for index in range(3)]
+    whole = {"options": dataclasses.asdict(PruneConfig("models/dense", "out")), "sizes": [{}] * 3}
+    record = form(run_folders.record(sites=[*attention, *ffn], **whole))
     page = made(tmp_path / "r.html", run_folders.save(tmp_path / "run", slimgpt=record))
     assert "Every square is a query head; up to 2 side by side share a KV head" in page.text
     assert "66.7%" in page.text and "50.0%" in page.text  # 4 and 3 of 6
     card = model_card(record)
     assert "| query heads, all layers | 15 | 9 |" in card
     assert "| 0 | 2 of 3 | " in card and "| 1 | 3 of 3, 1 of 2 queries in each | " in card
-    coarse = model_card(run_folders.record(layers=[layers[0]], options=options))
+    coarse = model_card(form(run_folders.record(sites=[attention[0], ffn[0]], **whole)))
     assert "query heads" not in coarse
 
 
@@ -453,7 +486,8 @@ def test_the_command_writes_where_it_is_told(place: Path, tmp_path: Path, capsys
     assert f"Written to {out}" in shown
     assert "4 figures in" in shown
     files = sorted(figures.iterdir())
-    assert [file.name for file in files] == ["channels-1.png", "error-attention.png", "error-ffn.png", "heads-1.png"]
+    names = ["error-attention.png", "error-ffn.png", "kept-attention-1.png", "kept-ffn-1.png"]
+    assert [file.name for file in files] == names
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     first = {file.name: file.read_bytes() for file in files}
     assert run("report", place / "bare", "-o", out, "--figures", figures, "--force") == 0
@@ -462,7 +496,7 @@ def test_the_command_writes_where_it_is_told(place: Path, tmp_path: Path, capsys
 
 def test_figures_as_svg(place: Path, tmp_path: Path) -> None:
     report(ReportConfig((str(place / "bare"),), str(tmp_path / "r.html"), figures=str(tmp_path), figure_format="svg"))
-    text = (tmp_path / "heads-1.svg").read_text(encoding="utf-8")
+    text = (tmp_path / "kept-attention-1.svg").read_text(encoding="utf-8")
     assert palette.LIGHT["series-1"] in text
     assert "var(--" not in text
 
@@ -476,11 +510,14 @@ def test_figures_as_svg(place: Path, tmp_path: Path) -> None:
         (["BARE", "-o", "taken.html"], "taken.html exists: choose another name, or replace it with --force"),
         (["BARE", "--figures", "taken.html"], "--figures taken.html is a file: name a folder"),
         (["BARE", "--figures", "no/figures"], "there is no folder no. Make it first"),
-        (["BARE", "--figures", "drawn"], "drawn/heads-1.png exists: choose another name, or replace it with --force"),
+        (
+            ["BARE", "--figures", "drawn"],
+            "drawn/kept-attention-1.png exists: choose another name, or replace it with --force",
+        ),
         (["BARE", "BARE"], "is named twice"),
         (["./none"], "none holds no slimgpt.json: name a folder made by slimgpt prune or slimgpt recover"),
         (["PLACE"], "It holds runs, though: name bare, …"),
-        (["newer"], "newer/slimgpt.json was made by a newer slimgpt (schema 2; this one knows up to 1)"),
+        (["newer"], "newer/slimgpt.json was made by a newer slimgpt (schema 3; this one knows up to 2)"),
         (["newer-eval"], "newer-eval/measured/eval.json was made by a newer slimgpt (schema 7"),
         (["damaged"], "damaged/slimgpt.json is damaged"),
         (["holes"], "holes/measured/compare.json is damaged (KeyError('against'))"),
@@ -509,9 +546,9 @@ def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(
 def make_bad_folders(here: Path) -> None:
     (here / "taken.html").write_text("mine")
     (here / "drawn").mkdir()
-    (here / "drawn" / "heads-1.png").write_bytes(b"mine")
+    (here / "drawn" / "kept-attention-1.png").write_bytes(b"mine")
     record = run_folders.record()
-    run_folders.save(here / "newer", slimgpt={**record, "schema": 2})
+    run_folders.save(here / "newer", slimgpt={**record, "schema": 3})
     run_folders.save(here / "newer-eval", slimgpt=record, eval=run_folders.eval_json(schema=7))
     run_folders.save(here / "damaged", slimgpt={key: record[key] for key in record if key != "parameters"})
     run_folders.save(here / "holes", slimgpt=record, compare={"schema": 1, "kind": "compare"})

@@ -9,25 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import records
 import tiny_llama
 import torch
 import yaml
-from slimgpt.allocation.budget import SiteBudget
+from tables import channels, heads, layers, quadratic_losses, stacked, units
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from slimgpt import cli
 from slimgpt.allocation.goal import Goal
+from slimgpt.allocation.places import Place
 from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.pruning.driver import prune
 from slimgpt.search import allocate, answer, removed_params, to_yaml
-from slimgpt.search.cache import CURVES, LossCurve, LossCurves
+from slimgpt.search.cache import CURVES, LossCurve, LossCurves, read_curves, write_curves
 from slimgpt.search.curves import loss_table, metric_OO
 from slimgpt.search.programme import Offer, solve
 from slimgpt.search.sweep import Moments, Sweep, draw
-from slimgpt.sites import Site, SolverOptions
+from slimgpt.sites import Kept, Site, SolverOptions
 from slimgpt.solvers.linalg import damped
 from slimgpt.solvers.members import solve_site
 from slimgpt.solvers.obs import obs
@@ -138,7 +140,7 @@ def test_a_curve_is_the_weighed_loss_of_the_best_repair(
 ) -> None:
     """The first removal, by trying all units with normal equations; the last, by having nothing left."""
     moments, damping = swept[1][name], 0.01
-    have = SiteBudget(moments.weight_OI.shape[1] // width, 1)
+    have = heads(moments.weight_OI.shape[1] // width, 1)
     (curve,) = loss_table([moments], have, NUM_WINDOWS * SEQLEN, damping)
     damped_II = damped(moments.inputs.hessian_II(), damping)
     weight_OI, metric = moments.weight_OI.double(), metric_OO(moments).double()
@@ -161,7 +163,7 @@ def test_a_curve_is_the_weighed_loss_of_the_best_repair(
 
 def test_experts_of_a_layer_add_up(swept: dict[int, dict[str, Moments]]) -> None:
     one = swept[0]["ffn"]
-    have = SiteBudget(one.weight_OI.shape[1], 1)
+    have = channels(one.weight_OI.shape[1], 1)
     single, double = (loss_table([one] * n, have, 100, 0.01)[0] for n in (1, 2))
     assert double == pytest.approx([2 * loss for loss in single])
 
@@ -197,65 +199,75 @@ def test_no_other_choice_of_the_same_size_costs_less(seed: int, target: int) -> 
     assert loss(found) == pytest.approx(min(loss(levels) for levels in everything if size(levels) == size(found)))
 
 
-def curves_of(num_layers: int, ffn_units: int = 200) -> LossCurves:
-    def layer(scale: float) -> dict[str, LossCurve]:
-        return {
-            "attention": LossCurve(SiteBudget(4, 5000), (tuple(scale * k**2 for k in range(5)),)),
-            "ffn": LossCurve(SiteBudget(ffn_units, 300), (tuple(scale * (k / 50) ** 2 for k in range(ffn_units + 1)),)),
-        }
-
-    return LossCurves("m", 10**6, 2, {}, tuple(layer(1.0 + index) for index in range(num_layers)))
+def losses(num_layers: int) -> LossCurves:
+    return quadratic_losses(layers(num_layers, heads(4, 5000), channels(200, 300)), num_params=10**6, alike=50)
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.2, 0.3])
 def test_the_size_is_met_and_cheap_layers_give_more(ratio: float) -> None:
-    curves = curves_of(6)
-    layers, loss = allocate(curves, Goal("--ratio", round(ratio * curves.num_params)), round_to=8)
-    removed = sum((4 - keep.attention) * 5000 + (200 - keep.ffn) * 300 for keep in layers)
+    curves = losses(6)
+    kept, loss = allocate(curves, Goal("--ratio", round(ratio * curves.num_params)), round_to=8)
+    attention, ffn = units(kept, "attention"), units(kept, "ffn")
+    removed = sum((4 - left) * 5000 for left in attention) + sum((200 - left) * 300 for left in ffn)
     assert removed == pytest.approx(ratio * curves.num_params, abs=8 * 300)
-    assert all(keep.ffn % 8 == 0 and 32 <= keep.ffn <= 200 and keep.attention >= 1 for keep in layers)
-    assert (layers[0].attention, layers[0].ffn) < (layers[-1].attention, layers[-1].ffn)
+    assert all(left % 8 == 0 and 32 <= left <= 200 for left in ffn) and min(attention) >= 1
+    assert (attention[0], ffn[0]) < (attention[-1], ffn[-1])
     assert loss > 0
+
+
+def test_layers_that_lack_a_part_and_what_lies_beside_them_take_part() -> None:
+    attention, ffn, beside = heads(4, 5000), channels(200, 300), Place(None, "vocabulary", 50, 1000)
+    places = [*stacked((attention, ffn), (ffn,), (attention,)), beside]
+    curves = quadratic_losses(places, num_params=10**6, alike=50)
+    kept, _ = allocate(curves, Goal("--ratio 0.12", 120_000), round_to=1)
+    assert list(kept) == [place.key for place in places]
+    assert all(1 <= kept[place.key].units < place.num_units for place in places)
+    assert removed_params(curves, kept) == pytest.approx(120_000, abs=150)
+    ratios = yaml.safe_load(to_yaml(curves, kept))
+    assert ratios.keys() == {"attention", "ffn"}
+    assert [ratio > 0 for ratio in ratios["attention"]] == [True, False, True]
+    assert [ratio > 0 for ratio in ratios["ffn"]] == [True, True, False]
 
 
 def test_more_than_there_is_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"900,000 parameters to remove, but at most .* can go.*Lower --ratio"):
-        allocate(curves_of(2), Goal("--ratio 0.9", 900_000), round_to=8)
+        allocate(losses(2), Goal("--ratio 0.9", 900_000), round_to=8)
 
 
 def test_a_table_says_what_solving_the_site_would_lose(swept: dict[int, dict[str, Moments]]) -> None:
     """Every entry is the weighed loss of the solver's own choice, repaired."""
     moments, damping = swept[1]["attention"], 0.01
     metric, hessian_II = metric_OO(moments), moments.inputs.hessian_II()
-    table = loss_table([moments], SiteBudget(3, 1, 2, 1), NUM_WINDOWS * SEQLEN, damping)
+    table = loss_table([moments], heads(3, 1, 2, 1), NUM_WINDOWS * SEQLEN, damping)
     site = Site("attention", None, "o_proj", (), 3, 16, members=2)
     damped_II = damped(hessian_II, damping)
-    for units, members in itertools.product((1, 2, 3), (1, 2)):
+    for kept in itertools.starmap(Kept, itertools.product((1, 2, 3), (1, 2))):
         options = SolverOptions(damping, metric_OO=metric)
-        removal = solve_site(obs, moments.weight_OI.double(), hessian_II, site, units, members, options)
+        removal = solve_site(obs, moments.weight_OI.double(), hessian_II, site, kept, options)
         lost_OI = moments.weight_OI.double()
         lost_OI[:, site.kept_columns(removal.kept_N)] -= removal.weight_OI
         nats = float((metric.double() @ lost_OI @ damped_II * lost_OI).sum()) / (2 * NUM_WINDOWS * SEQLEN)
-        assert table[2 - members][3 - units] == pytest.approx(nats, rel=1e-6, abs=1e-15)
+        assert table[2 - kept.members][3 - kept.units] == pytest.approx(nats, rel=1e-6, abs=1e-15)
 
 
 def shared_curves(cheap_queries: bool) -> LossCurves:
     """Three KV groups of two query heads: one query head of each costs little or much."""
-    attention = LossCurve(
-        SiteBudget(3, 40, 2, 10),
-        ((0.0, 1.0, 2.5, 5.0), tuple((0.2 if cheap_queries else 2.0) + k for k in range(4))),
-    )
-    ffn = LossCurve(SiteBudget(200, 1), (tuple((k / 60) ** 2 for k in range(201)),))
-    return LossCurves("m", 10**4, 2, {}, ({"attention": attention, "ffn": ffn},) * 4)
+    cost = 0.2 if cheap_queries else 2.0
+    losses = {
+        "attention": ((0.0, 1.0, 2.5, 5.0), tuple(cost + gone for gone in range(4))),
+        "ffn": (tuple((gone / 60) ** 2 for gone in range(201)),),
+    }
+    places = layers(4, heads(3, 40, 2, 10), channels(200, 1))
+    return LossCurves("m", 10**4, 2, {}, tuple(LossCurve(place, losses[place.part]) for place in places))
 
 
 def test_query_heads_go_where_that_is_cheaper_and_allowed() -> None:
     for cheap in (True, False):
         curves, goal = shared_curves(cheap), Goal("--ratio 0.02", 200)
         coarse, coarse_loss = allocate(curves, goal, 1)
-        fine, fine_loss = allocate(curves, goal, 1, by_queries=True)
-        assert all(keep.queries is None for keep in coarse)
-        assert any(keep.queries == 1 for keep in fine) == cheap
+        fine, fine_loss = allocate(curves, goal, 1, by_members=True)
+        assert all(kept.members is None for kept in coarse.values())
+        assert any(kept.members == 1 for kept in fine.values()) == cheap
         assert fine_loss < coarse_loss if cheap else fine == coarse
         assert removed_params(curves, fine) == removed_params(curves, coarse) == 200
         assert len(yaml.safe_load(to_yaml(curves, fine))["attention"]) == 4
@@ -286,23 +298,60 @@ def test_another_ratio_needs_no_model(
 ) -> None:
     cache, file = tmp_path / "cache", tmp_path / "allocation.yaml"
     prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="searched", search_cache=str(cache)))
-    units = ("--attention-units", "queries") if by_queries else ()
-    assert run("search", cache, "--ratio", 0.3, "--round-to", 1, "--out", file, *units) == 0
+    attention_units = "queries" if by_queries else "groups"
+    flags = ("--attention-units", attention_units)
+    assert run("search", cache, "--ratio", 0.3, "--round-to", 1, "--out", file, *flags) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert re.search(r"parameters: (29\.9|30\.0)", printed)  # whole units of a tiny model
     assert ("3 x 2 →" in printed) == by_queries
-    attention_units = "queries" if by_queries else "groups"
-    searched = answer(SearchConfig(str(cache), ratio=0.3, round_to=1, attention_units=attention_units)).layers
+    searched = answer(SearchConfig(str(cache), ratio=0.3, round_to=1, attention_units=attention_units)).kept
     options = {"allocation": str(file), "ratio": 0.3, "attention_units": attention_units}
-    config = tiny_llama.prune_config(model, tmp_path / "by-file", **options)
-    layers = prune(config).record["layers"]
-    sites = [layer["sites"] for layer in layers]
+    record = prune(tiny_llama.prune_config(model, tmp_path / "by-file", **options)).record
     # A file has ratios: three groups of one query head are as large as two of two, keys and values of a group as one.
-    heads = [len(site["attention"]["kept_members"]) + len(site["attention"]["kept"]) for site in sites]
-    assert heads == [keep.attention * ((keep.queries or 2) + 1) for keep in searched]
-    found = [len(site["ffn"]["kept"]) for site in sites]
-    assert found == pytest.approx([keep.ffn for keep in searched], abs=1)
+    attention = [layer["attention"] for layer in records.by_layer(record)]
+    pieces = [len(site["kept_members"]) + len(site["kept"]) for site in attention]
+    wanted = [kept for key, kept in searched.items() if key.part == "attention"]
+    assert pieces == [kept.units * ((kept.members or 2) + 1) for kept in wanted]
+    assert records.widths(record) == pytest.approx(units(searched, "ffn"), abs=1)
     assert set(yaml.safe_load(file.read_text())) == {"attention", "ffn"}
+
+
+def as_schema_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Curves as earlier builds wrote them: for every layer its attention and its FFN."""
+    by_layer: dict[int, dict[str, Any]] = {}
+    for curve in content["curves"]:
+        place = curve["place"]
+        have = {key: place[key] for key in ("num_units", "unit_params", "members", "member_params")}
+        by_layer.setdefault(place["layer"], {})[place["part"]] = {"have": have, "loss": curve["loss"]}
+    rest = {key: value for key, value in content.items() if key != "curves"}
+    return {**rest, "schema": 2, "layers": list(by_layer.values())}
+
+
+def make_older(cache: Path) -> None:
+    (cache / CURVES).write_text(json.dumps(as_schema_2(json.loads((cache / CURVES).read_text()))))
+
+
+def test_curves_survive_their_file_and_those_of_earlier_builds_are_read(tmp_path: Path) -> None:
+    curves = shared_curves(cheap_queries=True)
+    write_curves(tmp_path, curves)
+    assert read_curves(tmp_path) == curves
+    make_older(tmp_path)
+    assert read_curves(tmp_path) == curves
+
+
+def test_a_search_of_an_earlier_build_gives_the_same_bytes(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"allocation": "searched", "search_cache": str(tmp_path / "cache")}
+    first = prune(tiny_llama.prune_config(model, tmp_path / "first", **options))
+    run("search", tmp_path / "cache", "--ratio", 0.3)
+    printed = capsys.readouterr().out
+    make_older(tmp_path / "cache")
+    again = prune(tiny_llama.prune_config(model, tmp_path / "again", **options))
+    one, other = ((result.path / tiny_llama.WEIGHTS).read_bytes() for result in (first, again))
+    assert one == other
+    run("search", tmp_path / "cache", "--ratio", 0.3)
+    assert capsys.readouterr().out == printed
 
 
 def test_units_are_scored_by_what_the_loss_feels(model: Path, tmp_path: Path) -> None:
@@ -311,8 +360,9 @@ def test_units_are_scored_by_what_the_loss_feels(model: Path, tmp_path: Path) ->
     searched = prune(tiny_llama.prune_config(model, tmp_path / "a", allocation="searched", search_cache=str(cache)))
     run("search", cache, "--ratio", 0.2, "--round-to", 1, "--out", file)
     by_file = prune(tiny_llama.prune_config(model, tmp_path / "b", allocation=str(file)))
-    kept = [[layer["sites"]["ffn"]["kept"] for layer in result.record["layers"]] for result in (searched, by_file)]
-    assert kept[0] != kept[1]
+    ours, theirs = ([layer["ffn"]["kept"] for layer in records.by_layer(one.record)] for one in (searched, by_file))
+    assert list(map(len, ours)) == pytest.approx(list(map(len, theirs)), abs=1)
+    assert ours != theirs
 
 
 def test_the_search_of_another_model_is_refused(model: Path, tmp_path: Path) -> None:
@@ -328,8 +378,9 @@ def test_the_search_of_another_model_is_refused(model: Path, tmp_path: Path) -> 
     [
         (None, f"holds no search: it has no {CURVES}"),
         ("{", "is damaged"),
-        ('{"schema": 1}', "was made by an older slimgpt (schema 1; this one writes 2): remove"),
+        ('{"schema": 1}', "was made by an older slimgpt (schema 1; this one writes 3): remove"),
         ('{"schema": 2}', "is damaged"),
+        ('{"schema": 3}', "is damaged"),
         ('{"schema": 99}', "was made by a newer slimgpt"),
     ],
 )

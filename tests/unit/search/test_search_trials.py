@@ -13,13 +13,15 @@ from typing import Any
 
 import oracle
 import pytest
+import records
 import tiny
 import tiny_llama
 import torch
-from slimgpt.allocation.budget import LayerPlan
+from tables import channels, heads, layers, plan, stacked
 from transformers import AutoModelForCausalLM
 
 from slimgpt import cli
+from slimgpt.allocation.places import Allocation, Key, Place
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.embeddings_and_head import head
@@ -31,9 +33,10 @@ from slimgpt.search.programme import Offer, solve
 from slimgpt.search.tilt import kinds, tilt
 from slimgpt.search.trial import KEPT_TOKENS, Trial
 from slimgpt.search.windows import search_windows, tried_windows
+from slimgpt.sites import Kept
 
 CPU = torch.device("cpu")
-DENSE = LayerPlan(3, 96)
+DENSE = (3, 96)
 
 
 # --- exchanges -------------------------------------------------------------------------------------
@@ -184,11 +187,21 @@ def test_tilts_end_with_their_candidates(num_candidates: int) -> None:
 
 
 def test_kinds_are_attention_and_the_two_ends() -> None:
-    attention, first, last = kinds(16)
+    attention, first, last = kinds(layers(16, heads(3, 1), channels(96, 1)), 16)
     assert attention == [1.0, 0.0] * 16
     assert first[0] == first[1] == last[-1] == last[-2] == 1.0
     assert first == sorted(first, reverse=True) == last[::-1]
     assert first[2 * 8] < 0.02
+
+
+def test_kinds_of_places_that_are_not_in_every_layer() -> None:
+    """What lies beside the layers is near to neither end."""
+    mixed = stacked((heads(3, 1), channels(96, 1)), (channels(96, 1),), (heads(3, 1),))
+    attention, ffn, first, last = kinds([*mixed, Place(None, "vocabulary", 9, 1)], 3)
+    assert attention == [1.0, 0.0, 0.0, 1.0, 0.0]
+    assert ffn == [0.0, 1.0, 1.0, 0.0, 0.0]
+    assert first[0] == first[1] == last[3] == 1.0
+    assert (first[4], last[4]) == (0.0, 0.0)
 
 
 # --- trials ----------------------------------------------------------------------------------------
@@ -213,63 +226,58 @@ def searched(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "cache"
 
 
-def divergences(checkpoint: Checkpoint, searched: Path, plans: Sequence[Sequence[LayerPlan]]) -> list[float]:
+def divergences(checkpoint: Checkpoint, searched: Path, *plans: Allocation) -> list[float]:
     """Each judged after the one before was adopted."""
     windows_BT = tiny_llama.tokens(5, 16, seed=3)
     with head(checkpoint, CPU, torch.float32) as logits:
         trial = Trial(checkpoint, Levels(searched, 0.01), windows_BT, CPU, torch.float32, 2, logits)
         found = []
-        for plan in plans:
-            found.append(trial.divergence(plan))
+        for kept in plans:
+            found.append(trial.divergence(kept))
             trial.adopt()
         return found
 
 
 def test_the_dense_model_does_not_diverge(checkpoint: Checkpoint, searched: Path) -> None:
-    assert divergences(checkpoint, searched, [[DENSE] * 3]) == [
-        pytest.approx(0, abs=1e-6)
-    ]  # its predictions are kept in float16
+    (found,) = divergences(checkpoint, searched, plan(DENSE, DENSE, DENSE))
+    assert found == pytest.approx(0, abs=1e-6)  # its predictions are kept in float16
 
 
 def test_a_trial_measures_what_the_whole_model_does(model: Path, checkpoint: Checkpoint, searched: Path) -> None:
     """Beside the dense model with zeros in place of what goes, run by transformers as a whole."""
-    plan = [LayerPlan(2, 60), DENSE, LayerPlan(1, 96)]
+    cut = plan((2, 60), DENSE, (1, 96))
     levels = Levels(searched, 0.01)
     dense, zeroed = (AutoModelForCausalLM.from_pretrained(model) for _ in range(2))
-    for index, keep in enumerate(plan):
-        layer = zeroed.model.layers[index]
-        for site, consumer, kept in zip(
-            checkpoint.sites(index),
-            (layer.self_attn.o_proj, layer.mlp.down_proj),
-            (keep.attention, keep.ffn),
-            strict=True,
-        ):
-            if kept < site.num_units:
-                removal = levels.removal(index, site, kept, site.members, consumer.weight.detach())
+    for index, layer in enumerate(zeroed.model.layers):
+        consumers = (layer.self_attn.o_proj, layer.mlp.down_proj)
+        for site, consumer in zip(checkpoint.sites(index), consumers, strict=True):
+            kept = cut[Key(index, site.name)]
+            if kept.units < site.num_units:
+                removal = levels.removal(index, site, kept, consumer.weight.detach())
                 columns = site.kept_columns(removal.kept_N)
-                assert int(removal.kept_N.view(site.num_units, -1).any(1).sum()) == kept
+                assert int(removal.kept_N.view(site.num_units, -1).any(1).sum()) == kept.units
                 weight = torch.zeros_like(consumer.weight)
                 weight[:, columns] = removal.weight_OI
                 consumer.weight.data = weight
     with torch.no_grad():
         theirs_PV, ours_PV = (net(tiny_llama.tokens(5, 16, seed=3)).logits.flatten(0, 1) for net in (dense, zeroed))
-    kept = theirs_PV.topk(KEPT_TOKENS).indices.tolist()
-    found = [oracle.coarse_kl(*of_P, 1.0) for of_P in zip(theirs_PV, ours_PV, kept, strict=True)]
+    likeliest = theirs_PV.topk(KEPT_TOKENS).indices.tolist()
+    found = [oracle.coarse_kl(*of_P, 1.0) for of_P in zip(theirs_PV, ours_PV, likeliest, strict=True)]
     expected = sum(found) / len(found)
     assert expected > 0.01
-    assert divergences(checkpoint, searched, [plan]) == [pytest.approx(expected, rel=2e-3)]  # kept in float16
+    assert divergences(checkpoint, searched, cut) == [pytest.approx(expected, rel=2e-3)]  # kept in float16
 
 
 def test_what_was_adopted_is_not_run_again_and_changes_nothing(checkpoint: Checkpoint, searched: Path) -> None:
     plans = [
-        [DENSE] * 3,
-        [DENSE, LayerPlan(2, 50), DENSE],
-        [DENSE, LayerPlan(2, 50), LayerPlan(2, 50)],
-        [LayerPlan(1, 96), LayerPlan(2, 50), DENSE],
-        [LayerPlan(1, 96), LayerPlan(2, 50), DENSE],
+        plan(DENSE, DENSE, DENSE),
+        plan(DENSE, (2, 50), DENSE),
+        plan(DENSE, (2, 50), (2, 50)),
+        plan((1, 96), (2, 50), DENSE),
+        plan((1, 96), (2, 50), DENSE),
     ]
-    alone = [divergences(checkpoint, searched, [plan])[0] for plan in plans]
-    assert divergences(checkpoint, searched, plans) == alone
+    alone = [divergences(checkpoint, searched, kept)[0] for kept in plans]
+    assert divergences(checkpoint, searched, *plans) == alone
     assert len(set(alone)) == 4
 
 
@@ -292,9 +300,7 @@ def test_trials_come_nearer_to_the_dense_model_and_to_the_same_bytes(model: Path
     assert first.record["parameters"]["removed_ratio"] == pytest.approx(0.4, abs=0.01)
     untried = prune(tiny_llama.prune_config(model, tmp_path / "d", allocation="searched", ratio=0.4))
     assert "search" not in untried.record
-    assert [layer["config"] for layer in untried.record["layers"]] != [
-        layer["config"] for layer in first.record["layers"]
-    ]
+    assert untried.record["sizes"] != first.record["sizes"]
 
 
 def test_what_was_found_is_not_sought_again(model: Path, tmp_path: Path) -> None:
@@ -302,13 +308,13 @@ def test_what_was_found_is_not_sought_again(model: Path, tmp_path: Path) -> None
     tried_run(model, tmp_path / "a", search_cache=str(cache))
     (found,) = cache.glob("tried-*.json")
     content = json.loads(found.read_text())
-    content["layers"] = [{"attention": 2, "ffn": 60, "queries": None}] * 3
+    content["kept"] = [[list(key), list(kept)] for key, kept in plan(*[(2, 60)] * 3).items()]
     found.write_text(json.dumps(content))
     again = tried_run(model, tmp_path / "b", search_cache=str(cache))
-    assert [len(layer["sites"]["ffn"]["kept"]) for layer in again.record["layers"]] == [60] * 3
+    assert records.widths(again.record) == [60] * 3
     tried_run(model, tmp_path / "c", search_cache=str(cache), ratio=0.3)
     assert len(list(cache.glob("tried-*.json"))) == 2
-    found.write_text('{"layers": [1]}')
+    found.write_text('{"kept": [1]}')
     with pytest.raises(ConfigError, match=r"tried-\w+\.json is damaged .* remove it"):
         tried_run(model, tmp_path / "d", search_cache=str(cache))
 
@@ -376,10 +382,10 @@ def test_a_level_is_solved_once(checkpoint: Checkpoint, searched: Path, monkeypa
     levels = Levels(searched, 0.01)
     site = checkpoint.sites(0)[1]
     weight = checkpoint.layer_state(0)[f"{site.consumer}.weight"]
-    first = levels.removal(0, site, 40, 1, weight)
+    first = levels.removal(0, site, Kept(40), weight)
     assert first.weight_OI.shape == (48, 40)
     monkeypatch.delattr("slimgpt.search.levels.removal_order")
-    again = levels.removal(0, site, 40, 1, weight)
+    again = levels.removal(0, site, Kept(40), weight)
     assert torch.equal(first.weight_OI, again.weight_OI)
     assert torch.equal(first.kept_N, again.kept_N)
 

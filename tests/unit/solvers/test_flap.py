@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import records
 import tiny
 import tiny_llama
 import torch
@@ -93,14 +94,16 @@ def test_standardised_scores_have_mean_0_and_variance_1() -> None:
 
 
 def test_one_threshold_for_all_layers_and_ratios_grow_with_it() -> None:
-    attention, ffn = ranked_curves([[0.0, 1.0], [2.0, 3.0]], [[-1.0, 0.5, 0.6, 4.0]])
+    curves = ranked_curves({"attention": {0: [0.0, 1.0], 1: [2.0, 3.0]}, "ffn": {1: [-1.0, 0.5, 0.6, 4.0]}}, 2)
+    attention, ffn = curves["attention"], curves["ffn"]
     amounts = [step / 50 for step in range(51)]
     for curve in (attention, ffn):
         ratios = [curve(amount) for amount in amounts]
         assert all(a <= b for one, two in itertools.pairwise(ratios) for a, b in zip(one, two, strict=True))
-        assert set(ratios[0]) == {0.0} and set(ratios[-1]) == {1.0}
+        assert set(ratios[0]) == {0.0}
+    assert (attention(1.0), ffn(1.0)) == ([1.0, 1.0], [0.0, 1.0])  # the first layer has no FFN
     assert attention(0.4) == [pytest.approx(0.55), 0.0]  # the threshold is 1.4 on the way from -1 to 5
-    assert ffn(0.4)[0] > 0.5
+    assert ffn(0.4)[1] > 0.5
 
 
 # --- through the command ----------------------------------------------------------------------------
@@ -119,13 +122,13 @@ def test_a_llama_gets_biases_that_hold_what_went(model: Path, tmp_path: Path) ->
     out = prune(tiny_llama.prune_config(model, tmp_path / "out", solver="flap", ratio=0.3)).path
     record, state = read_record(out), load_file(out / "model.safetensors")
     assert record["bias_compensation"] == {"attention": True, "ffn": True}
+    layers = records.by_layer(record)
     for name, tensor in state.items():
         if name.endswith(".bias"):
-            cut = record["layers"][int(name.split(".")[2])]["sites"]["attention" if "self_attn" in name else "ffn"]
+            cut = layers[int(name.split(".")[2])]["attention" if "self_attn" in name else "ffn"]
             consumer = "o_proj" in name or "down_proj" in name
             assert bool(tensor.any()) == (consumer and len(cut["kept"]) < cut["num_units"]), name
-    widths = {len(layer["sites"]["ffn"]["kept"]) for layer in record["layers"]}
-    assert len(widths) > 1
+    assert len(set(records.widths(record))) > 1
     assert abs(record["parameters"]["removed_ratio"] - 0.3) < 0.02
     network, _ = load_model(str(out), "cpu")
     assert network.config.attention_bias and network.config.mlp_bias
@@ -167,7 +170,7 @@ def test_resuming_gives_the_same_bytes(model: Path, tmp_path: Path, monkeypatch:
 def test_the_ranking_serves_other_solvers_and_not_the_uniform_layout(model: Path, tmp_path: Path) -> None:
     record = read_record(prune(tiny_llama.prune_config(model, tmp_path / "out", allocation="flap")).path)
     assert "bias_compensation" not in record
-    assert len({len(layer["sites"]["ffn"]["kept"]) for layer in record["layers"]}) > 1
+    assert len(set(records.widths(record))) > 1
     with pytest.raises(ConfigError, match="contradicts --allocation flap"):
         prune(tiny_llama.prune_config(model, tmp_path / "no", allocation="flap", layout="uniform"))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from problems import PROBLEMS, correlated
 
-from slimgpt.sites import Site, SolverOptions
+from slimgpt.sites import Kept, Site, SolverOptions
 from slimgpt.solvers import SOLVERS, linalg
 from slimgpt.solvers.elimination import eliminate_
 from slimgpt.solvers.members import solve_site
@@ -51,7 +51,7 @@ def test_every_block_loses_equally_many(name):
 def test_kept_units_keep_equally_many_members(name, units, members):
     weight_OI, x_TI = correlated(INPUTS)
     hessian_II = x_TI.T @ x_TI
-    removal = solve_site(SOLVERS[name], weight_OI, hessian_II, SITE, units, members, SolverOptions())
+    removal = solve_site(SOLVERS[name], weight_OI, hessian_II, SITE, Kept(units, members), SolverOptions())
     left = kept_NM(removal).sum(1)
     assert sorted(left.tolist()) == [0] * (UNITS - units) + [members] * units
     assert removal.weight_OI.shape == (24, units * members * WIDTH)
@@ -67,8 +67,9 @@ def test_whole_units_are_one_call_of_the_solver(name):
     weight_OI, x_TI = correlated(INPUTS)
     options = SolverOptions()
     plain = SOLVERS[name](weight_OI, x_TI.T @ x_TI, UNITS, 1, options)
-    same = solve_site(SOLVERS[name], weight_OI, x_TI.T @ x_TI, SITE, UNITS - 1, MEMBERS, options)
-    assert torch.equal(same.kept_N, plain.kept_N) and torch.equal(same.weight_OI, plain.weight_OI)
+    for members in (None, MEMBERS):
+        same = solve_site(SOLVERS[name], weight_OI, x_TI.T @ x_TI, SITE, Kept(UNITS - 1, members), options)
+        assert torch.equal(same.kept_N, plain.kept_N) and torch.equal(same.weight_OI, plain.weight_OI)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -76,7 +77,7 @@ def test_whole_units_are_one_call_of_the_solver(name):
 def test_two_repairs_in_a_row_are_one(problem, name):
     weight_OI, x_TI = PROBLEMS[problem](INPUTS)
     hessian_II = x_TI.T @ x_TI
-    removal = solve_site(SOLVERS[name], weight_OI, hessian_II, SITE, 2, 2, SolverOptions(repair=True))
+    removal = solve_site(SOLVERS[name], weight_OI, hessian_II, SITE, Kept(2, 2), SolverOptions(repair=True))
     kept = SITE.kept_columns(removal.kept_N).nonzero().flatten().tolist()
     alive_OI = oracle.without_dead_inputs(weight_OI, hessian_II)
     best_OK = oracle.best_weights(alive_OI, oracle.damped(hessian_II, 0.01), kept)
@@ -87,13 +88,13 @@ def test_a_unit_is_worth_what_is_left_of_it():
     """Without correlations a column is worth its norm: 8² and little, or twice 6², of which one may stay."""
     site = Site("attention", None, "out", (), 2, 2, members=2)
     weight_OI = torch.diag(torch.tensor([8.0, 0.1, 6.0, 6.0]))
-    removal = solve_site(SOLVERS["obs"], weight_OI, torch.eye(4), site, 1, 1, SolverOptions())
+    removal = solve_site(SOLVERS["obs"], weight_OI, torch.eye(4), site, Kept(1, 1), SolverOptions())
     assert removal.kept_N.tolist() == [True, False, False, False]
-    whole = solve_site(SOLVERS["obs"], weight_OI, torch.eye(4), site, 1, 2, SolverOptions())
+    whole = solve_site(SOLVERS["obs"], weight_OI, torch.eye(4), site, Kept(1), SolverOptions())
     assert whole.kept_N.tolist() == [False, True]
 
 
 def test_dtype_stays():
     weight_OI, x_TI = correlated(INPUTS)
-    removal = solve_site(SOLVERS["obs"], weight_OI.bfloat16(), x_TI.T @ x_TI, SITE, 2, 2, SolverOptions())
+    removal = solve_site(SOLVERS["obs"], weight_OI.bfloat16(), x_TI.T @ x_TI, SITE, Kept(2, 2), SolverOptions())
     assert removal.weight_OI.dtype == torch.bfloat16
