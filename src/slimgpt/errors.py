@@ -28,5 +28,17 @@ class OutputError(SlimGPTError):
     """The output cannot be written where it was asked for."""
 
 
+class DamagedError(SlimGPTError):
+    """A file that a run or a cache has kept is not what was written. Most callers do it again, or name the cure."""
+
+
+class UnsealedError(DamagedError):
+    """A file that was kept has no hash, so that nobody can tell."""
+
+
+class DamageWarning(UserWarning):
+    """Something that was kept is damaged, and is done again."""
+
+
 class NumericalError(SlimGPTError):
     """Non-finite numbers or a matrix that stays singular: the run stops rather than degrade silently."""

@@ -10,20 +10,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from slimgpt.calibration.row_text import TEXT_FIELD, RowText
-from slimgpt.calibration.sampling import fingerprint, windows
+from slimgpt.calibration.sampling import windows
 from slimgpt.calibration.sources import resolve
 from slimgpt.machine.host import cache_folder
+from slimgpt.machine.seals import hashes, intact, seal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Part of every key: raise it whenever `windows` would draw other windows than before.
 ALGORITHM_VERSION = 1
+RECORD = ".json"  # beside the windows; it vouches for them
 
 
 def cached_windows(
@@ -60,27 +61,20 @@ def cached(key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
     """The windows kept under ``key``, all that they depend on; made, and kept, if they are not there."""
     digest = hashlib.sha256(repr((ALGORITHM_VERSION, *key)).encode()).hexdigest()
     path = cache_folder("windows") / f"{digest}.safetensors"
-    windows_BT = _read(path)
-    if windows_BT is None:
-        windows_BT = make()
-        _write(path, windows_BT)
+    if intact(path.with_suffix(RECORD), digest, "the calibration windows are drawn again") is not None:
+        return load_file(path)["windows_BT"]
+    windows_BT = make()
+    _write(path, windows_BT, digest)
     return windows_BT
 
 
-def _read(path: Path) -> Tensor | None:
-    """The entry, or None where there is none that its own fingerprint vouches for."""
-    with suppress(OSError, SafetensorError), safe_open(path, framework="pt") as entry:
-        windows_BT: Tensor = entry.get_tensor("windows_BT")
-        if (entry.metadata() or {}).get("fingerprint") == fingerprint(windows_BT):
-            return windows_BT
-    return None
-
-
-def _write(path: Path, windows_BT: Tensor) -> None:
-    data = save({"windows_BT": windows_BT}, metadata={"fingerprint": fingerprint(windows_BT)})
+def _write(path: Path, windows_BT: Tensor, digest: str) -> None:
     with suppress(OSError):  # a read-only or full disk costs the cache and nothing else
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            # Renaming is atomic: a reader sees the old entry, the whole new one, or none.
-            Path(scratch, path.name).write_bytes(data)
-            os.replace(Path(scratch, path.name), path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            scratch = Path(folder, path.name)
+            scratch.write_bytes(save({"windows_BT": windows_BT}))
+            seal(scratch.with_suffix(RECORD), {}, digest, hashes(scratch.parent, [path.name]))
+            # Renaming is atomic: a reader sees the old entry, the whole new one, or one that its record does not fit.
+            os.replace(scratch, path)
+            os.replace(scratch.with_suffix(RECORD), path.with_suffix(RECORD))

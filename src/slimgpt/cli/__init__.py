@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Union
 
 import tyro
@@ -16,7 +18,7 @@ from tyro.conf import subcommand
 
 from slimgpt.cli.commands import COMMANDS
 from slimgpt.config import read_recipe
-from slimgpt.errors import SlimGPTError
+from slimgpt.errors import DamageWarning, SlimGPTError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -31,13 +33,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = _parse(arguments)
         config.check()
-        return next(command.run for command in COMMANDS.values() if command.config is type(config))(config) or 0
+        with _warnings_in_a_line():
+            return next(command.run for command in COMMANDS.values() if command.config is type(config))(config) or 0
     except SlimGPTError as error:
         print("slimgpt: error:", *str(error).split("\n"), file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print(f"slimgpt: interrupted.{_how_to_resume(arguments)}", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Inside, our own warnings are a line each, like our errors."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, DamageWarning):
+            print("slimgpt:", message, file=sys.stderr)
+        else:
+            others(message, category, *place, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DamageWarning)
+        others, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def _parse(arguments: list[str]) -> Any:

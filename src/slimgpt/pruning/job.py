@@ -252,6 +252,7 @@ def _search(
         goal=plan.goal,
         machine=machine,
         folder=Path(config.search_cache).expanduser() if config.search_cache else partial / "search",
+        ours=config.search_cache is None,
         damping=config.damping,
         seed=config.seed,
         shape=shape_of(config),

@@ -1,14 +1,12 @@
 """The journal of a run: one finished layer, one shard, one record.
 
-A record is written after its shard and carries the shard's hash, and every file appears under its name only when it is
-whole and on disk. So whatever moment a run dies at, the journal holds a number of finished layers and nothing that
-looks finished but is not. One run at a time works with it.
+A record is written after its shard, which it vouches for, and every file appears under its name only when it is whole
+and on disk. So whatever moment a run dies at, and whatever happens to its files before it goes on, the journal holds a
+number of finished layers and nothing that looks finished but is not. One run at a time works with it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +15,9 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from slimgpt.errors import OutputError
-from slimgpt.machine.atomic import write_json
+from slimgpt.errors import DamagedError, OutputError
 from slimgpt.machine.folder_lock import FolderLock
+from slimgpt.machine.seals import hashes, intact, seal, unseal, warn
 from slimgpt.machine.tensor_files import write_tensors
 
 HEADER = "journal.json"
@@ -55,10 +53,12 @@ class Journal:
     def _open(self, resume: bool) -> None:
         header = self._folder / HEADER
         if not header.is_file():
-            self.discard()  # layers whose header is gone belong to a run that was being dropped
+            if self._folder.is_dir() and any(self._folder.iterdir()):
+                warn(f"{header} is gone: nothing that lies beside it counts, and the run starts anew.")
+            self.discard()  # layers whose header is gone may also belong to a run that was being dropped
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            write_json(header, self.fingerprint)
+            seal(header, self.fingerprint, HEADER)
         elif not resume:
             raise OutputError(
                 f"an unfinished run is in {self._folder}: continue it with --resume, or drop it with --force."
@@ -87,43 +87,36 @@ class Journal:
         return self._folder / ("beside.safetensors" if index is None else f"layer-{index:05d}.safetensors")
 
     def record(self, index: int | None) -> dict[str, Any] | None:
-        """The record of a finished layer, or None if it is not finished or does not match its shard."""
-        path = self.shard(index).with_suffix(".json")
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            intact = record["sha256"] == _sha256(self.shard(index))
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return record if intact else None
+        """The record of a finished layer, or None if it is not finished, or damaged."""
+        what = "what lies beside the layers" if index is None else f"layer {index}"
+        return intact(self._record(index), self._of(index), f"{what} is pruned again")
 
     def weights(self, index: int | None) -> dict[str, Tensor]:
         """The weights of a finished layer, by their names inside the layer."""
         return load_file(self.shard(index))
 
-    def write(self, index: int | None, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> dict[str, Any]:
-        """Record a finished layer: first its shard, then, with the shard's hash, its record."""
-        write_tensors(self.shard(index), weights)
-        whole = {**record, "sha256": _sha256(self.shard(index))}
-        write_json(self.shard(index).with_suffix(".json"), whole)
-        return whole
+    def write(self, index: int | None, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Record a finished layer: first its shard, then the record that vouches for it."""
+        shard = self.shard(index)
+        write_tensors(shard, weights)
+        seal(self._record(index), record, self._of(index), hashes(self._folder, [shard.name]))
+
+    def _record(self, index: int | None) -> Path:
+        return self.shard(index).with_suffix(".json")
+
+    def _of(self, index: int | None) -> list[Any]:
+        """What tells a layer's record from those of other layers and other runs."""
+        return [self.fingerprint, index]
 
 
 def _check_same(header: Path, fingerprint: Mapping[str, Any]) -> None:
     try:
-        found = dict(json.loads(header.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise OutputError(f"{header} is damaged ({error}): start anew with --force.") from error
+        found = unseal(header, HEADER) or {}
+    except DamagedError as error:
+        raise OutputError(f"{error}: start anew with --force.") from error
     for key in sorted({*found, *fingerprint}):
         if found.get(key) != fingerprint.get(key):
             raise OutputError(
                 f"{header.parent} holds another run: {key} was {found.get(key)!r} and is now {fingerprint.get(key)!r}. "
                 "Give the same options to resume, or start anew with --force."
             )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

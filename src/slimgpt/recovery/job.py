@@ -134,7 +134,13 @@ def prepare(config: RecoverConfig) -> Job:
             place.recover(out)
         place.check_output(out, checkpoint.path, _bytes(config, checkpoint, train), config.force, config.resume)
     bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and devices.has_bfloat16(device))
-    numbers = {"passes": [micro, accumulation, processes.size], "bfloat16": bfloat16, "device": device.type}
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    numbers = {
+        "passes": [micro, accumulation, processes.size],
+        "bfloat16": bfloat16,
+        "device": device.type,
+        "threads": threads,
+    }
     fingerprint = _fingerprint(config, checkpoint, teacher, [train, held_out]) | numbers
     journal = Journal(place.partial_folder(out), fingerprint)
     finished = processes.from_leader(_begin(config, out, checkpoint, journal) if processes.leads else None)

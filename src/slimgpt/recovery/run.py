@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.trainer import TRAINER_STATE_NAME
 
 from slimgpt.config import RecoverConfig
 from slimgpt.errors import NumericalError
@@ -23,12 +21,13 @@ from slimgpt.machine.versions import versions
 from slimgpt.model.beginning import bos_of
 from slimgpt.model.loading import load_as
 from slimgpt.output import place
-from slimgpt.recovery import compiling, extrapolation, lora, movement, save, targets, teacher
+from slimgpt.recovery import checkpoints, compiling, extrapolation, lora, movement, save, targets, teacher
+from slimgpt.recovery.checkpoints import Checkpoint
 from slimgpt.recovery.extrapolation import Reached
 from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.rows import longest
-from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
+from slimgpt.recovery.trainer import Observer, RecoveryTrainer
 from slimgpt.recovery.zeros import hold_zeros
 from slimgpt.streaming import other_way
 
@@ -102,8 +101,9 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
                 store = _taught(job, observer)
         observer.training()
         with clock.timed("train"):
-            trainer = _trainer(job, store, observer)
-            trainer.train(resume_from_checkpoint=_last_checkpoint(job))
+            before = job.processes.from_leader(checkpoints.last(job) if job.processes.leads else None)
+            trainer = _trainer(job, store, observer, before)
+            trainer.go_on(before)
         reached = Reached(1.0, trainer.kept_perplexity)
         if job.config.extrapolate:
             with clock.timed("extrapolate"):
@@ -148,16 +148,18 @@ def _taught(job: Job, observer: Observer) -> targets.TargetStore:
     return store
 
 
-def _trainer(job: Job, store: targets.TargetStore | None, observer: Observer) -> RecoveryTrainer:
+def _trainer(
+    job: Job, store: targets.TargetStore | None, observer: Observer, before: Checkpoint | None
+) -> RecoveryTrainer:
     hidden_teacher = _loaded_teacher(job) if job.config.hidden_weight else None
     if hidden_teacher is not None and job.config.compile and not job.config.teacher_streamed:
         compiling.compile_layers(hidden_teacher.get_submodule(job.checkpoint.family.layers))
-    fresh = _last_checkpoint(job) is None
     model = _learner(job)
-    trainer = RecoveryTrainer(model, job, store, hidden_teacher, observer, measure_first=fresh)
+    trainer = RecoveryTrainer(model, job, store, hidden_teacher, observer, measure_first=before is None)
     if job.config.movement:
         layers = model.get_submodule(job.checkpoint.family.layers)
         trainer.add_callback(movement.Movement(layers, job.config.movement, job.config.warmup))
+    trainer.add_callback(checkpoints.Sealing(job))  # last, when all others have written
     return trainer
 
 
@@ -196,17 +198,6 @@ def _compute_dtype(job: Job) -> torch.dtype:
 def _loaded_teacher(job: Job) -> Any:
     assert job.teacher is not None
     return teacher.load(job.teacher, _compute_dtype(job), job.device, job.config.teacher_streamed)
-
-
-def _last_checkpoint(job: Job) -> str | None:
-    """The last whole checkpoint: Trainer writes its own state last, so one without it was cut short, and goes."""
-    found = sorted(checkpoints_folder(job).glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
-    last_file = movement.FILE if job.config.movement else TRAINER_STATE_NAME  # a callback comes after Trainer
-    whole = [folder for folder in found if (folder / last_file).is_file()]
-    if job.processes.leads:
-        for folder in set(found) - set(whole):
-            shutil.rmtree(folder)
-    return str(whole[-1]) if whole else None
 
 
 def _entry(job: Job, trainer: RecoveryTrainer, reached: Reached, clock: Clock, cpu_seconds: float) -> dict[str, Any]:

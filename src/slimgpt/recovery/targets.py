@@ -1,8 +1,8 @@
 """The dense model's predictions for every row, made once and kept on disk.
 
-One safetensors file holds the targets of ``SHARD`` rows and appears when it is whole, so a run that dies goes on behind
-the last one, and a later run with the same rows, teacher and temperature reads them all. The folder's name says what
-they belong to.
+One safetensors file holds the targets of ``SHARD`` rows, and a record that is written after it vouches for it, so a run
+that dies goes on behind the last one, and a later run with the same rows, teacher and temperature reads them all. The
+folder's name says what they belong to.
 
 Shapes: B rows · T tokens · P learned positions · K tokens kept.
 """
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from slimgpt.evaluation.predictions import Targets, targets_of
 from slimgpt.machine.processes import Processes
+from slimgpt.machine.seals import hashes, intact, seal
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.recovery.packing import Row, collate, learned, num_learned
 
@@ -60,17 +61,19 @@ class TargetStore:
             for row, of_row in zip(self.rows_of(shard), targets, strict=True)
             for name, tensor in of_row._asdict().items()
         }
-        write_tensors(self._file(shard), tensors)
+        file = self._file(shard)
+        write_tensors(file, tensors)
+        seal(file.with_suffix(".json"), {}, self._of(shard), hashes(self._folder, [file.name]))
 
     def _file(self, shard: int) -> Path:
         return self._folder / f"targets-{shard:06d}.safetensors"
 
     def _is_whole(self, shard: int) -> bool:
-        try:
-            with safe_open(self._file(shard), framework="pt") as file:
-                return {f"{row}.{Targets._fields[0]}" for row in self.rows_of(shard)} <= set(file.keys())
-        except (OSError, SafetensorError):
-            return False
+        record = self._file(shard).with_suffix(".json")
+        return intact(record, self._of(shard), "the teacher reads its rows again") is not None
+
+    def _of(self, shard: int) -> list[str | int]:
+        return [self._folder.name, shard]
 
 
 def open_store(folder: Path, teacher: str, rows: Sequence[Row], num_kept: int, temperature: float) -> TargetStore:
@@ -100,8 +103,7 @@ def fill(
 
     Several processes share the missing files.
     """
-    missing = store.missing()
-    processes.meet()  # everybody has looked before anybody writes
+    missing = processes.from_leader(store.missing() if processes.leads else [])
     mine = missing[processes.rank :: processes.size]
     teacher = load() if mine else None
     for shard in mine:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -23,14 +22,17 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from slimgpt.errors import NumericalError
 from slimgpt.evaluation.predictions import Targets, divergence_loss, targets_of
 from slimgpt.evaluation.vocabulary import blended, summed_loss, token_loss
-from slimgpt.recovery import compiling
+from slimgpt.recovery import checkpoints, compiling
 from slimgpt.recovery.batches import Rows, make_batch, take_targets
+from slimgpt.recovery.checkpoints import Checkpoint
 from slimgpt.recovery.hidden_states import hidden_state_error
 from slimgpt.recovery.job import Job
 from slimgpt.recovery.packing import learned
@@ -142,6 +144,17 @@ class RecoveryTrainer(Trainer):
         of_predictions = summed_loss(logits_BTV, learned_BT, predictions, temperature)
         return torch.lerp(of_predictions, summed_loss(logits_BTV, learned_BT, tokens), share)
 
+    def go_on(self, before: Checkpoint | None) -> None:
+        """Train, from a checkpoint if there is one; one that training has ended with is only taken up.
+
+        (Trainer would make one more step of it where it was reached within an epoch.)
+        """
+        if before is None or not before.ended:
+            self.train(resume_from_checkpoint=before and str(before.folder))
+            return
+        self.state = TrainerState.load_from_json(str(before.folder / TRAINER_STATE_NAME))
+        self._load_from_checkpoint(str(before.best or before.folder))
+
     @property
     def kept_perplexity(self) -> float:
         """Held-out perplexity of what the run keeps: of its best checkpoint, or of the last measurement."""
@@ -215,7 +228,7 @@ def arguments(job: Job, measure_first: bool) -> TrainingArguments:
     """Our options in Trainer's words."""
     config = job.config
     made = TrainingArguments(
-        output_dir=str(checkpoints_folder(job)),
+        output_dir=str(checkpoints.folder_of(job)),
         per_device_train_batch_size=job.micro_batch_size,
         per_device_eval_batch_size=job.micro_batch_size,
         gradient_accumulation_steps=job.accumulation,
@@ -227,14 +240,14 @@ def arguments(job: Job, measure_first: bool) -> TrainingArguments:
         weight_decay=config.weight_decay,
         adam_beta2=0.95,  # a memory of twenty steps: runs are short
         logging_strategy="steps",
-        logging_steps=max(1, job.num_steps // LOGS),
+        logging_steps=_steps_between_logs(job),
         logging_nan_inf_filter=False,  # a loss that is no number is an error, not a zero
         eval_on_start=measure_first,
         eval_strategy="steps",
         eval_steps=job.eval_every,
         save_strategy="steps",
         save_steps=job.eval_every,
-        save_total_limit=1,  # and the best one
+        restore_callback_states_from_checkpoint=True,  # how long ago the best one was
         load_best_model_at_end=config.keep == "best",
         metric_for_best_model="eval_perplexity",
         greater_is_better=False,
@@ -258,6 +271,6 @@ def _early_stop(job: Job) -> list[EarlyStoppingCallback]:
     return [EarlyStoppingCallback(job.config.patience)] if job.config.keep == "best" else []
 
 
-def checkpoints_folder(job: Job) -> Path:
-    """Where Trainer keeps its checkpoints."""
-    return job.partial / "training"
+def _steps_between_logs(job: Job) -> int:
+    """About a hundredth of the run, and one log with each checkpoint: a run that goes on has no loss of before."""
+    return max(steps for steps in range(1, max(1, job.num_steps // LOGS) + 1) if job.eval_every % steps == 0)

@@ -15,6 +15,7 @@ import torch
 from slimgpt import calibration
 from slimgpt.allocation.places import Key, Place
 from slimgpt.errors import ConfigError, NumericalError
+from slimgpt.machine.seals import warn
 from slimgpt.machine.versions import versions
 from slimgpt.search.allocate import allocate, removed_params, to_yaml
 from slimgpt.search.answer import Answer, answer
@@ -23,6 +24,7 @@ from slimgpt.search.cache import (
     LossCurve,
     LossCurves,
     has_hessians,
+    is_intact,
     read_curves,
     read_metric,
     write_curves,
@@ -88,27 +90,42 @@ def _fingerprint(task: SearchTask) -> dict[str, Any]:
 
 
 def _is_filled(task: SearchTask, wanted: dict[str, Any]) -> bool:
-    """A finished search is there, and it is this one.
+    """A finished search is there, it is this one, and whole.
 
     Raises:
-        ConfigError: it is another one, or it has not kept what trials take.
+        ConfigError: the user's folder holds another one, or damaged curves.
+    """
+    if not (task.folder / CURVES).is_file():
+        return False
+    try:
+        _check_same(task, wanted)
+    except ConfigError:
+        if not task.ours:
+            raise
+        warn(f"{task.folder / CURVES} is damaged, or from another run: the search is done again.")
+        return False
+    return is_intact(task.folder)
+
+
+def _check_same(task: SearchTask, wanted: dict[str, Any]) -> None:
+    """See that the folder's search is this one.
+
+    Raises:
+        ConfigError: it is damaged, another one, or has not kept what trials take.
     """
     folder = task.folder
-    if not (folder / CURVES).is_file():
-        return False
+    found = read_curves(folder).fingerprint
     if task.num_candidates and not has_hessians(folder, len(task.checkpoint.layers)):
         raise ConfigError(
             f"--search-cache {folder} holds a search without --search-candidates, which cannot be tried out: name "
             "another folder, or remove it."
         )
-    found = read_curves(folder).fingerprint
     for key in sorted({*found, *wanted}):
         if found.get(key) != wanted.get(key):
             raise ConfigError(
                 f"--search-cache {folder} holds another search: {key} was {found.get(key)!r} and is now "
                 f"{wanted.get(key)!r}. Name another folder, or remove it."
             )
-    return True
 
 
 @torch.inference_mode(False)  # gradients, whatever the caller is in
@@ -138,21 +155,23 @@ def _fill(
         tokens,
     )
     curves: dict[Key, LossCurve] = {}
+    files: dict[str, str] = {}
     for index, moments in sweep.layers():
         for site_moments in moments.values():
             processes.sum_([*site_moments.inputs.buffers(), *site_moments.gradients.buffers()])
         if processes.leads:
             stage(_shown(task, index), "search, curves")
-            write_metrics(folder, index, {name: metric_OO(found) for name, found in moments.items()})
+            files |= write_metrics(folder, index, {name: metric_OO(found) for name, found in moments.items()})
             if task.num_candidates:
-                write_hessians(folder, index, {name: found.inputs.hessian_II() for name, found in moments.items()})
+                hessians = {name: found.inputs.hessian_II() for name, found in moments.items()}
+                files |= write_hessians(folder, index, hessians)
             curves |= _curves_of(task, index, moments, windows_BT.numel())
     room.close()
     if processes.leads:
         checkpoint = task.checkpoint
         sizes = (checkpoint.num_params, machine.stored_dtype.itemsize)
         in_order = tuple(curves[place.key] for place in task.places)
-        write_curves(folder, LossCurves(checkpoint.source, *sizes, wanted, in_order))
+        write_curves(folder, LossCurves(checkpoint.source, *sizes, wanted, in_order), files)
 
 
 def _shown(task: SearchTask, index: int | None) -> int:

@@ -1,8 +1,8 @@
 """The folder that a search leaves behind: loss curves and output metrics of every site, good for any ratio.
 
 ``curves.json`` for people and tools, and one safetensors file a layer with the metrics, which the solver scores units
-with. Where allocations are tried out, another one a layer has the inputs' moments. The curves are written last: a
-folder without them is not finished.
+with. Where allocations are tried out, another one a layer has the inputs' moments. The curves are written last, and
+vouch for the other files: a folder without them is not finished. What is found with a search is sealed as of it.
 
 Shapes: O consumer outputs · I consumer inputs.
 """
@@ -19,15 +19,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from slimgpt.allocation.places import Place
-from slimgpt.arch.family import FFN
-from slimgpt.errors import ConfigError
-from slimgpt.machine.atomic import write_json
+from slimgpt.errors import ConfigError, DamagedError
+from slimgpt.machine.seals import FILES, hashes, intact, seal, unseal
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.sites import Kept
 
 CURVES = "curves.json"
 METRICS, HESSIANS = "metrics-{}.safetensors", "inputs-{}.safetensors"
-SCHEMA = 3
+KIND, SCHEMA = "search", 3
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,23 @@ class LossCurves:
         return 1 + max(place.layer for place in self.places if place.layer is not None)
 
 
-def write_curves(folder: Path, curves: LossCurves) -> None:
-    """Finish a cache."""
-    write_json(folder / CURVES, {"schema": SCHEMA, "kind": "search", **asdict(curves)})
+def write_curves(folder: Path, curves: LossCurves, files: Mapping[str, str]) -> None:
+    """Finish a cache, whose other files have these hashes."""
+    seal(folder / CURVES, {"schema": SCHEMA, "kind": KIND, **asdict(curves)}, KIND, files)
+
+
+def is_intact(folder: Path) -> bool:
+    """All files of a finished search are as they were written."""
+    return intact(folder / CURVES, KIND, "the search is done again") is not None
+
+
+def identity(folder: Path) -> str:
+    """What tells a finished search from others: the hash of its curves, which holds those of its other files."""
+    return hashes(folder, [CURVES])[CURVES]
 
 
 def read_curves(folder: Path) -> LossCurves:
-    """The curves of a finished search.
+    """The curves of a finished search; nothing is said of its other files.
 
     Raises:
         ConfigError: there are none, they are damaged, or another version of slimgpt has made them.
@@ -98,8 +107,10 @@ def read_curves(folder: Path) -> LossCurves:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         schema = int(content["schema"])
-        if schema in READERS:
-            return READERS[schema](content)
+        if schema == SCHEMA:
+            return _curves(_record(folder))
+    except DamagedError as error:
+        raise ConfigError(f"{error}: remove {folder} and search again.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({error!r}): remove {folder} and search again.") from error
     if schema < SCHEMA:
@@ -110,33 +121,20 @@ def read_curves(folder: Path) -> LossCurves:
     raise ConfigError(f"{path} was made by a newer slimgpt (schema {schema}): pip install --upgrade slimgpt.")
 
 
+def _record(folder: Path) -> dict[str, Any]:
+    return unseal(folder / CURVES, KIND, checked=lambda name: False) or {}
+
+
 def _curves(content: Mapping[str, Any]) -> LossCurves:
     curves = (LossCurve(Place(**entry["place"]), tuple(map(tuple, entry["loss"]))) for entry in content["curves"])
-    return _of_model(content, tuple(curves))
-
-
-def _curves_by_layer(content: Mapping[str, Any]) -> LossCurves:
-    """Schema 2: for every layer its two parts, of which the FFN was the fine one."""
-    curves = [
-        LossCurve(Place(index, part, **entry["have"], fine=part == FFN), tuple(map(tuple, entry["loss"])))
-        for index, layer in enumerate(content["layers"])
-        for part, entry in layer.items()
-    ]
-    return _of_model(content, tuple(curves))
-
-
-def _of_model(content: Mapping[str, Any], curves: tuple[LossCurve, ...]) -> LossCurves:
     return LossCurves(
-        content["model"], content["num_params"], content["bytes_per_param"], content["fingerprint"], curves
+        content["model"], content["num_params"], content["bytes_per_param"], content["fingerprint"], tuple(curves)
     )
 
 
-READERS = {2: _curves_by_layer, 3: _curves}
-
-
-def write_metrics(folder: Path, index: int | None, metrics: Mapping[str, Tensor]) -> None:
-    """Keep the metrics of a layer's sites, by the sites' names."""
-    _write(folder / METRICS.format(layer_name(index)), metrics)
+def write_metrics(folder: Path, index: int | None, metrics: Mapping[str, Tensor]) -> dict[str, str]:
+    """Keep the metrics of a layer's sites, by the sites' names; the file's hash."""
+    return _write(folder, METRICS.format(layer_name(index)), metrics)
 
 
 def read_metric(folder: Path, index: int | None, site: str) -> Tensor:
@@ -144,9 +142,9 @@ def read_metric(folder: Path, index: int | None, site: str) -> Tensor:
     return _read(folder / METRICS.format(layer_name(index)), site)
 
 
-def write_hessians(folder: Path, index: int | None, hessians: Mapping[str, Tensor]) -> None:
-    """Keep the moments of what enters a layer's sites."""
-    _write(folder / HESSIANS.format(layer_name(index)), hessians)
+def write_hessians(folder: Path, index: int | None, hessians: Mapping[str, Tensor]) -> dict[str, str]:
+    """Keep the moments of what enters a layer's sites; the file's hash."""
+    return _write(folder, HESSIANS.format(layer_name(index)), hessians)
 
 
 def read_hessian(folder: Path, index: int | None, site: str) -> Tensor:
@@ -156,7 +154,7 @@ def read_hessian(folder: Path, index: int | None, site: str) -> Tensor:
 
 def has_hessians(folder: Path, num_layers: int) -> bool:
     """The search has kept the moments of all layers."""
-    return all((folder / HESSIANS.format(layer_name(index))).is_file() for index in range(num_layers))
+    return {HESSIANS.format(layer_name(index)) for index in range(num_layers)} <= set(_record(folder)[FILES])
 
 
 def layer_name(index: int | None) -> str:
@@ -164,8 +162,9 @@ def layer_name(index: int | None) -> str:
     return "model" if index is None else f"{index:05d}"
 
 
-def _write(path: Path, of_site: Mapping[str, Tensor]) -> None:
-    write_tensors(path, {name: tensor.cpu().contiguous() for name, tensor in of_site.items()})
+def _write(folder: Path, name: str, of_site: Mapping[str, Tensor]) -> dict[str, str]:
+    write_tensors(folder / name, {site: tensor.cpu().contiguous() for site, tensor in of_site.items()})
+    return hashes(folder, [name])
 
 
 def _read(path: Path, site: str) -> Tensor:

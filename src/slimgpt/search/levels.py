@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import safe_open
+import torch
 from torch import Tensor
 
-from slimgpt.machine.tensor_files import write_tensors
-from slimgpt.search.cache import layer_name, read_hessian, read_metric
+from slimgpt.machine.seals import intact, seal
+from slimgpt.search.cache import identity, layer_name, read_hessian, read_metric
 from slimgpt.sites import Kept, Removal, Site, SolverOptions
 from slimgpt.solvers.finish import finish, keep_all_but
 from slimgpt.solvers.members import nothing_left, solve_site
@@ -31,6 +31,7 @@ class Levels:
 
     def __init__(self, folder: Path, damping: float) -> None:
         self._folder = folder
+        self._search = identity(folder)
         self._damping = damping
 
     def removal(self, index: int | None, site: Site, kept: Kept, weight_OI: Tensor) -> Removal:
@@ -52,16 +53,16 @@ class Levels:
         else:
             kept_N = self._kept(
                 f"{layer_name(index)}-{site.name}-{kept.units}-{kept.members}",
-                lambda: solve_site(obs, weight_OI, hessian_II, site, kept, options).kept_N,
-            )
+                lambda: solve_site(obs, weight_OI, hessian_II, site, kept, options).kept_N.int(),
+            ).bool()
         return finish(weight_OI, hessian_II, kept_N, options, repair=True)
 
     def _kept(self, name: str, choose: Callable[[], Tensor]) -> Tensor:
-        """A choice, from the folder where it is there."""
-        path = self._folder / "levels" / f"{name}.safetensors"
-        if not path.is_file():
+        """A choice in whole numbers, from the folder where it is there."""
+        path, of = self._folder / "levels" / f"{name}.json", [self._search, name]
+        found = intact(path, of, "what the site keeps is chosen again")
+        if found is None:
             path.parent.mkdir(exist_ok=True)
-            write_tensors(path, {"choice": choose().cpu()})
-        with safe_open(path, framework="pt") as file:
-            choice: Tensor = file.get_tensor("choice")
-            return choice
+            found = {"choice": choose().tolist()}
+            seal(path, found, of)
+        return torch.tensor(found["choice"])

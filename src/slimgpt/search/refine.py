@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 from slimgpt import calibration
 from slimgpt.allocation.places import Key
-from slimgpt.errors import ConfigError, NumericalError
-from slimgpt.machine.atomic import write_json
+from slimgpt.errors import NumericalError
+from slimgpt.machine.seals import intact, seal
 from slimgpt.model.embeddings_and_head import head
 from slimgpt.search.allocate import Choices
-from slimgpt.search.cache import LossCurves
+from slimgpt.search.cache import LossCurves, identity
 from slimgpt.search.exchange import Known, exchange
 from slimgpt.search.levels import Levels
 from slimgpt.search.programme import solve
@@ -37,25 +36,24 @@ def refined(
         ConfigError: the goal is more than whole units and minimal widths allow.
         NumericalError: a damped Hessian is singular, or predictions are not finite.
     """
-    path = _path(task)
-    if not path.is_file():
-        write_json(path, _search(task, curves, stage, tokens))
-    try:
-        return {Key(*key): Kept(*kept) for key, kept in _read(path)["kept"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged ({error!r}): remove it, and its candidates are tried again.") from error
+    found = _kept(task)
+    if found is None:
+        found = _search(task, curves, stage, tokens)
+        seal(_path(task), found, identity(task.folder))
+    return {Key(*key): Kept(*kept) for key, kept in found["kept"]}
 
 
 def tried(task: SearchTask | None) -> dict[str, Any] | None:
     """What the trials of a finished search brought, for the run's record."""
     if task is None or not task.num_candidates:
         return None
-    divergence = _read(_path(task))["divergence"]
-    return {"candidates": task.num_candidates, "divergence": divergence}
+    found = _kept(task)
+    return None if found is None else {"candidates": task.num_candidates, "divergence": found["divergence"]}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+def _kept(task: SearchTask) -> dict[str, Any] | None:
+    """What was found before."""
+    return intact(_path(task), identity(task.folder), "its candidates are tried again")
 
 
 def _search(

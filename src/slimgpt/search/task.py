@@ -27,6 +27,7 @@ class SearchTask:
         goal: how much has to go.
         machine: where layers run.
         folder: where curves and metrics are or will be.
+        ours: the folder goes with the run, so that it may be filled anew whatever it holds; the user's own may not.
         damping: of the solver.
         seed: of what is drawn.
         shape: what the layers may look like.
@@ -39,6 +40,7 @@ class SearchTask:
     goal: Goal
     machine: Machine
     folder: Path
+    ours: bool
     damping: float
     seed: int
     shape: Shape

@@ -98,7 +98,8 @@ def _run(
     command: run.Command,
 ) -> list[dict[str, Any]]:
     """Records of all cells, in the order of the grid: those on disk, and of the others once they have run."""
-    known = {identity: record for identity in cells if (record := run.finished(folder, identity)) is not None}
+    found = {identity: run.finished(folder, identity, config.keep_models) for identity in cells}
+    known = {identity: record for identity, record in found.items() if record is not None}
     if config.retry:
         known = {identity: record for identity, record in known.items() if record["status"] != run.FAILED}
     run.clear_unfinished(folder)

@@ -1,12 +1,12 @@
 """Runs cells: each a chain of commands in a folder of its own, which gets its name when its record is in it.
 
 A cell works in ``cells/ID.partial-PID``. So whatever moment a study dies at, a folder ``cells/ID`` is a finished cell,
-and all else is run anew. A command that outlives its study writes into a folder that nobody looks at.
+if it is as its record vouches, and all else is run anew. A command that outlives its study writes into a folder that
+nobody looks at.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt._version import __version__
-from slimgpt.machine.atomic import write_json
+from slimgpt.errors import DamagedError, OutputError, UnsealedError
+from slimgpt.machine.seals import FILES, all_hashes, seal, unseal, warn
 from slimgpt.study.chain import Step
 from slimgpt.study.collect import collected
 from slimgpt.study.energy import EnergyMeter
@@ -62,13 +63,24 @@ def slimgpt(arguments: Sequence[str], log: Path) -> int:
         return subprocess.run(command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL).returncode
 
 
-def finished(cells: Path, identity: str) -> dict[str, Any] | None:
-    """The record of a cell that has run; None if it has not."""
+def finished(cells: Path, identity: str, keep_models: bool) -> dict[str, Any] | None:
+    """The record of a cell that has run; None if it has not, or if it is damaged.
+
+    Weights that an earlier run has kept are looked at where they are to be kept; else whoever likes may remove them.
+
+    Raises:
+        OutputError: an older slimgpt ran it.
+    """
     try:
-        record: dict[str, Any] = json.loads((cells / identity / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = unseal(cells / identity / RECORD, identity, lambda name: keep_models or not name.endswith(WEIGHTS))
+    except UnsealedError as error:
+        raise OutputError(f"{error}: choose another OUT, or remove this cell's folder, and it is run again.") from error
+    except DamagedError as error:
+        warn(f"{error}: the cell is run again.")
         return None
-    return record if record.get("kind") == KIND and record.get("schema") == SCHEMA else None
+    if record is not None:
+        del record[FILES]
+    return record
 
 
 def run_cell(work: Work, command: Command = slimgpt) -> dict[str, Any]:
@@ -97,7 +109,7 @@ def run_cell(work: Work, command: Command = slimgpt) -> dict[str, Any]:
     }
     if not work.keep_models:
         drop_weights(folder)
-    write_json(folder / RECORD, record)
+    seal(folder / RECORD, record, work.identity, all_hashes(folder))
     _publish(folder, work.cells / work.identity)
     return record
 

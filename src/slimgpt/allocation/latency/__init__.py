@@ -15,7 +15,14 @@ import torch
 
 from slimgpt.allocation.goal import NS_PER_MS
 from slimgpt.allocation.latency.measuring import NEW_TOKENS, conditions, measure, shape
-from slimgpt.allocation.latency.table import WORKLOADS, LatencyTable, check_model, read_table, write_table
+from slimgpt.allocation.latency.table import (
+    WORKLOADS,
+    LatencyTable,
+    check_model,
+    kept_table,
+    read_table,
+    write_table,
+)
 from slimgpt.allocation.places import Allocation
 from slimgpt.errors import ConfigError
 from slimgpt.machine import devices, host
@@ -87,13 +94,12 @@ def _cached(
 ) -> LatencyTable:
     key = repr([sorted(shape(checkpoint).items()), sorted(measured.items())])
     path = host.cache_folder("latency") / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    if path.is_file():
-        with suppress(ConfigError):  # a damaged entry is measured again
-            return read_table(path)
-    table = measure_now()
-    with suppress(OSError):  # a cache that cannot be written is done without
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_table(path, table)
+    table = kept_table(path, key)
+    if table is None:
+        table = measure_now()
+        with suppress(OSError):  # a cache that cannot be written is done without
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_table(path, table, key)
     return table
 
 

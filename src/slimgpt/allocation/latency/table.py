@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.allocation.goal import NS_PER_MS, ModelTimes, PartTimes
-from slimgpt.errors import ConfigError
-from slimgpt.machine.atomic import write_json
+from slimgpt.errors import ConfigError, DamagedError
+from slimgpt.machine.seals import intact, seal, unseal
 
-KIND, SCHEMA = "latency-table", 1
+KIND, SCHEMA = "latency-table", 2
 WORKLOADS = ("decode", "prefill")
 FIXED = "fixed_ms"
 
@@ -41,32 +41,44 @@ class LatencyTable:
         return hashlib.sha256(json.dumps([self.model, _to_json(self.times)], sort_keys=True).encode()).hexdigest()
 
 
-def write_table(path: Path, table: LatencyTable) -> None:
-    """Write a table so that it is there whole or not at all."""
+def write_table(path: Path, table: LatencyTable, of: str = KIND) -> None:
+    """Write a table so that it is there whole or not at all; ``of`` is the key of one that is kept in the cache."""
     facts = {"schema": SCHEMA, "kind": KIND, "model": table.model, "measured": table.measured}
-    write_json(path, {**facts, **_to_json(table.times)})
+    seal(path, {**facts, **_to_json(table.times)}, of)
+
+
+def kept_table(path: Path, of: str) -> LatencyTable | None:
+    """The cache's table of this key; None where there is none, or it is damaged."""
+    content = intact(path, of, "the table of layer costs is measured again")
+    return None if content is None else _table(content)
 
 
 def read_table(path: Path) -> LatencyTable:
     """A table that was written before.
 
     Raises:
-        ConfigError: the file is damaged, something else, or of a later version of slimgpt.
+        ConfigError: the file is damaged, something else, or of another version of slimgpt.
     """
+    cure = "name a new file, and the table is measured and written there"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kind, schema = content["kind"], int(content["schema"])
-        if kind == KIND and schema <= SCHEMA:
-            times = {name: _model_times(content[name]) for name in WORKLOADS}
-            return LatencyTable(content["model"], content["measured"], times)
+        if kind == KIND and schema == SCHEMA:
+            return _table(unseal(path, KIND) or {})
+    except DamagedError as error:
+        raise ConfigError(f"--latency-table {error}: {cure}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"--latency-table {path} holds no table of layer costs ({error!r}): name a new file, and the table is "
-            "measured and written there."
-        ) from error
+        raise ConfigError(f"--latency-table {path} holds no table of layer costs ({error!r}): {cure}.") from error
     if kind != KIND:
         raise ConfigError(f"--latency-table {path} holds a {kind}, no table of layer costs: name a new file.")
+    if schema < SCHEMA:
+        raise ConfigError(f"--latency-table {path} was made by an older slimgpt (schema {schema}): {cure}.")
     raise ConfigError(f"{path} was made by a newer slimgpt (schema {schema}): pip install --upgrade slimgpt.")
+
+
+def _table(content: Mapping[str, Any]) -> LatencyTable:
+    times = {name: _model_times(content[name]) for name in WORKLOADS}
+    return LatencyTable(content["model"], content["measured"], times)
 
 
 def check_model(table: LatencyTable, model: Mapping[str, Any], path: Path) -> None:
