@@ -79,7 +79,7 @@ def finished(cells: Path, identity: str, keep_models: bool) -> dict[str, Any] | 
         warn(f"{error}: the cell is run again.")
         return None
     if record is not None:
-        del record[FILES]
+        record.pop(FILES, None)
     return record
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import tiny
 import tiny_llama
 import torch
+from damage import KINDS
 from tables import plan
 
 from slimgpt import cli
@@ -186,9 +188,7 @@ def test_a_table_is_measured_once(checkpoint: Checkpoint, tmp_path: Path, monkey
 )
 def test_a_file_that_is_no_table_is_refused(checkpoint: Checkpoint, tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "t.json").write_text(content)
-    with pytest.raises(ConfigError) as refused:
-        found_table(checkpoint, tmp_path / "t.json")
-    assert message in str(refused.value)
+    assert message in refusal(checkpoint, tmp_path / "t.json")
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,47 @@ def test_a_table_of_something_else_is_refused(
     for key, changes in edit.items():
         content[key].update(changes)
     path.write_text(json.dumps(content))
+    refused = refusal(checkpoint, path)
+    assert f"{path} is damaged, or from another run: name a new file" in refused
+    assert refused.endswith("or remove its sha256, if you have edited it.")
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert message in refusal(checkpoint, path)
+
+
+def refusal(checkpoint: Checkpoint, table: Path) -> str:
     with pytest.raises(ConfigError) as refused:
-        found_table(checkpoint, path)
-    assert message in str(refused.value)
+        found_table(checkpoint, table)
+    return str(refused.value)
+
+
+def test_a_table_made_by_hand_needs_no_hash(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    table = made_up_table(checkpoint)
+    write_table(tmp_path / "t.json", table)
+    content = json.loads((tmp_path / "t.json").read_text())
+    del content["sha256"]
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    assert read_table(tmp_path / "t.json") == table
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_entry_of_the_cache_is_measured_again(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("SLIMGPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("slimgpt.allocation.latency.measure", lambda *given: made_up_table(checkpoint))
+    first = found_table(checkpoint)
+    [entry] = (tmp_path / "cache" / "latency").iterdir()
+    other = tmp_path / "another.json"
+    write_table(other, replace(first, times={**first.times, "decode": first.times["prefill"]}))
+    whole = entry.read_bytes()
+    damaged = KINDS[kind](whole, other.read_bytes())
+    entry.unlink() if damaged is None else entry.write_bytes(damaged)
+    with warnings.catch_warnings(record=True) as caught:
+        assert found_table(checkpoint) == first
+    said = f"{entry} is damaged, or from another run: the table of layer costs is measured again."
+    assert [str(one.message) for one in caught] == ([] if kind == "gone" else [said])
+    assert entry.read_bytes() == whole
 
 
 def test_what_cannot_be_measured_is_refused_before(checkpoint: Checkpoint, tmp_path: Path) -> None:

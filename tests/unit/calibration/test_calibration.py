@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import types
+import warnings
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate, count
@@ -20,6 +21,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 import torch
+from damage import KINDS
 from pyarrow import parquet
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
@@ -541,7 +543,7 @@ def test_cache_returns_the_same_windows_without_drawing_them(corpus, tokenizer, 
     for _ in range(3):
         assert torch.equal(cached_windows(str(corpus), tokenizer, 4, 16, seed=0), expected)
     assert len(num_computed) == 1
-    assert [path.suffix for path in cache_folder.iterdir()] == [".safetensors"]
+    assert sorted(path.suffix for path in cache_folder.iterdir()) == [".json", ".safetensors"]
 
 
 def test_cache_tells_requests_texts_and_tokenizers_apart(corpus, tokenizer, num_computed):
@@ -558,15 +560,23 @@ def test_cache_tells_requests_texts_and_tokenizers_apart(corpus, tokenizer, num_
     assert len(num_computed) == 7
 
 
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped"])
-def test_damaged_entry_is_drawn_anew_and_mended(corpus, tokenizer, num_computed, cache_folder, damage):
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_entry_is_drawn_anew_and_mended(corpus, tokenizer, num_computed, cache_folder, suffix, kind):
+    cached_windows(str(corpus), tokenizer, 4, 16, seed=1)
+    [other] = cache_folder.glob(f"*{suffix}")
     expected = cached_windows(str(corpus), tokenizer, 4, 16, seed=0)
-    [entry] = cache_folder.iterdir()
+    [entry] = set(cache_folder.glob(f"*{suffix}")) - {other}
     whole = entry.read_bytes()
-    entry.write_bytes({"truncated": whole[:-8], "emptied": b"", "flipped": whole[:-1] + b"\x7f"}[damage])
-    assert torch.equal(cached_windows(str(corpus), tokenizer, 4, 16, seed=0), expected)
-    assert len(num_computed) == 2
+    damaged = KINDS[kind](whole, other.read_bytes())
+    entry.unlink() if damaged is None else entry.write_bytes(damaged)
+    with warnings.catch_warnings(record=True) as caught:
+        assert torch.equal(cached_windows(str(corpus), tokenizer, 4, 16, seed=0), expected)
+    assert len(num_computed) == 3
     assert entry.read_bytes() == whole
+    reason = "gone" if kind == "gone" else "damaged, or from another run"
+    said = f"{entry} is {reason}: the calibration windows are drawn again."
+    assert [str(one.message) for one in caught] == ([] if (suffix, kind) == (".json", "gone") else [said])
 
 
 def test_cache_that_cannot_be_written_costs_nothing_else(corpus, tokenizer, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import tiny_llama
 
 from slimgpt import cli
 from slimgpt.config import EvalConfig, GenerateConfig, InspectConfig, PruneConfig
+from slimgpt.errors import DamageWarning
 
 FIELDS = {"prune": PruneConfig, "eval": EvalConfig, "inspect": InspectConfig, "generate": GenerateConfig}
 
@@ -202,6 +204,20 @@ def test_ctrl_c_says_how_to_resume(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "--resume" in capsys.readouterr().err
     assert run("inspect", "m") == 130
     assert "--resume" not in capsys.readouterr().err
+
+
+def test_what_is_done_again_is_a_line_on_stderr_each_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def redo(config: Any) -> None:
+        for _ in range(2):
+            warnings.warn("a/layer.json is gone: layer 0 is pruned again.", DamageWarning, stacklevel=1)
+        with pytest.warns(UserWarning, match="another"):
+            warnings.warn("another", UserWarning, stacklevel=1)
+
+    run_instead(monkeypatch, redo)
+    assert run("inspect", "model") == 0
+    assert capsys.readouterr().err == "slimgpt: a/layer.json is gone: layer 0 is pruned again.\n" * 2
 
 
 # --- the commands at work --------------------------------------------------------------------------

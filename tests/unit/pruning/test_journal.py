@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from slimgpt.errors import OutputError
+from slimgpt.errors import DamageWarning, OutputError
 from slimgpt.machine.atomic import write_json, write_text
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.pruning import journal as journal_module
@@ -38,9 +39,8 @@ def begun(folder: Path, fingerprint: dict[str, Any], resume: bool) -> Journal:
 
 
 def test_a_finished_layer_comes_back_whole(journal: Journal) -> None:
-    written = journal.write(3, WEIGHTS, RECORD)
+    journal.write(3, WEIGHTS, RECORD)
     again = reopened(journal)
-    assert again.record(3) == written
     assert again.record(3)["sites"] == RECORD["sites"]
     weights = again.weights(3)
     assert weights.keys() == WEIGHTS.keys()
@@ -56,7 +56,7 @@ def test_a_crash_between_shard_and_record_is_not_finished(journal: Journal, monk
     def power_loss(*args: Any) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(journal_module, "write_json", power_loss)
+    monkeypatch.setattr(journal_module, "seal", power_loss)
     with pytest.raises(SystemExit):
         journal.write(0, WEIGHTS, RECORD)
     assert journal.shard(0).is_file()
@@ -69,22 +69,45 @@ def test_a_shard_with_one_wrong_byte_is_not_finished(journal: Journal, position:
     content = bytearray(journal.shard(0).read_bytes())
     content[position] ^= 1
     journal.shard(0).write_bytes(content)
-    assert reopened(journal).record(0) is None
+    says_that(journal, "layer-00000.safetensors is damaged, or from another run: layer 0 is pruned again.")
 
 
 def test_a_missing_or_cut_off_shard_is_not_finished(journal: Journal) -> None:
     journal.write(0, WEIGHTS, RECORD)
     os.truncate(journal.shard(0), journal.shard(0).stat().st_size - 1)
-    assert reopened(journal).record(0) is None
+    says_that(journal, "layer-00000.safetensors is damaged, or from another run: layer 0 is pruned again.")
     journal.shard(0).unlink()
-    assert reopened(journal).record(0) is None
+    says_that(journal, "layer-00000.safetensors is gone: layer 0 is pruned again.")
+
+
+def says_that(journal: Journal, what: str) -> None:
+    with pytest.warns(DamageWarning) as said:
+        assert reopened(journal).record(0) is None
+    assert [str(one.message) for one in said] == [f"{journal.shard(0).parent}/{what}"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"sites": []}', '{"sha256": null}', "\x00" * 100])
 def test_a_damaged_record_is_not_finished(journal: Journal, text: str) -> None:
     journal.write(0, WEIGHTS, RECORD)
     journal.shard(0).with_suffix(".json").write_text(text)
-    assert reopened(journal).record(0) is None
+    with pytest.warns(DamageWarning, match=r"layer-00000\.json .*: layer 0 is pruned again"):
+        assert reopened(journal).record(0) is None
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_another_layer_s_file_is_not_this_one_s(journal: Journal, suffix: str) -> None:
+    journal.write(0, WEIGHTS, RECORD)
+    journal.write(1, {"layer.weight": torch.zeros(1)}, RECORD)
+    shutil.copy(journal.shard(1).with_suffix(suffix), journal.shard(0).with_suffix(suffix))
+    says_that(journal, f"layer-00000{suffix} is damaged, or from another run: layer 0 is pruned again.")
+
+
+def test_another_run_s_layer_is_not_this_one_s(journal: Journal, tmp_path: Path) -> None:
+    other = begun(tmp_path / "other.partial", {**RUN, "seed": 1}, resume=False)
+    other.write(0, WEIGHTS, RECORD)
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(other.shard(0).with_suffix(suffix), journal.shard(0).with_suffix(suffix))
+    says_that(journal, "layer-00000.json is damaged, or from another run: layer 0 is pruned again.")
 
 
 def test_a_layer_may_be_written_again(journal: Journal) -> None:
@@ -115,11 +138,25 @@ def test_another_run_is_refused_with_the_difference(journal: Journal, now: dict[
     assert "--force" in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "7", "\x00\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "7", "\x00\x00", '{"sha256": "0"}'])
 def test_a_damaged_header_is_refused(journal: Journal, text: str) -> None:
     (journal.shard(0).parent / HEADER).write_text(text)
-    with pytest.raises(OutputError, match=r"journal\.json is damaged .*--force"):
+    with pytest.raises(OutputError, match=r"journal\.json is damaged, or from another run: start anew with --force\."):
         reopened(journal)
+
+
+def test_a_run_that_an_older_version_began_is_refused(journal: Journal) -> None:
+    (journal.shard(0).parent / HEADER).write_text(json.dumps(RUN))
+    with pytest.raises(OutputError, match=r"journal\.json has no hash, so an older slimgpt wrote it: start anew with"):
+        reopened(journal)
+
+
+def test_without_its_header_nothing_counts_and_that_is_said(journal: Journal) -> None:
+    journal.write(0, WEIGHTS, RECORD)
+    (journal.shard(0).parent / HEADER).unlink()
+    with pytest.warns(DamageWarning, match=r"journal\.json is gone: nothing that lies beside it counts, and the run"):
+        again = reopened(journal)
+    assert again.record(0) is None
 
 
 def test_discard_leaves_nothing(journal: Journal) -> None:

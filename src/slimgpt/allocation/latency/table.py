@@ -15,9 +15,9 @@ from typing import Any
 
 from slimgpt.allocation.goal import NS_PER_MS, ModelTimes, PartTimes
 from slimgpt.errors import ConfigError, DamagedError
-from slimgpt.machine.seals import intact, seal, unseal
+from slimgpt.machine.seals import SEAL, intact, seal, unseal
 
-KIND, SCHEMA = "latency-table", 2
+KIND, SCHEMA = "latency-table", 1
 WORKLOADS = ("decode", "prefill")
 FIXED = "fixed_ms"
 
@@ -54,25 +54,23 @@ def kept_table(path: Path, of: str) -> LatencyTable | None:
 
 
 def read_table(path: Path) -> LatencyTable:
-    """A table that was written before.
+    """A table that was written before, or by hand: then it has no hash.
 
     Raises:
-        ConfigError: the file is damaged, something else, or of another version of slimgpt.
+        ConfigError: the file is damaged, something else, or of a later version of slimgpt.
     """
     cure = "name a new file, and the table is measured and written there"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kind, schema = content["kind"], int(content["schema"])
-        if kind == KIND and schema == SCHEMA:
-            return _table(unseal(path, KIND) or {})
+        if kind == KIND and schema <= SCHEMA:
+            return _table((unseal(path, KIND) or {}) if SEAL in content else content)
     except DamagedError as error:
-        raise ConfigError(f"--latency-table {error}: {cure}.") from error
+        raise ConfigError(f"--latency-table {error}: {cure}; or remove its {SEAL}, if you have edited it.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--latency-table {path} holds no table of layer costs ({error!r}): {cure}.") from error
     if kind != KIND:
         raise ConfigError(f"--latency-table {path} holds a {kind}, no table of layer costs: name a new file.")
-    if schema < SCHEMA:
-        raise ConfigError(f"--latency-table {path} was made by an older slimgpt (schema {schema}): {cure}.")
     raise ConfigError(f"{path} was made by a newer slimgpt (schema {schema}): pip install --upgrade slimgpt.")
 
 
