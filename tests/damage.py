@@ -20,8 +20,8 @@ import pytest
 
 from slimgpt.errors import DamageWarning, SlimGPTError
 
-COSTS = {"cost", "seconds", "cpu_seconds", "peak_host_bytes", "peak_device_bytes", "resume", "date"}
-"""What differs between two runs that are the same."""
+COSTS = {"cost", "seconds", "cpu_seconds", "peak_host_bytes", "peak_device_bytes", "resume", "date", "sha256"}
+"""What differs between two runs that are the same; the hash of a record that holds such things does, too."""
 
 Damage = Callable[[bytes, bytes], "bytes | None"]
 """What becomes of a file, given its bytes and those of another run's file like it; None removes it."""
@@ -133,11 +133,16 @@ def interrupted_at(owner: Any, name: str, call: int = 1) -> Iterator[None]:
         yield
 
 
-def two_in_turn(files: Sequence[Path], shift: int = 0) -> Iterator[tuple[Path, str]]:
-    """Every file with two kinds of damage, so that each kind meets about as many."""
+def one_of_each_kind(files: Sequence[Path]) -> list[Path]:
+    """The last."""
+    return sorted({kind_of(file): file for file in files}.values())
+
+
+def in_turn(files: Sequence[Path], each: int = 2, shift: int = 0) -> Iterator[tuple[Path, str]]:
+    """Every file with so many kinds of damage, so that each kind meets about as many."""
     kinds = list(KINDS)
     for number, file in enumerate(files, shift):
-        yield from ((file, kinds[(number + step) % len(kinds)]) for step in (0, 5))
+        yield from ((file, kinds[(number + 5 * step) % len(kinds)]) for step in range(each))
 
 
 def check(
@@ -186,10 +191,14 @@ def like(file: Path, folder: Path) -> bytes:
 
 
 def _comparable(path: Path) -> Any:
-    """The bytes of a file; of JSON what it says, but for costs."""
-    if path.suffix != ".json":
-        return path.read_bytes()
-    return without_costs(json.loads(path.read_text(encoding="utf-8")))
+    """The bytes of a file; of JSON and of tables what they say, but for costs."""
+    if path.suffix == ".json":
+        return without_costs(json.loads(path.read_text(encoding="utf-8")))
+    if path.suffix in (".csv", ".parquet"):
+        from slimgpt.study import table  # needs pyarrow
+
+        return without_costs(table.read(path).to_pydict())
+    return path.read_bytes()
 
 
 def without_costs(content: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tiny_llama
-from damage import World, check, files_below, interrupted_at, kind_of, two_in_turn
+from damage import World, check, files_below, in_turn, interrupted_at, kind_of
 
 from slimgpt.output import place
 from slimgpt.pruning.driver import prune
@@ -68,7 +68,7 @@ def test_whatever_is_damaged_at_the_end_the_output_is_the_same(
         "cache/windows/#.json", "cache/windows/#.safetensors",
     }  # fmt: skip
     kept = [file for file in files if "finished" not in file.parts or file.suffix in (".json", ".safetensors")]
-    check(shop.world, aside, others, expected, two_in_turn(kept), {HEADER})
+    check(shop.world, aside, others, expected, in_turn(kept), {HEADER})
 
 
 def test_what_a_search_kept_before_it_was_stopped(shop: Shop, others: Path, expected: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ def test_what_a_search_kept_before_it_was_stopped(shop: Shop, others: Path, expe
         assert shop.world.stopped(aside)
     levels = [file for file in files_below(aside) if "levels" in file.parts]
     assert levels
-    outcomes = check(shop.world, aside, others, expected, two_in_turn(levels))
+    outcomes = check(shop.world, aside, others, expected, in_turn(levels))
     assert any("is damaged, or from another run: what the site keeps is chosen again." in str(o.said) for o in outcomes)
 
 

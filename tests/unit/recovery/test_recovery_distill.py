@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import tiny_llama
 import torch
 
+from slimgpt.errors import DamageWarning
 from slimgpt.evaluation.predictions import Targets, targets_of
 from slimgpt.machine.processes import Processes
 from slimgpt.recovery import targets
@@ -110,16 +112,24 @@ def test_the_teacher_runs_once(tmp_path: Path) -> None:
 
 
 def test_files_that_are_missing_or_damaged_are_made_again(tmp_path: Path) -> None:
-    rows, load = some_rows(3 * targets.SHARD), Counting()
+    rows, load = some_rows(5 * targets.SHARD), Counting()
     store = filled(tmp_path, rows, load)
     before = [Targets(*map(torch.clone, store[row])) for row in range(len(rows))]  # not mapped from the files
     files = sorted(tmp_path.rglob("*.safetensors"))
-    untouched = files[2].stat().st_mtime_ns
+    untouched = files[4].stat().st_mtime_ns
     files[0].unlink()
     os.truncate(files[1], files[1].stat().st_size // 2)
-    filled(tmp_path, rows, load)
+    shutil.copy(files[1], files[2])
+    files[3].with_suffix(".json").unlink()
+    with pytest.warns(DamageWarning) as said:
+        filled(tmp_path, rows, load)
+    reasons = ["gone", "damaged, or from another run", "damaged, or from another run"]
+    assert [str(one.message) for one in said] == [
+        f"{file} is {reason}: the teacher reads its rows again."
+        for file, reason in zip(files[:3], reasons, strict=True)
+    ]
     assert load.loaded == 2
-    assert files[2].stat().st_mtime_ns == untouched
+    assert files[4].stat().st_mtime_ns == untouched
     for row, targets_before in enumerate(before):
         assert all(map(torch.equal, targets_before, store[row]))
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from damage import interrupted_at, without_costs
 from recovery_shop import Shop, Watching, loaded, logits, options
-from safetensors.torch import load_file
 
 from slimgpt.config import RecoverConfig
-from slimgpt.errors import OutputError
-from slimgpt.recovery import recover
+from slimgpt.errors import DamageWarning, OutputError
+from slimgpt.machine.seals import all_hashes, seal
+from slimgpt.recovery import checkpoints, recover, save
+from slimgpt.recovery.job import prepare
 
 # --- equal runs, and resuming -------------------------------------------------------------------------
 
@@ -81,7 +83,7 @@ def interrupt_at(step: int, config: RecoverConfig) -> None:
 @pytest.mark.parametrize(
     ("given", "die_at"), [({"dropout": 0.2}, kill_at), ({"full": True}, interrupt_at)], ids=["lora killed", "full"]
 )
-def test_cut_short_and_resumed_it_ends_with_the_same_weights(
+def test_cut_short_and_resumed_it_ends_with_the_same_bytes(
     shop: Shop, tmp_path: Path, given: dict[str, Any], die_at: Callable[[int, RecoverConfig], None]
 ) -> None:
     given = {**given, "teacher": str(shop.dense), "max_steps": 10}
@@ -92,7 +94,7 @@ def test_cut_short_and_resumed_it_ends_with_the_same_weights(
     partial = tmp_path / "out.partial"
     cut_short = partial / "training" / "checkpoint-8"
     shutil.copytree(partial / "training" / "checkpoint-6", cut_short)
-    (cut_short / "trainer_state.json").unlink()  # as if the kill had come while it was written
+    (cut_short / checkpoints.RECORD).unlink()  # as if the kill had come while it was written
     with pytest.raises(OutputError, match="continue it with --resume, or drop it with --force"):
         recover(config)
     other = options(shop, tmp_path / "out", **{**given, "resume": True, "learning_rate": 1e-5})
@@ -104,14 +106,39 @@ def test_cut_short_and_resumed_it_ends_with_the_same_weights(
     assert min(watching.perplexities) == 8  # not from the start
     assert teacher_files
     histories = [result.record["recovery"][-1]["history"] for result in (whole, resumed)]
-    for undisturbed, gone_on in zip(*histories, strict=True):
-        assert gone_on == pytest.approx(undisturbed, rel=1e-6)
-    before, after = (load_file(result.path / "model.safetensors") for result in (whole, resumed))
-    for name in before:
-        torch.testing.assert_close(after[name], before[name], rtol=1e-6, atol=1e-7, msg=name)
+    assert histories[0] == histories[1]
+    before, after = ((result.path / "model.safetensors").read_bytes() for result in (whole, resumed))
+    assert after == before
     assert not partial.exists()
     again = recover(options(shop, tmp_path / "out", **given, resume=True))
     assert again.record == json.loads((tmp_path / "out" / "slimgpt.json").read_text())
+
+
+ENDS = {
+    "stopped early": {"max_steps": 30, "eval_every": 1, "patience": 2, "learning_rate": 1.2e-2, "batch_size": 2},
+    "within an epoch": {"max_steps": 0, "epochs": 0.3, "keep": "last", "eval_every": 4},
+}
+
+
+@pytest.mark.parametrize("given", ENDS.values(), ids=list(ENDS))
+@pytest.mark.parametrize("steps_left", [0, 1], ids=["at its end", "a step before"])
+def test_training_ends_where_it_would_have_ended(
+    shop: Shop, tmp_path: Path, given: dict[str, Any], steps_left: int
+) -> None:
+    """Not a step later because the patience begins anew, or because Trainer would make one more."""
+    given = {"full": True, **given}
+    whole = recover(options(shop, tmp_path / "whole", **given))
+    steps = whole.record["recovery"][-1]["steps"]
+    if steps_left:
+        interrupt_at(steps, options(shop, tmp_path / "out", **given))
+    else:
+        with interrupted_at(save, "write"), pytest.raises(KeyboardInterrupt):
+            recover(options(shop, tmp_path / "out", **given))
+    resumed = recover(options(shop, tmp_path / "out", **given, resume=True))
+    entries = [without_costs(result.record["recovery"][-1]) for result in (whole, resumed)]
+    assert {**entries[1], "options": None} == {**entries[0], "options": None}
+    before, after = ((result.path / "model.safetensors").read_bytes() for result in (whole, resumed))
+    assert after == before
 
 
 class Bomb:
@@ -124,15 +151,27 @@ class Bomb:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_resuming_runs_no_code_from_a_checkpoint(shop: Shop, tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "sealed"),
+    [("optimizer.pt", False), ("optimizer.pt", True), ("scheduler.pt", True), ("rng_state.pth", True)],
+)
+def test_resuming_runs_no_code_from_a_checkpoint(shop: Shop, tmp_path: Path, file: str, sealed: bool) -> None:
     config = options(shop, tmp_path / "out")
     interrupt_at(5, config)
     place = tmp_path / "out.partial" / "training" / "checkpoint-4" / file
     assert place.is_file()
-    torch.save({"state": Bomb(tmp_path / "mark")}, place)
-    with pytest.raises(pickle.UnpicklingError):
-        recover(options(shop, tmp_path / "out", resume=True))
+    torch.save({"state": Bomb(tmp_path / "mark")}, tmp_path / "bomb")
+    shutil.copy(tmp_path / "bomb", place)
+    if sealed:  # by somebody who can compute a hash
+        job = prepare(options(shop, tmp_path / "out", resume=True))
+        job.journal.close()
+        of = [job.journal.fingerprint, str(place.parent)]
+        seal(place.parent / checkpoints.RECORD, {"best": None, "ended": False}, of, all_hashes(place.parent))
+        with pytest.raises(pickle.UnpicklingError):
+            recover(options(shop, tmp_path / "out", resume=True))
+    else:
+        with pytest.warns(DamageWarning, match=rf"{file} is damaged, or from another run: training goes on from"):
+            recover(options(shop, tmp_path / "out", resume=True))
     assert not (tmp_path / "mark").exists()
-    torch.load(place, weights_only=False)  # negative control
+    torch.load(tmp_path / "bomb", weights_only=False)  # negative control
     assert (tmp_path / "mark").exists()
