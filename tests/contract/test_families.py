@@ -7,19 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import MODELS, consumer_inputs, consumer_weight, piece_width, save_model
+from tiny import LAYERS, MODELS, QUERIES, consumer_inputs, consumer_weight, piece_width, save_model
 from tiny_llama import tokens
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slimgpt import Observer, PruneConfig, prune
-from slimgpt.allocation.plan import tokens_per_input
+from slimgpt.allocation.places import layered
+from slimgpt.allocation.plan import places_of, tokens_per_input
 from slimgpt.arch import FAMILIES
 from slimgpt.calibration import cached_windows
 from slimgpt.config import ExportConfig
@@ -169,6 +171,19 @@ def test_parameters_by_formula(shop: Workshop, name: str) -> None:
     expected = by_formula(name, count(load(shop.dense(name))), out)
     assert count(load(out)) == expected == record["parameters"]["after"]
     assert abs(record["parameters"]["removed_ratio"] - 0.3) < 0.02
+
+
+@every_model
+def test_a_model_offers_what_its_units_weigh(shop: Workshop, name: str) -> None:
+    """In every layer attention and an FFN; experts lose a channel together."""
+    tiny = MODELS[name]
+    unit_params = {"attention": tiny.params[0], "ffn": tiny.params[1] * max(tiny.experts, 1)}
+    places = layered(places_of(open_checkpoint(str(shop.dense(name)))))
+    assert [place.key for place in places] == list(product(range(LAYERS), unit_params))
+    for place in places:
+        assert (place.unit_params, place.fine) == (unit_params[place.part], place.part == "ffn")
+        assert place.members == (QUERIES if place.part == "attention" and tiny.query else 1)
+        assert place.members == 1 or place.member_params == tiny.query
 
 
 # --- and can be used like any other ----------------------------------------------------------------
