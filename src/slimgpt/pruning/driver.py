@@ -141,7 +141,7 @@ class _Run:
         job = self.job
         sites = job.checkpoint.sites(index)
         parts = by_part(sites)
-        done = self.processes.from_leader(record.finished(job, index) if self.processes.leads else None)
+        done = self.processes.from_leader(job.journal.record(index) if self.processes.leads else None)
         with ExitStack() as stack:
             with self.clock.timed("load", self.machine.device):
                 layer = stack.enter_context(
@@ -165,7 +165,7 @@ class _Run:
     def _beside(self) -> dict[str, Any]:
         """Prune what lies behind the layers; nothing comes after it that would have to see it replayed."""
         job, model = self.job, self.job.checkpoint.skeleton
-        done = self.processes.from_leader(record.finished(job, None) if self.processes.leads else None)
+        done = self.processes.from_leader(job.journal.record(None) if self.processes.leads else None)
         if done is not None:
             return done
         sites, removals = job.checkpoint.sites(None), dict[str, Removal]()

@@ -67,14 +67,6 @@ def weights(job: Job, pruned: nn.Module, index: int | None, sites: Sequence[Site
     return {name: to_host(tensor, job.machine.stored_dtype).contiguous() for name, tensor in state.items()}
 
 
-def finished(job: Job, index: int | None) -> dict[str, Any] | None:
-    """What the journal has of a layer that is finished; until schema 2 its sites were written by their names."""
-    done = job.journal.record(index)
-    if done is None or isinstance(done["sites"], list):
-        return done
-    return {"sites": [site.to_json() for site in sites_of({"layers": [{"layer": index, **done}]})]}
-
-
 def removal(job: Job, index: int | None, site: Site, done: Mapping[str, Any]) -> Removal:
     """What an earlier run decided for a site, from its record and its shard."""
     entry = next(found for found in sites_of(done) if found.site == site.name)

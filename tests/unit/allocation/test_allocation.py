@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -14,7 +15,18 @@ from tables import channels, heads, layers, plan, stacked, units
 
 from slimgpt.allocation.allocate import allocate, allocate_uniform
 from slimgpt.allocation.curves import CURVES, FIRST_RATIO, Curve, log_curve, scaled_curves, uniform_curve
-from slimgpt.allocation.places import MIN_WIDTH, Allocation, Key, Place, of_layer, removed_params, whole
+from slimgpt.allocation.places import (
+    MIN_WIDTH,
+    NOTHING,
+    Allocation,
+    Key,
+    Place,
+    least,
+    narrowest,
+    of_layer,
+    removed_params,
+    whole,
+)
 from slimgpt.allocation.ratios import curves
 from slimgpt.errors import ConfigError
 from slimgpt.sites import Kept
@@ -211,8 +223,8 @@ def test_channels_are_given_back_to_the_largest_remainder() -> None:
 
 @pytest.mark.parametrize(("width", "round_to", "least"), [(1536, 8, 32), (1536, 1, 32), (1536, 64, 64), (24, 8, 24)])
 def test_some_channels_always_stay(width: int, round_to: int, least: int) -> None:
-    assert channels(width, 1).least(round_to) == Kept(least)
-    assert heads(width, 1).least(round_to) == Kept(1)
+    assert channels(width, 1).narrowest(round_to) == Kept(least)
+    assert heads(width, 1).narrowest(round_to) == Kept(1)
 
 
 def test_too_much_is_refused_with_what_would_go() -> None:
@@ -330,7 +342,7 @@ def check_whole(places: Sequence[Place], kept: Allocation, round_to: int) -> Non
     assert kept.keys() == {place.key for place in places}
     for place in places:
         left = kept[place.key].units
-        assert place.least(round_to).units <= left <= place.num_units
+        assert place.narrowest(round_to).units <= left <= place.num_units
         assert place.part == "attention" or left % round_to == 0 or left == place.num_units
 
 
@@ -346,6 +358,15 @@ def test_parameters_of_units_without_some_members() -> None:
     have = shared(3, 3)
     assert [have.params(Kept(*kept)) for kept in ((3,), (3, 3), (3, 2), (2, 1))] == [1200, 1200, 900, 400]
     assert removed_params(layers(1, have, channels(10, 7)), plan((Kept(2, 1), 9))) == 800 + 7
+
+
+def test_a_block_takes_along_what_it_has_beside_its_units() -> None:
+    """Only where it may vanish, and is asked to."""
+    block, part = replace(heads(3, 100), block_params=7), channels(200, 10)
+    assert (block.removed(NOTHING), block.removed(Kept(1))) == (307, 200)
+    assert not part.vanishes(PARTS) and not block.vanishes(["ffn"])
+    assert least([block, part], 8, PARTS) == {block.key: NOTHING, part.key: Kept(32)}
+    assert least([block, part], 8, ()) == narrowest([block, part], 8) == {block.key: Kept(1), part.key: Kept(32)}
 
 
 def test_a_place_offers_everything_down_to_one_member_of_one_unit() -> None:

@@ -15,7 +15,7 @@ from slimgpt import cli
 from slimgpt.allocation.allocate import allocate
 from slimgpt.allocation.curves import log_curve
 from slimgpt.allocation.goal import Goal, ModelTimes, PartTimes, met
-from slimgpt.allocation.places import Key, Place, least, removed_params
+from slimgpt.allocation.places import Key, Place, narrowest, removed_params
 from slimgpt.allocation.plan import Plan, Shape, make_plan
 from slimgpt.config import PruneConfig, SearchConfig
 from slimgpt.config.target import count, latency, size
@@ -242,15 +242,15 @@ def test_times_that_cannot_be_are_refused(checkpoint: Checkpoint, value: str, me
 
 def test_the_cut_is_the_first_that_meets_the_goal() -> None:
     places = layers(4, heads(3, 500), channels(200, 10))
-    narrowest, along = least(places, 8), dict.fromkeys(("attention", "ffn"), log_curve(4))
+    floors, along = narrowest(places, 8), dict.fromkeys(("attention", "ffn"), log_curve(4))
 
     def cut(params: int) -> dict[Key, Kept]:
         return allocate(places, params, along, 8)
 
     def given(removes: int) -> int:
-        return removed_params(places, met(Goal("", removes, at_least=True), places, narrowest, cut))
+        return removed_params(places, met(Goal("", removes, at_least=True), places, floors, cut))
 
-    most = removed_params(places, narrowest)
+    most = removed_params(places, floors)
     for removes in range(100, most, 333):
         assert 0 <= given(removes) - removes <= 80
     assert given(most) == most
@@ -272,7 +272,7 @@ LOSSES = quadratic_losses(layers(3, heads(3, HEAD_GROUP), channels(96, STEP)), n
 def test_a_search_meets_a_time(share: float) -> None:
     times, before = made_up_times(), made_up_times().of_model(DENSE)
     goal = Goal("", before - int(share * before), at_least=True, times=times)
-    kept, _ = allocate_by_curves(LOSSES, goal, round_to=8)
+    kept, _ = allocate_by_curves(LOSSES, goal, Shape(round_to=8))
     assert times.of_model(kept) <= share * before
 
 
@@ -280,15 +280,15 @@ def test_what_costs_no_time_is_left_alone() -> None:
     """Attention that takes no time by its width is not cut for a time, though it is for parameters."""
     times = made_up_times(head_ns=0)
     before = times.of_model(DENSE)
-    faster, _ = allocate_by_curves(LOSSES, Goal("", before // 10, at_least=True, times=times), round_to=8)
+    faster, _ = allocate_by_curves(LOSSES, Goal("", before // 10, at_least=True, times=times), Shape(round_to=8))
     assert units(faster, "attention") == [3, 3, 3]
-    smaller, _ = allocate_by_curves(LOSSES, Goal("", 30_000, at_least=True), round_to=8)
+    smaller, _ = allocate_by_curves(LOSSES, Goal("", 30_000, at_least=True), Shape(round_to=8))
     assert min(units(smaller, "attention")) < 3
 
 
 def test_a_search_refuses_what_cannot_be() -> None:
     with pytest.raises(ConfigError, match=r"--target-latency 0\.1x cannot be attained"):
-        allocate_by_curves(LOSSES, Goal("--target-latency 0.1x", 10**6, True, made_up_times()), round_to=8)
+        allocate_by_curves(LOSSES, Goal("--target-latency 0.1x", 10**6, True, made_up_times()), Shape(round_to=8))
 
 
 @pytest.mark.parametrize("target", range(1, 44, 3))

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from slimgpt import cli
 from slimgpt.allocation.goal import Goal
 from slimgpt.allocation.places import Place
+from slimgpt.allocation.plan import Shape
 from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
@@ -206,7 +207,7 @@ def losses(num_layers: int) -> LossCurves:
 @pytest.mark.parametrize("ratio", [0.05, 0.2, 0.3])
 def test_the_size_is_met_and_cheap_layers_give_more(ratio: float) -> None:
     curves = losses(6)
-    kept, loss = allocate(curves, Goal("--ratio", round(ratio * curves.num_params)), round_to=8)
+    kept, loss = allocate(curves, Goal("--ratio", round(ratio * curves.num_params)), Shape(round_to=8))
     attention, ffn = units(kept, "attention"), units(kept, "ffn")
     removed = sum((4 - left) * 5000 for left in attention) + sum((200 - left) * 300 for left in ffn)
     assert removed == pytest.approx(ratio * curves.num_params, abs=8 * 300)
@@ -219,7 +220,7 @@ def test_layers_that_lack_a_part_and_what_lies_beside_them_take_part() -> None:
     attention, ffn, beside = heads(4, 5000), channels(200, 300), Place(None, "vocabulary", 50, 1000)
     places = [*stacked((attention, ffn), (ffn,), (attention,)), beside]
     curves = quadratic_losses(places, num_params=10**6, alike=50)
-    kept, _ = allocate(curves, Goal("--ratio 0.12", 120_000), round_to=1)
+    kept, _ = allocate(curves, Goal("--ratio 0.12", 120_000), Shape(round_to=1))
     assert list(kept) == [place.key for place in places]
     assert all(1 <= kept[place.key].units < place.num_units for place in places)
     assert removed_params(curves, kept) == pytest.approx(120_000, abs=150)
@@ -231,7 +232,7 @@ def test_layers_that_lack_a_part_and_what_lies_beside_them_take_part() -> None:
 
 def test_more_than_there_is_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"900,000 parameters to remove, but at most .* can go.*Lower --ratio"):
-        allocate(losses(2), Goal("--ratio 0.9", 900_000), round_to=8)
+        allocate(losses(2), Goal("--ratio 0.9", 900_000), Shape(round_to=8))
 
 
 def test_a_table_says_what_solving_the_site_would_lose(swept: dict[int, dict[str, Moments]]) -> None:
@@ -264,8 +265,8 @@ def shared_curves(cheap_queries: bool) -> LossCurves:
 def test_query_heads_go_where_that_is_cheaper_and_allowed() -> None:
     for cheap in (True, False):
         curves, goal = shared_curves(cheap), Goal("--ratio 0.02", 200)
-        coarse, coarse_loss = allocate(curves, goal, 1)
-        fine, fine_loss = allocate(curves, goal, 1, by_members=True)
+        coarse, coarse_loss = allocate(curves, goal, Shape(round_to=1))
+        fine, fine_loss = allocate(curves, goal, Shape(round_to=1, by_members=True))
         assert all(kept.members is None for kept in coarse.values())
         assert any(kept.members == 1 for kept in fine.values()) == cheap
         assert fine_loss < coarse_loss if cheap else fine == coarse
