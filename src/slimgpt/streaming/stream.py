@@ -12,7 +12,7 @@ Shapes: B windows · T tokens a window · D residual width · I consumer inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,10 +22,11 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from slimgpt.model.checkpoint import Checkpoint
-from slimgpt.model.embeddings_and_head import Call, Stop, embeddings, first_input, forward_replaced, layer_calls
+from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, forward_replaced, layer_calls
 from slimgpt.sites import Removal, Site
 from slimgpt.solvers.stats import GapStats, InputStats
 from slimgpt.streaming.activations import ActivationRoom
+from slimgpt.streaming.catching import inputs_of
 from slimgpt.streaming.conveyor import Conveyor, conveyor
 
 ROUNDING = 0.02  # share of a layer's change of the residual stream that bfloat16 sums may be off by
@@ -106,7 +107,7 @@ class ActivationStream:
         """
         for rows in self._batches():
             with self._finished_blocks(layer, rows):
-                caught = _inputs_of(sites, layer, partial(self._run, layer, index, rows))
+                caught = inputs_of(sites, layer, partial(self._run, layer, index, rows))
             for site, x in caught:
                 gathered = stats[site.name] if stats is not None else None
                 if isinstance(gathered, GapStats):
@@ -131,7 +132,7 @@ class ActivationStream:
         ``stats``; ``run`` takes the residual stream that leaves the last layer.
         """
         for rows in self._batches():
-            for site, x in _inputs_of(sites, model, partial(run, self._hidden.take(rows))):
+            for site, x in inputs_of(sites, model, partial(run, self._hidden.take(rows))):
                 gathered = stats[site.name]
                 assert isinstance(gathered, InputStats)  # there is no target behind the layers
                 gathered.update(x.flatten(0, -2))
@@ -274,27 +275,6 @@ class ActivationStream:
             for rows in self._batches():
                 self._hidden.host[rows] = first_input(body, checkpoint.layers[0], windows_BT[rows])
         self._calls = send_to_device(calls, self._device)
-
-
-def _inputs_of(sites: Sequence[Site], module: nn.Module, run: Callable[[], Any]) -> list[tuple[Site, Tensor]]:
-    """What would enter the consumers of ``sites`` when ``run`` runs the module, which is not run any further."""
-    caught: list[tuple[Site, Tensor]] = []
-
-    def catcher(site: Site) -> Callable[..., None]:
-        def catch(consumer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            caught.append((site, args[0]))
-            if len(caught) == len(sites):
-                raise Stop
-
-        return catch
-
-    with ExitStack() as stack:
-        for site in sites:
-            stack.callback(module.get_submodule(site.consumer).register_forward_pre_hook(catcher(site)).remove)
-        with suppress(Stop):
-            run()
-    assert caught, "the module finished without reaching a consumer"
-    return caught
 
 
 def _adds_up(before_BTD: Tensor, outputs: Sequence[Tensor], after_BTD: Tensor) -> bool:
