@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from slimgpt.allocation.curves import CURVES, Curve, scaled_curves
-from slimgpt.errors import ConfigError
+from slimgpt.config.paths import path_of
+from slimgpt.config.yaml_file import read_yaml
+from slimgpt.errors import ConfigError, last_line, shown
+from slimgpt.machine.json_files import read_json
 
 SEARCHED = "searched"
 """The allocation that is measured on the model at hand, not read off a curve."""
@@ -27,7 +27,7 @@ def curves(allocation: str, parts: Sequence[str], num_layers: int) -> dict[str, 
     """
     if allocation in CURVES:
         return dict.fromkeys(parts, CURVES[allocation](num_layers))
-    path = Path(allocation).expanduser()
+    path = path_of(allocation, "--allocation")
     if not path.is_file():
         raise ConfigError(
             f"--allocation {allocation!r} is neither one of {SEARCHED}, {RANKED}, {', '.join(CURVES)} nor a file with "
@@ -46,10 +46,9 @@ def curves(allocation: str, parts: Sequence[str], num_layers: int) -> dict[str, 
 
 def _read(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not valid JSON or YAML: {str(error).splitlines()[0]}") from error
+        return read_json(path) if path.suffix == ".json" else read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid JSON or YAML: {last_line(error)}. Mend it.") from error
 
 
 def _ratios(values: Any, num_layers: int, where: str) -> Sequence[float]:
@@ -57,5 +56,5 @@ def _ratios(values: Any, num_layers: int, where: str) -> Sequence[float]:
         raise ConfigError(f"{where}: needs a list of {num_layers} ratios, one per layer.")
     for index, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise ConfigError(f"{where}: ratio {value!r} of layer {index} is not a number in [0, 1].")
+            raise ConfigError(f"{where}: ratio {shown(value)} of layer {index} is not a number in [0, 1].")
     return values

@@ -21,7 +21,7 @@ from slimgpt.arch.phi3 import PHI3
 from slimgpt.arch.qwen2 import QWEN2
 from slimgpt.arch.qwen3 import QWEN3
 from slimgpt.arch.qwen_moe import QWEN2_MOE, QWEN3_MOE
-from slimgpt.errors import ModelError
+from slimgpt.errors import ModelError, shown
 from slimgpt.modeling_slimgpt import PREFIX
 
 FAMILIES: dict[str, Family] = {
@@ -51,7 +51,7 @@ def family_of(config: Any) -> Family:
     family = FAMILIES.get(config.model_type.removeprefix(PREFIX))
     if family is None:
         raise ModelError(
-            f"model_type {config.model_type!r} is not supported. Supported: {', '.join(sorted(FAMILIES))}. "
+            f"model_type {shown(config.model_type)} is not supported. Supported: {', '.join(sorted(FAMILIES))}. "
             "docs/add_a_family.md shows how to add one."
         )
     return family

@@ -7,7 +7,7 @@ all families.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,17 +145,22 @@ def _params(layer: nn.Module, site: Site, segments: Sequence[Segment]) -> int:
     return count
 
 
-def check_sites(layer: nn.Module, sites: tuple[Site, ...]) -> None:
-    """Assert that a family's description fits the modules of a layer (a slip in a family file, not a user's)."""
+def misfits(layer: nn.Module, sites: tuple[Site, ...]) -> Iterator[str]:
+    """Where a family's description does not fit the modules of a layer: a slip in a family file, or a configuration
+    whose numbers of heads contradict each other.
+    """
     for site in sites:
         parts = [site.unit_width, *(segment.rows_per_unit for segment in site.producers if segment.by_member)]
-        assert not any(part % site.members for part in parts), f"{site.members} members do not divide {site}"
+        if any(part % site.members for part in parts):
+            yield f"{site.members} members do not divide {' or '.join(map(str, parts))} of {site.name}"
         width = weight_OI(layer.get_submodule(site.consumer)).shape[1]
-        assert width == site.num_units * site.unit_width, f"{site.consumer}: {width} inputs do not fit {site}"
+        if width != site.num_units * site.unit_width:
+            yield f"{site.consumer} has {width} inputs, not {site.num_units} times {site.unit_width}"
         for segment in site.producers:
             rows = weight_OI(layer.get_submodule(segment.path)).shape[0]
             last = segment.offset + site.num_units * segment.rows_per_unit
-            assert last <= rows, f"{segment.path}: {rows} rows do not fit {site}"
+            if last > rows:
+                yield f"{segment.path} has {rows} outputs, fewer than {last}"
 
 
 def surviving_rows(num_rows: int, site: Site, path: str, kept_N: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ Comes in: names of models. Goes out: seconds, bytes and FLOPs of each, beside th
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +28,7 @@ from slimgpt.machine.timing import Load, Repeat
 from slimgpt.machine.versions import versions
 from slimgpt.model.checkpoint import open_checkpoint
 from slimgpt.model.quantisation import Scheme, require_library
-from slimgpt.model.weights import INDEX
+from slimgpt.model.weights import weight_files
 
 KIND, SCHEMA = "bench", 1
 Answer = TypeVar("Answer")
@@ -95,9 +94,7 @@ def _check(model: str, config: BenchConfig) -> int:
 def _bytes_on_disk(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
-    index = path / INDEX
-    files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    return sum((path / file).stat().st_size for file in files)
+    return sum(file.stat().st_size for file in weight_files(path))
 
 
 class _Lane:

@@ -17,8 +17,9 @@ import tyro
 from tyro.conf import subcommand
 
 from slimgpt.cli.commands import COMMANDS
+from slimgpt.cli.streams import lost, patient_streams
 from slimgpt.config import read_recipe
-from slimgpt.errors import DamageWarning, SlimGPTError
+from slimgpt.errors import ConfigError, DamageWarning, SlimGPTError, is_text, shown
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -30,7 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar is enough: libraries keep theirs to themselves
+    with patient_streams():
+        status = _run(arguments)
+        if (failure := lost()) is None:
+            return status
+        print(f"slimgpt: error: what was said cannot be written ({failure}): make room there.", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _run(arguments: list[str]) -> int:
     try:
+        _check_text(arguments)
         config = _parse(arguments)
         config.check()
         with _warnings_in_a_line():
@@ -57,6 +68,13 @@ def _warnings_in_a_line() -> Iterator[None]:
         warnings.simplefilter("always", DamageWarning)
         others, warnings.showwarning = warnings.showwarning, show
         yield
+
+
+def _check_text(arguments: list[str]) -> None:
+    """What is given stands in records and cards, too."""
+    for argument in arguments:
+        if not is_text(argument):
+            raise ConfigError(f"{shown(argument)} is not UTF-8: rename what it names, or write it anew.")
 
 
 def _parse(arguments: list[str]) -> Any:

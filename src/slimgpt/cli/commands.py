@@ -21,6 +21,7 @@ from slimgpt.config import (
     SparsifyConfig,
     StudyConfig,
 )
+from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError, OutputError
 
 
@@ -135,8 +136,10 @@ def _bench(config: BenchConfig) -> None:
 def _run_folders(models: tuple[str, ...]) -> list[Path]:
     """Those of the models that carry a record of their making."""
     from slimgpt.model.schema import RECORD
+    from slimgpt.output import measurements
 
-    folders = [Path(model).expanduser() for model in models if (Path(model).expanduser() / RECORD).is_file()]
+    paths = {model: path_of(model, "MODEL") for model in models}
+    folders = [measurements.require_run(model) for model, path in paths.items() if (path / RECORD).is_file()]
     if not folders:
         raise OutputError(f"--record: none of {', '.join(models)} is a folder with {RECORD}. Use --json FILE.")
     return folders
@@ -224,17 +227,18 @@ def _export(config: ExportConfig) -> None:
 def _refuse_existing(path: str | None, option: str = "--json") -> None:
     if path is None:
         return
-    if Path(path).exists():
+    file = path_of(path, option)
+    if file.exists():
         raise OutputError(f"{option} {path} exists: choose another name, or remove it.")
-    if not Path(path).absolute().parent.is_dir():
-        raise OutputError(f"{option} {path} cannot be written: there is no folder {Path(path).parent}. Make it first.")
+    if not file.absolute().parent.is_dir():
+        raise OutputError(f"{option} {path} cannot be written: there is no folder {file.parent}. Make it first.")
 
 
 def _write_json(path: str | None, content: Any) -> None:
     from slimgpt.machine.atomic import write_json
 
     if path is not None:
-        write_json(Path(path), content)
+        write_json(path_of(path, "FILE"), content)
 
 
 EXIT_CELLS_FAILED = 1

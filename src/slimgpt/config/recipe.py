@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-
+from slimgpt.config.paths import path_of
 from slimgpt.config.prune import PruneConfig
-from slimgpt.errors import ConfigError
+from slimgpt.config.yaml_file import read_yaml
+from slimgpt.errors import ConfigError, is_text, last_line, shown
+
+LARGEST = 2**63
+"""Of a number's size, whatever the option."""
 
 
 def read_recipe(path: str, config: type = PruneConfig) -> dict[str, Any]:
@@ -19,13 +21,13 @@ def read_recipe(path: str, config: type = PruneConfig) -> dict[str, Any]:
     Raises:
         ConfigError: missing, not YAML, not a mapping, or with an unknown or ill-typed option.
     """
-    file = Path(path).expanduser()
+    file = path_of(path, "--recipe")
     if not file.is_file():
         raise ConfigError(f"--recipe {path!r} does not exist: name a YAML file of options.")
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--recipe {path!r} is not YAML: {str(error).splitlines()[0]}") from error
+        settings = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--recipe {path!r} is not YAML: {last_line(error)}. Mend it.") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--recipe {path!r} must hold 'option: value' lines.")
     return options_from(settings, f"--recipe {path}", config)
@@ -44,7 +46,7 @@ def options_from(settings: Mapping[str, Any], where: str, config: type = PruneCo
         if name not in fields or name == "recipe":
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f". Known: {', '.join(sorted(fields))}."
-            raise ConfigError(f"{where}: unknown option {key!r}{hint}")
+            raise ConfigError(f"{where}: unknown option {shown(key)}{hint}")
         options[name] = _typed(name, value, fields[name], where)
     return options
 
@@ -53,7 +55,7 @@ def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
     """A recipe's value, if it is of the field's type; integers serve as floats, booleans as nothing else."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ConfigError(f"{where}: {name} is {value!r}, but must be one of {', '.join(get_args(hint))}.")
+            raise ConfigError(f"{where}: {name} is {shown(value)}, but must be one of {', '.join(get_args(hint))}.")
         return value
     if get_origin(hint) is tuple:  # one value alone stands for a list of one
         items = value if isinstance(value, list) else [value]
@@ -62,5 +64,9 @@ def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
     accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise ConfigError(f"{where}: {name} is {value!r}, but must be {names}.")
+        raise ConfigError(f"{where}: {name} is {shown(value)}, but must be {names}.")
+    if isinstance(value, str) and not is_text(value):
+        raise ConfigError(f"{where}: {name} is {shown(value)}, which has half a character in it.")
+    if isinstance(value, (int, float)) and not abs(value) <= LARGEST:
+        raise ConfigError(f"{where}: {name} is {shown(value)}, but no number here is that large.")
     return float(value) if float in kinds and value is not None else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from slimgpt.config.checks import at_least
-from slimgpt.errors import ConfigError
+from slimgpt.errors import ConfigError, shown
 
 MAX_RATIO = 0.9
 DEFAULT_RATIO = 0.25
@@ -19,6 +19,7 @@ BYTES = {
     **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)},
     **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
 }
+LARGEST = 1e18  # before its unit
 NUMBER = re.compile(r"(?P<number>\d[\d_,]*(?:\.\d+)?(?:e\d+)?|\.\d+)\s*(?P<unit>[a-z]*)")
 
 
@@ -126,9 +127,9 @@ def count(text: int | str) -> int:
     Raises:
         ConfigError: no number of that kind, or below 1.
     """
-    number, unit = _split(str(text))
+    number, unit = _split(shown(text) if isinstance(text, int) else text)
     if unit not in COUNTS or number * COUNTS[unit] < 1:
-        raise ConfigError(f"--target-params {text!r} is no number of parameters: write 100000000, 100M or 1.5B.")
+        raise ConfigError(f"--target-params {shown(text)} is no number of parameters: write 100000000, 100M or 1.5B.")
     return int(number * COUNTS[unit])
 
 
@@ -140,7 +141,9 @@ def size(text: str) -> int:
     """
     number, unit = _split(text)
     if unit not in BYTES or number * BYTES[unit] < 1:
-        raise ConfigError(f"--target-size {text!r} is no size: write it with a unit, 200MB, 190MiB, 1.5GB or 1.4GiB.")
+        raise ConfigError(
+            f"--target-size {shown(text)} is no size: write it with a unit, 200MB, 190MiB, 1.5GB or 1.4GiB."
+        )
     return int(number * BYTES[unit])
 
 
@@ -153,16 +156,15 @@ def latency(text: str) -> Latency:
     number, unit = _split(text)
     if unit not in ("x", "ms") or number <= 0:
         raise ConfigError(
-            f"--target-latency {text!r} is no time: write 0.7x for a fraction of the dense model's, or 12ms."
+            f"--target-latency {shown(text)} is no time: write 0.7x for a fraction of the dense model's, or 12ms."
         )
     if unit == "x" and number >= 1:
-        raise ConfigError(f"--target-latency {text!r} must be below 1x, which is the dense model's own time.")
+        raise ConfigError(f"--target-latency {shown(text)} must be below 1x, which is the dense model's own time.")
     return Latency(number, relative=unit == "x")
 
 
 def _split(text: str) -> tuple[float, str]:
-    """Number and unit; a unit that no table knows where there is no number."""
+    """Number and unit; a unit that no table knows where there is no number, or one beyond all sense."""
     found = NUMBER.fullmatch(text.strip().lower())
-    if found is None:
-        return 0.0, "?"
-    return float(re.sub(r"[_,]", "", found["number"])), found["unit"]
+    number = float(re.sub(r"[_,]", "", found["number"])) if found is not None else math.inf
+    return (number, found["unit"]) if found is not None and number < LARGEST else (0.0, "?")

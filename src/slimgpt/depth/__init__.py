@@ -17,6 +17,7 @@ from torch import Tensor
 
 from slimgpt import calibration
 from slimgpt.config import DropConfig
+from slimgpt.config.paths import path_of
 from slimgpt.depth.scores import StreamTurns, least_influence, least_run
 from slimgpt.depth.shallower import shallower_config
 from slimgpt.errors import ConfigError
@@ -94,7 +95,7 @@ def _prepare(config: DropConfig, say: Callable[[str], None]) -> _Job:
     num = _number(config, len(checkpoint.layers))
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     shallower_config(checkpoint, range(len(checkpoint.layers)), stored_dtype)  # fails here where none can go
-    out = Path(os.path.abspath(Path(config.out).expanduser()))
+    out = Path(os.path.abspath(path_of(config.out, "OUT")))
     working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
     windows_BT = calibration.asked_windows(config, tokenizer, config.seed, say)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slimgpt.errors import ConfigError
+from slimgpt.config.paths import path_of
+from slimgpt.errors import ConfigError, last_line
 from slimgpt.evaluation import suite
-from slimgpt.model.checkpoint import last_line
 
 FEWSHOT_SEED = 1234  # the harness's own default
 ROWS_PER_BATCH = {"cpu": 4, "mps": 4, "cuda": 16}
@@ -39,7 +39,7 @@ def load(names: Sequence[str], task_dir: str | None = None, task_data: str | Non
             if own is not None and name in own.all_subtasks:
                 found = _from(own, name)
             elif task_data is not None and name in suite.METRICS:
-                found = {"tasks": {name: _local(name, Path(task_data).expanduser())}}
+                found = {"tasks": {name: _local(name, path_of(task_data, "--task-data"))}}
             else:
                 everything = _manager(task_dir)
                 _require_known(name, everything)
@@ -97,7 +97,7 @@ def _own_tasks(task_dir: str) -> Any:
     """The tasks of a folder alone: reading the harness's thousands takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    folder = Path(task_dir).expanduser()
+    folder = path_of(task_dir, "--task-dir")
     if not folder.is_dir():
         raise ConfigError(f"--task-dir {task_dir!r} is not a folder: name one with task files (.yaml).")
     return TaskManager(include_path=str(folder), include_defaults=False)
@@ -108,7 +108,7 @@ def _manager(task_dir: str | None) -> Any:
     """All that the harness knows, and the groups of a folder, which may hold tasks of both."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=str(Path(task_dir).expanduser()) if task_dir is not None else None)
+    return TaskManager(include_path=str(path_of(task_dir, "--task-dir")) if task_dir is not None else None)
 
 
 def _require_known(name: str, manager: Any) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from slimgpt.calibration import files
 from slimgpt.calibration.row_text import PLAIN, RowText
 from slimgpt.calibration.sampling import DOCUMENT_BREAK
+from slimgpt.config.paths import path_of
 from slimgpt.errors import CalibrationError
 from slimgpt.model.beginning import ALWAYS, AUTO, NEVER, first_tokens
 
@@ -68,7 +69,7 @@ def read_text(path: str, text_of: RowText = PLAIN) -> str:
     Raises:
         CalibrationError: missing, empty, not UTF-8, neither text nor table, or without the column that holds the text.
     """
-    file = Path(path).expanduser()
+    file = path_of(path, "text")
     if not file.is_file():
         raise CalibrationError(f"text {path!r} does not exist: name a UTF-8 text file, or a table of texts.")
     if files.is_table(file):

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from slimgpt.config import ExportConfig
+from slimgpt.config.paths import path_of
 from slimgpt.errors import ModelError, OutputError
 from slimgpt.export.gguf import plan_gguf
 from slimgpt.export.onnx import plan_onnx
@@ -62,7 +63,7 @@ def export(config: ExportConfig) -> Exported:
     assert config.out is not None  # check() saw to it
     _check_nothing_lost(checkpoint)
     plan = PLANNERS[config.format](checkpoint, config)
-    out = Path(config.out).expanduser()
+    out = path_of(config.out, "OUT")
     _check_output(out, checkpoint.path, plan, config.force)
     return Exported(out, (*plan.notes, *_write(out, plan, checkpoint, config)))
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from slimgpt.config import ExportConfig
 from slimgpt.errors import OutputError
 from slimgpt.export.onnx import FILE
 from slimgpt.export.tools import need
-from slimgpt.model.checkpoint import Checkpoint, load_tokenizer
-from slimgpt.model.loading import load_model
+from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.loading import load_as, load_model
+from slimgpt.model.tokenizer import load_tokenizer
 
 PROMPT = (
     "The river Danube, 2,850 km long, isn't Europe's longest: that's the Volga.\n\n"
@@ -93,7 +93,7 @@ def _llama_cpp(path: Path, ids: list[int]) -> Tensor:
 def _transformers(path: Path, ids: list[int]) -> Tensor:
     """Logits by the stock class, in float32."""
     load_tokenizer(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    model = load_as(path, torch.float32).eval()
     with torch.inference_mode():
         return model(torch.tensor([ids])).logits[0]
 

@@ -41,6 +41,10 @@ class WithZeros:
         """Shape of the tensor."""
         return tuple(self._zeros[name].shape) if name in self._zeros else self._weights.shape(name)
 
+    def dtype(self, name: str) -> torch.dtype | str:
+        """Dtype of the tensor."""
+        return self._dtype if name in self._zeros else self._weights.dtype(name)
+
     def get(self, name: str) -> Tensor:
         """The tensor, on the CPU."""
         if name in self._zeros:

@@ -14,23 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from slimgpt.arch import FAMILIES, family_of
-from slimgpt.arch.family import Family, check_sites
+from slimgpt.arch import family_of
+from slimgpt.arch.family import Family, misfits
 from slimgpt.errors import ModelError
+from slimgpt.model import generation_settings
+from slimgpt.model.belonging import check_belong, check_writes
+from slimgpt.model.config_file import (
+    CONFIG,
+    MEND,
+    check_counts,
+    make_config,
+    read_settings,
+    refuse_quantised,
+)
+from slimgpt.model.gguf_file import open_gguf
 from slimgpt.model.naming import Renamed
+from slimgpt.model.reading import border
 from slimgpt.model.schema import check_schema
-from slimgpt.model.skeleton import prunable_model
-from slimgpt.model.weights import LoadedWeights, SafetensorsWeights, Weights
+from slimgpt.model.skeleton import empty_model, prunable_model, shapes_alone
+from slimgpt.model.source import resolve
+from slimgpt.model.tokenizer import load_tokenizer
+from slimgpt.model.weights import SafetensorsWeights, Weights
 from slimgpt.modeling_slimgpt import register
 from slimgpt.sites import Site
 
 SAMPLE = 1024  # entries of each tensor that a fingerprint looks at
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.tiktoken", "*.txt"]
-HUB_FILES += ["LICEN[CS]E*", "COPYING*", "NOTICE*", "*USE_POLICY*"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +80,9 @@ class Checkpoint:
 
     def sites(self, index: int | None) -> tuple[Site, ...]:
         """Sites of one layer, or (None) of the model behind its layers, in the order in which they are pruned."""
-        family = self.family
-        sites = family.sites_beside(self.config) if index is None else family.sites(self.layer_config(index))
-        gone = () if index is None else skipped(self.layer_config(index))
-        sites = tuple(site for site in sites if site.part not in gone)
-        check_sites(self.part(index), sites)
-        return sites
+        return (
+            self.family.sites_beside(self.config) if index is None else sites_of(self.family, self.layer_config(index))
+        )
 
     def part(self, index: int | None) -> nn.Module:
         """The module that the paths of those sites are in: a layer, or the causal LM."""
@@ -122,6 +129,12 @@ def skipped(layer_config: Any) -> Collection[str]:
     return getattr(layer_config, "skip", None) or ()
 
 
+def sites_of(family: Family, layer_config: Any) -> tuple[Site, ...]:
+    """Sites of a layer, without those of parts that it has lost."""
+    gone = skipped(layer_config)
+    return tuple(site for site in family.sites(layer_config) if site.part not in gone)
+
+
 def open_checkpoint(model: str) -> Checkpoint:
     """Open ``model`` (folder, hub id or GGUF file) and check it from end to end, reading only headers.
 
@@ -130,18 +143,12 @@ def open_checkpoint(model: str) -> Checkpoint:
     """
     register()
     path = resolve(model)
-    if path.is_file():
-        config, weights = _open_gguf(path)
-    else:
-        config, weights = _open_folder(path)
+    config, stored = open_gguf(path) if path.is_file() else _open_folder(path)
     family = family_of(config)
-    skeleton = _skeleton(path, config, family)
-    weights = Renamed(weights, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
-    _check_head(path, skeleton, weights)
-    _check_shapes(path, skeleton, weights)
-    first = next((name for name, _ in skeleton.get_submodule(family.layers).named_parameters()), None)
-    if first is None:
-        raise ModelError(f"{path}: config.json says that there are no decoder layers, so there is nothing to work on.")
+    skeleton, weights = _fitted(path, config, family, stored)
+    first = next(name for name, _ in skeleton.named_parameters() if name.startswith(f"{family.layers}."))
+    dtype = weights.dtype(first)
+    assert isinstance(dtype, torch.dtype)
     return Checkpoint(
         source=model,
         path=path,
@@ -149,148 +156,42 @@ def open_checkpoint(model: str) -> Checkpoint:
         family=family,
         skeleton=skeleton,
         weights=weights,
-        dtype=_float_dtype(path, weights.get(f"{family.layers}.{first}")),
+        dtype=dtype,
         num_params=sum(parameter.numel() for parameter in skeleton.parameters()),
     )
 
 
-def resolve(model: str) -> Path:
-    """Local path of a model: a folder, a ``.gguf`` file, or the snapshot of a hub id.
+def _fitted(path: Path, config: Any, family: Family, stored: Weights) -> tuple[nn.Module, Weights]:
+    """The skeleton, and the weights under its names.
 
-    Raises:
-        ModelError: nothing of that name is here, and the hub does not have it or cannot be reached.
+    It is built without its buffers first: the largest of them would take memory without bound if a configuration said
+    sizes that are not the weights'.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ModelError(f"model {model!r} is a file, but not a .gguf file: name the folder of the checkpoint.")
-        return path
-    if model.startswith((".", "/", "~")) or model.count("/") > 1 or path.suffix == ".gguf":
-        raise ModelError(f"model {model!r} does not exist: name a local folder, a .gguf file or a hub id.")
-    return _download(model)
+    for build in (shapes_alone, empty_model):
+        with border(f"{path}: {CONFIG} is not valid", MEND):
+            skeleton = prunable_model(config, family, build)
+        weights = Renamed(stored, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
+        check_belong(path, skeleton, weights, family.layers)
+        _check_sites(path, config, family, skeleton)
+    return skeleton, weights
 
 
-def _download(repo: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, allow_patterns=HUB_FILES))
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise ModelError(
-            f"model {repo!r} is neither a local folder nor to be had from the hub ({last_line(error)}). "
-            "Check the name, or the connection, or name a local folder or .gguf file."
-        ) from error
-
-
-def load_tokenizer(path: Path) -> Any:
-    """Tokenizer of a local folder or GGUF file.
-
-    Raises:
-        ModelError: there is none, or it cannot be read.
-    """
-    where = {"gguf_file": path.name} if path.is_file() else {}
-    try:
-        return AutoTokenizer.from_pretrained(path.parent if path.is_file() else path, **where)
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        raise ModelError(
-            f"no tokenizer can be read from {path} ({last_line(error)}). "
-            "Put tokenizer.json (and tokenizer_config.json) beside the weights."
-        ) from error
+def _check_sites(path: Path, config: Any, family: Family, skeleton: nn.Module) -> None:
+    """See that the family's description fits the modules."""
+    layers = skeleton.get_submodule(family.layers).children()
+    places = [(layer, sites_of(family, config.per_layer_config[index])) for index, layer in enumerate(layers)]
+    for part, sites in [*places, (skeleton, family.sites_beside(config))]:
+        if (slip := next(misfits(part, sites), None)) is not None:
+            raise ModelError(f"{path}: {CONFIG} contradicts itself: {slip}. {MEND}")
 
 
 def _open_folder(path: Path) -> tuple[Any, Weights]:
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{path} has no config.json: it is not a Hugging Face model folder.")
+    settings = read_settings(path)
     check_schema(path)
-    try:
-        stored = json.loads((path / "config.json").read_text())
-        model_type = str(stored.get("model_type"))
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{path / 'config.json'} is not a JSON object: {error}. Download it again.") from error
-    if stored.get("quantization_config"):
-        raise ModelError(f"{path} is quantised, and quantised weights cannot be repaired: name the original model.")
-    family_of(_ModelType(model_type))  # an unknown family is refused in our words, not in transformers'
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
-        raise _not_valid(path, error) from error
-    return config, SafetensorsWeights(path)
-
-
-def _skeleton(path: Path, config: Any, family: Family) -> nn.Module:
-    try:
-        return prunable_model(config, family)
-    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-        raise _not_valid(path, error) from error
-
-
-def _not_valid(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"{path}: config.json is not valid ({last_line(error)}). Download it again, or mend it.")
-
-
-def last_line(error: Exception) -> str:
-    """What an error of another library says in the end; the lines before tend to repeat it."""
-    return (str(error).strip().splitlines() or [repr(error)])[-1].strip().rstrip(".")
-
-
-@dataclass(frozen=True)
-class _ModelType:
-    model_type: str
-
-
-def _open_gguf(path: Path) -> tuple[Any, Weights]:
-    """transformers dequantises a GGUF file as it loads; we take its weights and a plain configuration."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    except Exception as error:  # readers of foreign bytes stumble in every way there is
-        raise ModelError(
-            f"{path} cannot be read as GGUF ({last_line(error)}). Download it again if it is damaged. "
-            f"Supported families: {', '.join(sorted(FAMILIES))}."
-        ) from error
-    settings = model.config.to_dict()
-    settings.pop("quantization_config", None)
-    config = type(model.config).from_dict(settings)
-    config.architectures = [type(model).__name__]
-    return config, LoadedWeights(model.state_dict())
-
-
-def _float_dtype(path: Path, tensor: Tensor) -> torch.dtype:
-    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
-        raise ModelError(
-            f"{path} stores its weights as {str(tensor.dtype).removeprefix('torch.')}, which cannot be repaired: "
-            "name the original model in float32, float16 or bfloat16."
-        )
-    return tensor.dtype
-
-
-def _check_head(path: Path, skeleton: Any, weights: Weights) -> None:
-    """Configuration and weights have to agree on whether the head is the embedding or a matrix of its own."""
-    modules = {id(module): f"{name}.weight" for name, module in skeleton.named_modules()}
-    embedding, head = modules[id(skeleton.get_input_embeddings())], modules[id(skeleton.get_output_embeddings())]
-    tied = skeleton.get_output_embeddings().weight is skeleton.get_input_embeddings().weight
-    stored = head in set(weights.names())
-    if not tied and not stored:
-        raise ModelError(
-            f"{path}: tensor {head!r} is missing, and config.json says that it is not the embedding. Set "
-            "tie_word_embeddings to true if it is, else download the checkpoint again."
-        )
-    if tied and stored and not torch.equal(weights.get(head), weights.get(embedding)):
-        raise ModelError(
-            f"{path}: config.json says tie_word_embeddings, but {head!r} differs from {embedding!r}. Set it "
-            "to false, or remove the tensor, whichever is right."
-        )
-
-
-def _check_shapes(path: Path, skeleton: nn.Module, weights: Weights) -> None:
-    present = set(weights.names())
-    for name, parameter in skeleton.named_parameters():
-        if name not in present:
-            raise ModelError(f"{path}: tensor {name!r} is missing. config.json and the weights do not belong together.")
-        if weights.shape(name) != tuple(parameter.shape):
-            raise ModelError(
-                f"{path}: tensor {name!r} has shape {list(weights.shape(name))}, but config.json says "
-                f"{list(parameter.shape)}. They do not belong together."
-            )
+    refuse_quantised(path, settings)
+    weights = SafetensorsWeights(path)
+    check_counts(path, settings, len(list(weights.names())))
+    check_writes(path, settings, weights)
+    config = make_config(path, settings)
+    generation_settings.check_settings(path, settings, config)
+    return config, weights

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from slimgpt.errors import ModelError
+from slimgpt.model.reading import border
 
 
 def generate(
@@ -21,17 +22,20 @@ def generate(
     """The model's continuation of ``prompt`` (its answer, with ``chat``), without the prompt itself.
 
     Raises:
-        ModelError: ``chat`` asked of a tokenizer without a chat template.
+        ModelError: ``chat`` asked of a tokenizer whose chat template fails, or that has none; or the model has settings
+            of generation that do not work.
     """
     if chat and not tokenizer.chat_template:
         raise ModelError("the tokenizer has no chat template: leave --chat out to continue the prompt as plain text.")
     if chat:
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        message = {"role": "user", "content": prompt}
+        with border("the tokenizer's chat template fails", "Mend it, or leave --chat out."):
+            prompt = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
     inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).to(model.device)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": temperature > 0, "num_beams": 1, "num_return_sequences": 1}
+    if temperature > 0:
+        sampling["temperature"] = temperature
     torch.manual_seed(seed)
-    with torch.inference_mode():
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, **sampling)
+    with torch.inference_mode(), border("the model does not generate", "Look into its generation_config.json."):
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, trust_remote_code=False, **sampling)
     return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -9,7 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from slimgpt.machine import devices
-from slimgpt.model.checkpoint import load_tokenizer, open_checkpoint
+from slimgpt.model.checkpoint import open_checkpoint
+from slimgpt.model.config_file import read_config
+from slimgpt.model.gguf_file import load_gguf
 
 
 def load_model(model: str, device: str = "auto") -> tuple[Any, Any]:
@@ -23,13 +25,22 @@ def load_model(model: str, device: str = "auto") -> tuple[Any, Any]:
     """
     where = devices.pick_device(device)
     checkpoint = open_checkpoint(model)
-    dtype = devices.compute_dtype(checkpoint.dtype, where)
-    loaded = load_as(checkpoint.path, dtype)
-    return loaded.to(where).eval(), load_tokenizer(checkpoint.path)
+    loaded = load_as(checkpoint.path, devices.compute_dtype(checkpoint.dtype, where))
+    return loaded.to(where).eval(), checkpoint.tokenizer()
 
 
-def load_as(path: Path, dtype: torch.dtype) -> Any:
-    """The causal LM of a local folder or GGUF file that :mod:`slimgpt.model.checkpoint` has checked, on the CPU."""
+def load_as(path: Path, dtype: torch.dtype, **placement: Any) -> Any:
+    """The causal LM of a local folder or GGUF file that :mod:`slimgpt.model.checkpoint` has checked, on the CPU, or
+    where transformers' ``device_map`` puts it.
+    """
     if path.is_file():
-        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True)
+        return load_gguf(path, dtype)
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        config=read_config(path),
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        **placement,
+    )

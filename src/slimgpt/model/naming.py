@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from slimgpt.model.weights import Weights
@@ -39,6 +40,10 @@ class Renamed:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape, without reading the data."""
         return self._weights.shape(self._stored[name])
+
+    def dtype(self, name: str) -> torch.dtype | str:
+        """Dtype, without reading the data."""
+        return self._weights.dtype(self._stored[name])
 
     def get(self, name: str) -> Tensor:
         """The tensor, on the CPU."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from slimgpt.errors import ModelError
+from slimgpt.errors import ModelError, last_line, shown
+from slimgpt.machine.json_files import read_object
 
 RECORD = "slimgpt.json"
 SCHEMA = 2
@@ -21,11 +21,11 @@ def check_schema(folder: Path) -> None:
     if not record.is_file():
         return
     try:
-        schema = int(json.loads(record.read_text(encoding="utf-8"))["schema"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{record} is damaged ({error!r}): copy it again, or remove it.") from error
+        schema = int(read_object(record)["schema"])
+    except (OSError, OverflowError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{record} is damaged ({last_line(error)}): copy it again, or remove it.") from error
     if schema > SCHEMA:
         raise ModelError(
-            f"{folder} was made by a newer slimgpt (schema {schema}; this one knows up to {SCHEMA}): "
+            f"{folder} was made by a newer slimgpt (schema {shown(schema)}; this one knows up to {SCHEMA}): "
             "pip install --upgrade slimgpt."
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -17,19 +19,30 @@ def empty_model(config: Any) -> nn.Module:
     Buffers (rotary frequencies) are real: they are computed, not stored.
     """
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()  # replacing parameters by empty ones has parted those that are shared
-    return model.eval().requires_grad_(False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return _resting(model)
 
 
-def prunable_model(config: Any, family: Family) -> nn.Module:
+def shapes_alone(config: Any) -> nn.Module:
+    """The same with its buffers on the meta device too: it takes no memory, whatever the configuration says."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return _resting(model)
+
+
+def prunable_model(config: Any, family: Family, build: Callable[[Any], nn.Module] = empty_model) -> nn.Module:
     """An empty model whose layers can be pruned and have the tensor names of checkpoints.
 
     Raises:
         ModelError: the family cannot describe its layers.
     """
-    model = empty_model(config)
+    model = build(config)
     for index, layer in enumerate(model.get_submodule(family.layers).children()):
         family.sites(config.per_layer_config[index])  # says what is wrong before anything looks for it
         family.prepare(layer)
     return model
+
+
+def _resting(model: Any) -> nn.Module:
+    model.tie_weights()  # replacing parameters by empty ones has parted those that are shared
+    return model.eval().requires_grad_(False)

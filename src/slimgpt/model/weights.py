@@ -5,19 +5,33 @@ Only safetensors are opened here, never pickles. What can be wrong with the file
 
 from __future__ import annotations
 
-import json
+import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from slimgpt.errors import ModelError, NumericalError
+from slimgpt.errors import ModelError, NumericalError, last_line, shown
+from slimgpt.machine.json_files import read_object
+from slimgpt.model.reading import border
 
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""safetensors' names of the numbers that can be computed with."""
+
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PART = 1 << 24  # entries looked at in one go: the look takes several times their memory
+
+
+class Header(NamedTuple):
+    """What a file says of a tensor before its data."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | str
 
 
 class Weights(Protocol):
@@ -28,6 +42,9 @@ class Weights(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape, without reading the data."""
+
+    def dtype(self, name: str) -> torch.dtype | str:
+        """Dtype, without reading the data: torch's, or safetensors' name of one that is no number to compute with."""
 
     def get(self, name: str) -> Tensor:
         """The tensor, on the CPU."""
@@ -46,17 +63,17 @@ class SafetensorsWeights:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._where: dict[str, str] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._headers: dict[str, Header] = {}
         for file, listed in _shards(folder).items():
-            shapes = _read_header(folder / file)
-            missing = sorted(listed - set(shapes))
+            stored = _read_header(folder / file)
+            missing = sorted(listed - set(stored))
             if missing:
                 raise ModelError(
                     f"{folder / INDEX} says that {missing[0]!r} is in {file}, but it is not there "
                     f"({len(missing)} such names). Download the checkpoint again."
                 )
-            self._where.update({name: file for name in (listed or shapes)})
-            self._shapes.update({name: shapes[name] for name in (listed or shapes)})
+            self._where.update({name: file for name in (listed or stored)})
+            self._headers.update({name: stored[name] for name in (listed or stored)})
 
     def names(self) -> Iterator[str]:
         """All stored tensor names."""
@@ -64,7 +81,11 @@ class SafetensorsWeights:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape, without reading the data."""
-        return self._shapes[name]
+        return self._headers[name].shape
+
+    def dtype(self, name: str) -> torch.dtype | str:
+        """Dtype, without reading the data."""
+        return self._headers[name].dtype
 
     def get(self, name: str) -> Tensor:
         """The tensor, on the CPU."""
@@ -86,48 +107,68 @@ class LoadedWeights:
         """Shape of the tensor."""
         return tuple(self._state[name].shape)
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype of the tensor."""
+        return self._state[name].dtype
+
     def get(self, name: str) -> Tensor:
         """The tensor, on the CPU."""
         return self._state[name]
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a model's weights.
+
+    Raises:
+        ModelError: there are none, or not all.
+    """
+    return [folder / file for file in _shards(folder)]
+
+
 def _shards(folder: Path) -> dict[str, set[str]]:
-    """File name -> tensor names that the index promises in it (an empty set promises nothing)."""
-    index = folder / INDEX
-    if index.is_file():
-        promised: dict[str, set[str]] = {}
-        try:
-            for name, file in json.loads(index.read_text())["weight_map"].items():
-                if Path(file).name != file:
-                    raise ValueError(f"{file!r} is not the name of a file beside it")
-                promised.setdefault(file, set()).add(name)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{index} is not a valid index ({error!r}). Download it again.") from error
-        absent = sorted(file for file in promised if not (folder / file).is_file())
-        if absent:
-            raise ModelError(
-                f"{folder}: {len(absent)} of {len(promised)} shards listed in {INDEX} are missing, first {absent[0]}. "
-                "Download the checkpoint again."
-            )
-        return promised
-    if (folder / "model.safetensors").is_file():
-        return {"model.safetensors": set()}
+    """File name -> tensor names that the index promises in it (an empty set promises nothing).
+
+    A whole file goes before an index, as in transformers: what is beside it then is left from another download.
+    """
+    if (folder / WHOLE).is_file():
+        return {WHOLE: set()}
+    if (folder / INDEX).is_file():
+        return _listed(folder)
     pickles = sorted(file.name for file in [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
     if pickles:
         raise ModelError(
             f"{folder} holds its weights as pickles only ({pickles[0]}), which can run code when read. Convert it to "
             "safetensors first (huggingface.co/spaces/safetensors/convert)."
         )
-    raise ModelError(f"{folder} has no model.safetensors and no {INDEX}: the weights are missing.")
+    raise ModelError(f"{folder} has no {WHOLE} and no {INDEX}: the weights are missing.")
 
 
-def _read_header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors in a file; a header that does not fit the file's length is an error."""
+def _listed(folder: Path) -> dict[str, set[str]]:
+    index, promised = folder / INDEX, defaultdict(set)
     try:
-        with safe_open(file, framework="pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} is truncated or damaged ({error}). Download it again.") from error
+        for name, file in read_object(index)["weight_map"].items():
+            if not isinstance(file, str) or Path(file).name != file:
+                raise ValueError(f"{shown(file)} is not the name of a file beside it")
+            promised[file].add(name)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{index} is not a valid index ({last_line(error)}). Download it again.") from error
+    absent = sorted(file for file in promised if not os.path.isfile(folder / file))
+    if absent:
+        raise ModelError(
+            f"{folder}: {len(absent)} of {len(promised)} shards listed in {INDEX} are missing, first {absent[0]}. "
+            "Download the checkpoint again."
+        )
+    return promised
+
+
+def _read_header(file: Path) -> dict[str, Header]:
+    """What a file says of its tensors; a header that does not fit the file's length is an error."""
+    with border(f"{file} is truncated or damaged", "Download it again."), safe_open(file, framework="pt") as tensors:
+        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+        return {
+            name: Header(tuple(part.get_shape()), DTYPES.get(part.get_dtype(), part.get_dtype()))
+            for name, part in slices.items()
+        }
 
 
 def require_finite(where: str, stored: Tensor, dtype: torch.dtype) -> None:

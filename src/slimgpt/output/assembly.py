@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import GenerationConfig
 
 import slimgpt.modeling_slimgpt as modeling
 from slimgpt.machine.atomic import write_json
 from slimgpt.machine.tensor_files import write_tensors
+from slimgpt.model import generation_settings
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.weights import INDEX
 from slimgpt.output import place
@@ -55,7 +54,7 @@ def add_the_rest(folder: Path, checkpoint: Checkpoint, config: Any, tokenizer: A
     config.save_pretrained(folder)
     if is_per_layer(config):
         add_modelling_file(folder)
-    generation_config(checkpoint).save_pretrained(folder)
+    generation_settings.write_settings(checkpoint.path, checkpoint.config, folder)
     tokenizer.save_pretrained(folder)
     copy_companions(checkpoint.path, folder)
 
@@ -97,15 +96,3 @@ def add_modelling_file(folder: Path) -> None:
     """What plain transformers needs to load layers of different sizes."""
     assert modeling.__file__ is not None
     shutil.copyfile(modeling.__file__, folder / Path(modeling.__file__).name)
-
-
-def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
-    """The model's own generation config, or the one its configuration implies.
-
-    Older models keep sampling defaults in config.json. Configurations drop them as they are read, so the file is asked.
-    """
-    stored, file = checkpoint.path / "generation_config.json", checkpoint.path / "config.json"
-    if stored.is_file():
-        return GenerationConfig.from_pretrained(checkpoint.path)
-    in_file = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return GenerationConfig.from_model_config({**in_file, **checkpoint.config.to_dict()})

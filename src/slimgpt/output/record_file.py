@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from slimgpt.machine import atomic
+from slimgpt.machine.json_files import read_object
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.schema import RECORD
 from slimgpt.output import measurements
@@ -22,8 +22,8 @@ def finished_record(out: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any]
 def record_of(folder: Path) -> dict[str, Any] | None:
     """The record of a folder that slimgpt made; None where there is none that can be read."""
     try:
-        return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return read_object(folder / RECORD)
+    except (OSError, ValueError):
         return None
 
 

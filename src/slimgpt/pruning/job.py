@@ -17,6 +17,7 @@ from slimgpt.allocation.plan import Plan, Shape, make_plan
 from slimgpt.allocation.ranking import RankingTask
 from slimgpt.calibration.self_text import SELF, self_windows
 from slimgpt.config import PruneConfig
+from slimgpt.config.paths import path_of
 from slimgpt.machine import devices
 from slimgpt.machine.processes import Processes
 from slimgpt.machine.setup import Machine
@@ -127,7 +128,7 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
     checkpoint = _open(config)
     check_context(checkpoint.config, config.seqlen)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    out = Path(os.path.abspath(Path(config.out).expanduser()))
+    out = Path(os.path.abspath(path_of(config.out, "OUT")))
     partial = place.partial_folder(out)
     table = processes.from_leader(
         _latency_table(config, checkpoint, device, stored_dtype, out, note) if processes.leads else None
@@ -149,7 +150,7 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
     batch_size = devices.pick_batch_size(config.batch_size, config.seqlen, device)
     machine = Machine(device, compute_dtype, stored_dtype, batch_size, None, processes)
     needs = _needs(config, checkpoint, windows_BT, machine)
-    offload_dir = Path(config.offload_dir).expanduser() if config.offload_dir else partial
+    offload_dir = path_of(config.offload_dir, "--offload-dir") if config.offload_dir else partial
     memory.check(needs, device, offload_dir, processes.size_here)
     if needs.offloaded:
         machine = replace(machine, offload_dir=offload_dir / f"rank-{processes.rank}")
@@ -251,7 +252,7 @@ def _search(
         places=plan.places,
         goal=plan.goal,
         machine=machine,
-        folder=Path(config.search_cache).expanduser() if config.search_cache else partial / "search",
+        folder=path_of(config.search_cache, "--search-cache") if config.search_cache else partial / "search",
         ours=config.search_cache is None,
         damping=config.damping,
         seed=config.seed,

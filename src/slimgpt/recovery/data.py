@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from slimgpt.calibration import files
 from slimgpt.calibration.row_text import MESSAGES, PLAIN, TEXT_FIELD, RowText, check_messages, rendered
 from slimgpt.calibration.sampling import DOCUMENT_BREAK
+from slimgpt.config.paths import path_of
 from slimgpt.errors import CalibrationError
 
 INTRODUCTION = "Below is an instruction that describes a task"
@@ -44,7 +45,7 @@ def read_examples(path: str, tokenizer: Any, text_field: str = TEXT_FIELD) -> li
         CalibrationError: the file cannot be read, is neither text nor table, or has a row without the needed fields
             (its number is named), or nothing in it.
     """
-    file = Path(path).expanduser()
+    file = path_of(path, "data")
     if not file.is_file():
         raise CalibrationError(
             f"data {path!r} does not exist: name a table (JSONL, CSV, TSV, Parquet) with instruction/input/output, "

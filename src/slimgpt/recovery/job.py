@@ -14,14 +14,16 @@ import peft
 import torch
 
 from slimgpt.config import RecoverConfig
+from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.machine import devices
+from slimgpt.machine.json_files import read_object
 from slimgpt.machine.processes import Processes
 from slimgpt.machine.versions import versions
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context
 from slimgpt.model.schema import RECORD
-from slimgpt.output import place
+from slimgpt.output import measurements, place
 from slimgpt.pruning.journal import Journal
 from slimgpt.recovery import compiling, lora, rows, targets
 from slimgpt.recovery.packing import Row
@@ -94,7 +96,7 @@ class Job:
     def targets_folder(self) -> Path:
         """Where the teacher's predictions are kept."""
         kept = self.config.teacher_cache
-        return Path(kept).expanduser() if kept else self.partial / "teacher"
+        return path_of(kept, "--teacher-cache") if kept else self.partial / "teacher"
 
 
 def prepare(config: RecoverConfig) -> Job:
@@ -112,6 +114,7 @@ def prepare(config: RecoverConfig) -> Job:
             f"model {config.model!r} is a GGUF file, whose weights transformers does not train: make a folder of it "
             f"first, by slimgpt prune {config.model} FOLDER --ratio 0 --layout uniform."
         )
+    measurements.check_record(checkpoint.path)
     check_context(checkpoint.config, config.seqlen)
     if config.compile:
         compiling.check(device)
@@ -119,7 +122,7 @@ def prepare(config: RecoverConfig) -> Job:
         lora.adapted_paths(checkpoint)
     tokenizer = checkpoint.tokenizer()
     teacher = open_teacher(config.teacher, checkpoint, tokenizer) if config.teacher else None
-    out = Path(os.path.abspath(Path(config.out).expanduser()))
+    out = Path(os.path.abspath(path_of(config.out, "OUT")))
     train, held_out = rows.build(config, tokenizer, packing=config.packing and checkpoint.family.packs)
     _check_tokens(checkpoint, train + held_out)
     num_steps = config.max_steps or math.ceil(len(train) * config.epochs / config.batch_size)
@@ -211,7 +214,7 @@ def _begin(config: RecoverConfig, out: Path, checkpoint: Checkpoint, journal: Jo
 def finished_record(out: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
     """The record of ``out`` if the very same run has made it, and died before it could say so."""
     try:
-        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        record = read_object(out / RECORD)
         return record if record["recovery"][-1]["fingerprint"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from slimgpt.machine import atomic
+from slimgpt.machine.json_files import read_object
 from slimgpt.model.loading import load_as
 from slimgpt.model.schema import RECORD, SCHEMA
 from slimgpt.output import measurements, place
@@ -64,6 +64,6 @@ def _record(job: Job, entry: Mapping[str, Any]) -> dict[str, Any]:
     before: dict[str, Any] = {"schema": SCHEMA, "source": job.checkpoint.source}
     stored = job.checkpoint.path / RECORD
     if stored.is_file():
-        before = json.loads(stored.read_text(encoding="utf-8"))
+        before = read_object(stored)
     before.setdefault("family", job.checkpoint.family.model_type)
     return {**before, "recovery": [*before.get("recovery", []), dict(entry)]}

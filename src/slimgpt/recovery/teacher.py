@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from slimgpt.errors import ConfigError, ModelError
-from slimgpt.model.checkpoint import Checkpoint, last_line, load_tokenizer, open_checkpoint, resolve
+from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.model.config_file import CONFIG, read_config, read_settings
 from slimgpt.model.loading import load_as
+from slimgpt.model.source import resolve
+from slimgpt.model.tokenizer import load_tokenizer
 from slimgpt.model.weights import SafetensorsWeights
 
 
@@ -70,11 +71,11 @@ def load(teacher: Teacher, dtype: torch.dtype, device: torch.device, streamed: b
         )
     if teacher.path.is_file():
         return load_as(teacher.path, dtype).to(device).eval()
-    placement: dict[str, Any] = {"device_map": {"": device}}
+    placement: dict[str, Any] = {"": device}
     if streamed:
         assert teacher.checkpoint is not None
-        placement["device_map"] = _layers_on_disk(teacher.checkpoint, device)
-    return AutoModelForCausalLM.from_pretrained(teacher.path, dtype=dtype, use_safetensors=True, **placement).eval()
+        placement = _layers_on_disk(teacher.checkpoint, device)
+    return load_as(teacher.path, dtype, device_map=placement).eval()
 
 
 def _plain(name: str) -> Teacher:
@@ -83,19 +84,13 @@ def _plain(name: str) -> Teacher:
 
 
 def _is_quantised(path: Path) -> bool:
-    try:
-        return bool(json.loads((path / "config.json").read_text(encoding="utf-8")).get("quantization_config"))
-    except (OSError, ValueError, AttributeError):
-        return False  # a GGUF file, or something that open_checkpoint has words for
+    return path.is_dir() and bool(read_settings(path).get("quantization_config"))
 
 
 def _quantised(name: str, path: Path) -> Teacher:
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (ValueError, TypeError, OSError) as error:
-        raise ModelError(f"--teacher {name}: config.json is not valid ({last_line(error)}). Mend it.") from error
+    config = read_config(path)
     weights = SafetensorsWeights(path)
-    digest = hashlib.sha256((path / "config.json").read_bytes())
+    digest = hashlib.sha256((path / CONFIG).read_bytes())
     for tensor in sorted(weights.names()):
         digest.update(f"{tensor} {weights.shape(tensor)}".encode())
         digest.update(weights.get(tensor).flatten()[:1024].float().numpy().tobytes())

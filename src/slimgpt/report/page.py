@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from slimgpt._version import __version__
 from slimgpt.config import ReportConfig
+from slimgpt.config.paths import path_of
 from slimgpt.errors import OutputError
 from slimgpt.machine import atomic
 from slimgpt.report import palette, summary
@@ -41,8 +42,8 @@ def report(config: ReportConfig) -> Written:
         OutputError: the page or a figure exists, or its folder does not.
     """
     config.check()
-    page = Path(config.out).expanduser()
-    figures = Path(config.figures).expanduser() if config.figures is not None else None
+    page = path_of(config.out, "--out")
+    figures = path_of(config.figures, "--figures") if config.figures is not None else None
     _check_output(page, figures, config)
     runs, dense = read_runs(config)
     models = subjects(runs, dense)

@@ -5,7 +5,6 @@ Nothing here opens a model. A file that is missing is None, a file that is damag
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.config import ReportConfig
-from slimgpt.errors import ConfigError, ModelError
+from slimgpt.config.paths import path_of
+from slimgpt.errors import ConfigError, ModelError, last_line, shown
+from slimgpt.machine.json_files import read_object
 from slimgpt.model.schema import RECORD, SCHEMA
 from slimgpt.output.measurements import FOLDER
 from slimgpt.output.record_sites import SiteRecord, by_layer, is_pruned, sites_of
@@ -106,7 +107,7 @@ def read_runs(config: ReportConfig) -> tuple[list[Run], Dense]:
         ModelError: a folder without its record, a damaged file or one of a newer slimgpt, or a dense model that is
             none of the runs'.
     """
-    folders = [Path(run).expanduser() for run in config.runs]
+    folders = [path_of(run, "RUN") for run in config.runs]
     names = short_names(folders)
     runs = [_run(folder, run, name) for folder, run, name in zip(folders, config.runs, names, strict=True)]
     dense = _dense(config.dense, runs) if config.dense is not None else Dense()
@@ -197,7 +198,7 @@ def _pair(path: Path, name: str, before: int, after: int) -> tuple[Speed | None,
 
 
 def _dense(given: str, runs: Sequence[Run]) -> Dense:
-    folder = Path(given).expanduser()
+    folder = path_of(given, "--dense")
     places = [place for place in (folder, folder / FOLDER) if place.is_dir()]
     found = {file: place / file for file in ("eval.json", "bench.json") for place in places if (place / file).is_file()}
     if not found:
@@ -224,11 +225,11 @@ def _parsed(path: Path, parse: Any) -> Any:
 
 def _read(path: Path, known: int) -> dict[str, Any]:
     with _whole(path):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path)
         schema = int(content["schema"])
     if schema > known:
         raise ModelError(
-            f"{path} was made by a newer slimgpt (schema {schema}; this one knows up to {known}): "
+            f"{path} was made by a newer slimgpt (schema {shown(schema)}; this one knows up to {known}): "
             "pip install --upgrade slimgpt."
         )
     return dict(content)
@@ -239,5 +240,5 @@ def _whole(path: Path) -> Iterator[None]:
     """Turn what a damaged file leads to into an error that names it."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise ModelError(f"{path} is damaged ({error!r}): make it again, or remove it.") from error
+    except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} is damaged ({last_line(error)}): make it again, or remove it.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from slimgpt.allocation.goal import goal_of
@@ -11,6 +10,7 @@ from slimgpt.allocation.latency import LatencyTable, predicted, read_table
 from slimgpt.allocation.places import Allocation, whole
 from slimgpt.allocation.plan import Shape
 from slimgpt.config import SearchConfig
+from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError
 from slimgpt.search.allocate import allocate
 from slimgpt.search.cache import LossCurves, read_curves
@@ -41,7 +41,7 @@ def answer(config: SearchConfig) -> Answer:
     Raises:
         ConfigError: there is no search or no latency table, or the target cannot be attained.
     """
-    curves = read_curves(Path(config.cache).expanduser())
+    curves = read_curves(path_of(config.cache, "CACHE"))
     table = _table(config, curves)
     times = table.times[config.latency_of] if table is not None else None
     goal = goal_of(config, curves.num_params, curves.bytes_per_param, times=times, places=curves.places)
@@ -54,7 +54,7 @@ def answer(config: SearchConfig) -> Answer:
 def _table(config: SearchConfig, curves: LossCurves) -> LatencyTable | None:
     if config.latency_table is None:
         return None
-    path = Path(config.latency_table).expanduser()
+    path = path_of(config.latency_table, "--latency-table")
     if not path.is_file():
         raise ConfigError(
             f"--latency-table {path} does not exist: slimgpt prune {curves.model} OUT --target-latency "

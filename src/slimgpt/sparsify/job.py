@@ -14,6 +14,7 @@ from torch import Tensor
 from slimgpt import calibration
 from slimgpt.arch.family import projections, weight_OI
 from slimgpt.config import SparsifyConfig
+from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError
 from slimgpt.machine import devices
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
@@ -71,7 +72,7 @@ def prepare(config: SparsifyConfig, say: Callable[[str], None]) -> Job:
     checkpoint = open_checkpoint(config.model)
     check_pattern(config, checkpoint)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    out = Path(os.path.abspath(Path(config.out).expanduser()))
+    out = Path(os.path.abspath(path_of(config.out, "OUT")))
     working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
     windows_BT = _windows(config, checkpoint, tokenizer, say) if reads_text(config) else None

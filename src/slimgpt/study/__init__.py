@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow
 
 from slimgpt.config import StudyConfig
+from slimgpt.config.paths import path_of
 from slimgpt.errors import OutputError
 from slimgpt.machine.atomic import write_json
 from slimgpt.machine.folder_lock import FolderLock
@@ -78,7 +79,7 @@ def run_study(config: StudyConfig, observer: Observer | None = None, command: ru
     for cell in cells.values():
         chain.check(cell, asked)
     check_size(len(cells), config.yes)
-    out = Path(config.out).expanduser().absolute()
+    out = path_of(config.out, "OUT").absolute()
     with FolderLock(_folder(out)):
         write_json(out / HEADER, {"kind": "study", "schema": 1, "recipe": asdict(asked), "cells": list(cells)})
         records = _run(config, asked, cells, out / CELLS, observer or Observer(), command)

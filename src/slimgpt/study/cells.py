@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,7 +16,8 @@ from slimgpt.study.methods import DEFAULT, DENSE, ONE_SHOT
 from slimgpt.study.recipe import NONE, Block, Recipe
 
 SCHEMA = 2
-MOST_CELLS = 200
+MOST_CELLS = 200  # without a word from the user
+MOST_POINTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,33 @@ class Cell:
 
 
 def expand(recipe: Recipe) -> dict[str, Cell]:
-    """Identity -> cell, dense cells first, each once."""
+    """Identity -> cell, dense cells first, each once.
+
+    Raises:
+        ConfigError: they are more than anyone can run.
+    """
+    if _points(recipe) > MOST_POINTS:
+        raise ConfigError(f"the grid has {_points(recipe):,} points, more than {MOST_POINTS:,}: shorten its lists.")
     asked = [cell for block in recipe.grid for cell in _product(block, recipe)]
     plain = [Cell(cell.model) for cell in asked]
     controls = [cell.control() for cell in asked]
     return {identity(cell, recipe): cell for cell in [*plain, *controls, *asked]}
 
 
-def _product(block: Block, recipe: Recipe) -> Iterator[Cell]:
+def _points(recipe: Recipe) -> int:
+    """Points of the grid, those that two blocks share counted twice."""
+    return sum(math.prod(map(len, _axes(block, recipe))) for block in recipe.grid)
+
+
+def _axes(block: Block, recipe: Recipe) -> tuple[tuple[Any, ...], ...]:
+    """What a block varies, in the order of a cell's fields."""
     models = block.models or tuple(recipe.models)
     axes = (models, block.methods, block.granularities, block.ratios, block.schedules, block.allocations)
-    for values in product(*axes, block.tuning, block.quantisation, block.seeds):
+    return (*axes, block.tuning, block.quantisation, block.seeds)
+
+
+def _product(block: Block, recipe: Recipe) -> Iterator[Cell]:
+    for values in product(*_axes(block, recipe)):
         cell = Cell(*values)
         yield cell.control() if cell.method == DENSE else cell
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slimgpt.config import RecoverConfig, options_from
-from slimgpt.errors import ConfigError
+from slimgpt.config.paths import path_of
+from slimgpt.errors import ConfigError, last_line, shown
+from slimgpt.machine.json_files import read_object
 from slimgpt.study.cells import Cell
 from slimgpt.study.methods import (
     DEFAULT,
@@ -68,7 +69,7 @@ def check(cell: Cell, recipe: Recipe) -> None:
     """
     try:
         if cell.quantisation not in QUANTISATIONS:
-            raise ConfigError(f"unknown quantisation {cell.quantisation!r}. Known: {', '.join(QUANTISATIONS)}.")
+            raise ConfigError(f"unknown quantisation {shown(cell.quantisation)}. Known: {', '.join(QUANTISATIONS)}.")
         if cell.method == MOVEMENT:
             _check_movement(cell)
         elif cell.method != DENSE:
@@ -81,7 +82,7 @@ def check(cell: Cell, recipe: Recipe) -> None:
         if cell.tuning != NONE:
             RecoverConfig("model", "out", "data", **_tuning(cell, recipe)).check()
     except ConfigError as error:
-        raise ConfigError(f"cell {cell.name!r}: {error}") from error
+        raise ConfigError(f"cell {shown(cell.name)}: {error}") from error
 
 
 def _check_movement(cell: Cell) -> None:
@@ -97,7 +98,8 @@ def _check_movement(cell: Cell) -> None:
 def _check_schedule(cell: Cell, kind: Granularity) -> None:
     if cell.schedule != ONE_SHOT and not kind.scheduled:
         raise ConfigError(
-            f"schedule {cell.schedule!r} is for unstructured and N:M pruning: slimgpt {kind.command} is {ONE_SHOT}."
+            f"schedule {shown(cell.schedule)} is for unstructured and N:M pruning: slimgpt {kind.command} is "
+            f"{ONE_SHOT}."
         )
 
 
@@ -113,16 +115,23 @@ def _check_ratio(cell: Cell) -> None:
 def _check_widths(cell: Cell, model: Model) -> None:
     """N:M needs inputs in whole groups. A model that is not on this machine yet is left to the command."""
     width = group_width(cell.granularity)
-    config = Path(model.path).expanduser() / "config.json"
+    config = path_of(model.path, "path") / "config.json"
     if width == 1 or not config.is_file():
         return
-    found = json.loads(config.read_text(encoding="utf-8"))
+    found = _read(config)
     for key in ("hidden_size", "intermediate_size", "n_embd"):
         if isinstance(found.get(key), int) and found[key] % width:
             raise ConfigError(
                 f"{cell.granularity} needs inputs in groups of {width}, but {key} of {model.path} is {found[key]}, "
                 f"which {width} does not divide: leave this model or this pattern out."
             )
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        return read_object(config)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{config} cannot be read: {last_line(error)}. Download it again.") from error
 
 
 def _pruning(cell: Cell, kind: Granularity, recipe: Recipe) -> dict[str, Any]:
@@ -208,5 +217,5 @@ def _changes_speed(cell: Cell) -> bool:
 
 def _here(path: str) -> str:
     """A local path in a form that holds in any working folder; names of the hub and of built-in text as they are."""
-    local = Path(path).expanduser()
+    local = path_of(path, "path")
     return str(local.resolve()) if local.exists() else path

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimgpt.config import DropConfig, PruneConfig, SparsifyConfig
-from slimgpt.errors import ConfigError
+from slimgpt.errors import ConfigError, shown
 
 DENSE = "dense"
 MOVEMENT = "movement"
@@ -64,7 +64,8 @@ def granularity(name: str) -> Granularity:
     if PATTERN.fullmatch(name):
         return SPARSE
     if name not in GRANULARITIES:
-        raise ConfigError(f"unknown granularity {name!r}. Known: {', '.join(GRANULARITIES)}, and N:M such as '2:4'.")
+        known = ", ".join(GRANULARITIES)
+        raise ConfigError(f"unknown granularity {shown(name)}. Known: {known}, and N:M such as '2:4'.")
     return GRANULARITIES[name]
 
 
@@ -88,6 +89,6 @@ def allocation_options(kind: Granularity, allocation: str) -> dict[str, Any]:
         return {"scope": GLOBAL}
     if kind.allocation is None:
         raise ConfigError(
-            f"slimgpt {kind.command} has no allocation, so {allocation!r} means nothing: say {DEFAULT!r}."
+            f"slimgpt {kind.command} has no allocation, so {shown(allocation)} means nothing: say {DEFAULT!r}."
         )
     return {kind.allocation: allocation}

@@ -6,14 +6,14 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar, get_args
-
-import yaml
 
 from slimgpt.config import RecoverConfig, options_from
 from slimgpt.config.calibration import Bos
-from slimgpt.errors import ConfigError
+from slimgpt.config.paths import path_of
+from slimgpt.config.yaml_file import read_yaml
+from slimgpt.errors import ConfigError, last_line, shown
 
 NONE = "none"  # no tuning, no quantisation
 SECTIONS = ("models", "grid", "calibration", "tuning", "evaluation", "bos")
@@ -130,13 +130,13 @@ def read(path: str) -> Recipe:
     recipe = Recipe(
         {model.name: model for model in models},
         tuple(blocks),
-        _section(content.get("calibration") or {}, Calibration, f"{path}, calibration"),
-        _tuning(content.get("tuning") or {}, f"{path}, tuning"),
-        _section(content.get("evaluation") or {}, Evaluation, f"{path}, evaluation"),
+        _section(_given(content, "calibration"), Calibration, f"{path}, calibration"),
+        _tuning(_given(content, "tuning"), f"{path}, tuning"),
+        _section(_given(content, "evaluation"), Evaluation, f"{path}, evaluation"),
         content.get("bos", "auto"),
     )
     if recipe.bos not in BOS:
-        raise ConfigError(f"{path}: bos is {recipe.bos!r}, but must be one of {', '.join(BOS)}.")
+        raise ConfigError(f"{path}: bos is {shown(recipe.bos)}, but must be one of {', '.join(BOS)}.")
     if len(recipe.models) < len(models):
         raise ConfigError(f"{path}, models: two models have one name. Give each its own.")
     for block in blocks:
@@ -146,16 +146,21 @@ def read(path: str) -> Recipe:
 
 
 def _content(path: str) -> dict[str, Any]:
-    file = Path(path).expanduser()
+    file = path_of(path, "RECIPE")
     if not file.is_file():
         raise ConfigError(f"RECIPE {path!r} does not exist: name a YAML file, see recipes/study-small.yaml.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"RECIPE {path!r} is not YAML: {str(error).splitlines()[0]}") from error
+        content = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"RECIPE {path!r} is not YAML: {last_line(error)}. Mend it.") from error
     if not isinstance(content, dict):
         raise ConfigError(f"RECIPE {path!r} must hold the sections {', '.join(SECTIONS)}.")
     return content
+
+
+def _given(content: Mapping[str, Any], name: str) -> Any:
+    """A section, which may be left out, or empty below its name."""
+    return {} if content.get(name) is None else content[name]
 
 
 def _entries(content: Mapping[str, Any], name: str, path: str) -> list[Any]:
@@ -168,7 +173,7 @@ def _entries(content: Mapping[str, Any], name: str, path: str) -> list[Any]:
 def _section(settings: Any, kind: type[Section], where: str) -> Section:
     """A dataclass from a mapping of its fields."""
     if not isinstance(settings, dict):
-        raise ConfigError(f"{where}: {settings!r} must be 'option: value' lines.")
+        raise ConfigError(f"{where}: {shown(settings)} must be 'option: value' lines.")
     options = options_from(settings, where, kind)
     needed = [own.name for own in dataclasses.fields(kind) if _required(own)]  # type: ignore[arg-type]
     missing = [name for name in needed if name not in options]
@@ -186,7 +191,9 @@ def _block(settings: Any, where: str) -> Block:
     for value in granularities if isinstance(granularities, list) else [granularities]:
         if isinstance(value, int):
             pattern = SEXAGESIMAL.get(value, "N:M")
-            raise ConfigError(f"{where}: granularity {value!r} is a number to YAML. Put it in quotes: '{pattern}'.")
+            raise ConfigError(
+                f"{where}: granularity {shown(value)} is a number to YAML. Put it in quotes: '{pattern}'."
+            )
     block = _section(settings, Block, where)
     empty = [own.name for own in dataclasses.fields(Block) if own.name != "models" and not getattr(block, own.name)]
     if empty:
@@ -199,10 +206,13 @@ def _tuning(settings: Any, where: str) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{where}: must hold names, other than {NONE!r}, with options of slimgpt recover below each.")
     tuning = {}
     for name, options in settings.items():
-        tuning[str(name)] = options_from(options or {}, f"{where}, {name}", RecoverConfig)
+        own = f"{where}, {name if isinstance(name, str) else shown(name)}"
+        if not isinstance(options, (dict, NoneType)):
+            raise ConfigError(f"{own}: {shown(options)} must be 'option: value' lines.")
+        tuning[str(name)] = options_from(options or {}, own, RecoverConfig)
         decided = [key for key in tuning[str(name)] if key in CELLS_OWN]
         if decided:
-            raise ConfigError(f"{where}, {name}: {decided[0]} is decided by each cell. Remove it.")
+            raise ConfigError(f"{own}: {decided[0]} is decided by each cell. Remove it.")
     return tuning
 
 
@@ -211,4 +221,4 @@ def _refuse_unknown(names: Sequence[str] | Mapping[str, Any], known: Sequence[st
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f". Known: {', '.join(known)}."
-            raise ConfigError(f"{where}: unknown name {name!r}{hint}")
+            raise ConfigError(f"{where}: unknown name {shown(name)}{hint}")

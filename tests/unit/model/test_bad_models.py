@@ -127,10 +127,17 @@ def test_quantised(model: Path) -> None:
     says(refused(model, ModelError), model, "is quantised", "name the original model")
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.int32])
-def test_weights_that_are_no_floating_point_numbers_to_compute_with(model: Path, dtype: torch.dtype) -> None:
-    edit_weights(model, lambda tensors: tensors.update({name: t.to(dtype) for name, t in tensors.items()}))
-    says(refused(model, ModelError), model, str(dtype).removeprefix("torch."), "name the original model")
+NO_NUMBERS = {torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3", torch.int32: "I32", torch.bool: "BOOL"}
+
+
+@pytest.mark.parametrize("dtype", NO_NUMBERS)
+@pytest.mark.parametrize("tensor", ["", "model.layers.2.mlp.up_proj.weight"])
+def test_weights_that_are_no_floating_point_numbers_to_compute_with(
+    model: Path, dtype: torch.dtype, tensor: str
+) -> None:
+    """All of them, or one in the last layer, which is found as early."""
+    edit_weights(model, lambda tensors: tensors.update({n: t.to(dtype) for n, t in tensors.items() if tensor in n}))
+    says(refused(model, ModelError), model, f"{tensor}' as {NO_NUMBERS[dtype]}" if tensor else NO_NUMBERS[dtype])
 
 
 @pytest.mark.parametrize("pickle", ["pytorch_model.bin", "consolidated.00.pth"])

@@ -102,7 +102,7 @@ def test_refuses_files_that_are_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"RECIPE '.*nowhere.yaml' does not exist: name a YAML file"):
         recipe.read(str(tmp_path / "nowhere.yaml"))
     (tmp_path / "bad.yaml").write_text("models: [")
-    with pytest.raises(ConfigError, match="is not YAML: while parsing"):
+    with pytest.raises(ConfigError, match="is not YAML: expected the node content"):
         recipe.read(str(tmp_path / "bad.yaml"))
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(ConfigError, match="must hold the sections models, grid, calibration, tuning, evaluation"):

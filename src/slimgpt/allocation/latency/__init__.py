@@ -24,6 +24,7 @@ from slimgpt.allocation.latency.table import (
     write_table,
 )
 from slimgpt.allocation.places import Allocation
+from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError
 from slimgpt.machine import devices, host
 from slimgpt.model.checkpoint import Checkpoint
@@ -57,7 +58,7 @@ def table_for(
     if file is None:
         dtype = devices.compute_dtype(stored_dtype, device)
         return _cached(checkpoint, conditions(device, dtype, prompt_tokens), measured_now)
-    path = Path(file).expanduser()
+    path = path_of(file, "--latency-table")
     if path.exists():
         table = read_table(path)
         check_model(table, shape(checkpoint), path)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.allocation.goal import NS_PER_MS, ModelTimes, PartTimes
-from slimgpt.errors import ConfigError, DamagedError
+from slimgpt.errors import ConfigError, DamagedError, last_line, shown
+from slimgpt.machine.json_files import read_object
 from slimgpt.machine.seals import SEAL, intact, seal, unseal
 
 KIND, SCHEMA = "latency-table", 1
@@ -61,22 +62,24 @@ def read_table(path: Path) -> LatencyTable:
     """
     cure = "name a new file, and the table is measured and written there"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path)
         kind, schema = content["kind"], int(content["schema"])
         if kind == KIND and schema <= SCHEMA:
             return _table((unseal(path, KIND) or {}) if SEAL in content else content)
     except DamagedError as error:
         raise ConfigError(f"--latency-table {error}: {cure}; or remove its {SEAL}, if you have edited it.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--latency-table {path} holds no table of layer costs ({error!r}): {cure}.") from error
+    except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"--latency-table {path} holds no table of layer costs ({last_line(error)}): {cure}."
+        ) from error
     if kind != KIND:
-        raise ConfigError(f"--latency-table {path} holds a {kind}, no table of layer costs: name a new file.")
-    raise ConfigError(f"{path} was made by a newer slimgpt (schema {schema}): pip install --upgrade slimgpt.")
+        raise ConfigError(f"--latency-table {path} holds {shown(kind)}, no table of layer costs: name a new file.")
+    raise ConfigError(f"{path} was made by a newer slimgpt (schema {shown(schema)}): pip install --upgrade slimgpt.")
 
 
 def _table(content: Mapping[str, Any]) -> LatencyTable:
     times = {name: _model_times(content[name]) for name in WORKLOADS}
-    return LatencyTable(content["model"], content["measured"], times)
+    return LatencyTable(dict(content["model"]), dict(content["measured"]), times)
 
 
 def check_model(table: LatencyTable, model: Mapping[str, Any], path: Path) -> None:
@@ -84,7 +87,7 @@ def check_model(table: LatencyTable, model: Mapping[str, Any], path: Path) -> No
     for key, value in model.items():
         if table.model.get(key) != value:
             raise ConfigError(
-                f"--latency-table {path} is of another model: {key} was {table.model.get(key)!r} and is {value!r} "
+                f"--latency-table {path} is of another model: {key} was {shown(table.model.get(key))} and is {value!r} "
                 "here. Name another file, and the table is measured and written there."
             )
 
@@ -110,11 +113,11 @@ def _model_times(entry: Mapping[str, Any]) -> ModelTimes:
 
 def _part_times(entry: Mapping[str, Any]) -> PartTimes:
     units, ns = tuple(entry["units"]), tuple(map(_ns, entry["ms"]))
-    rising = list(units) == sorted(set(units)) and list(ns) == sorted(ns)
+    rising = list(units) == sorted(set(units)) and list(ns) == sorted(ns) and all(isinstance(u, int) for u in units)
     if not units or len(units) != len(ns) or not rising:
         raise ValueError("units have to rise, and as many times must not fall")
     return PartTimes(units, ns)
 
 
 def _ns(ms: float) -> int:
-    return round(ms * NS_PER_MS)
+    return round(float(ms) * NS_PER_MS)
