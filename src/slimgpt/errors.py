@@ -28,5 +28,9 @@ class OutputError(SlimGPTError):
     """The output cannot be written where it was asked for."""
 
 
+class ProofError(OutputError):
+    """What was written is not the model that was made: a bug of ours or of a library, found before OUT has its name."""
+
+
 class NumericalError(SlimGPTError):
     """Non-finite numbers or a matrix that stays singular: the run stops rather than degrade silently."""

@@ -65,15 +65,15 @@ def _drop(config: DropConfig) -> None:
 
 
 def _search(config: SearchConfig) -> None:
-    from slimgpt.machine.atomic import write_text
+    from slimgpt.output.single_file import single_file
     from slimgpt.report.allocation import print_allocation
     from slimgpt.search import answer, to_yaml
 
-    _refuse_existing(config.out, "--out")
-    found = answer(config)
-    print_allocation(found)
+    with single_file(config.out, "--out") as file:
+        found = answer(config)
+        print_allocation(found)
+        file.write_text(to_yaml(found.curves, found.layers))
     if config.out is not None:
-        write_text(Path(config.out), to_yaml(found.curves, found.layers))
         print(f"Written to {config.out}")
 
 
@@ -93,43 +93,45 @@ def _recover(config: RecoverConfig) -> None:
 
 def _eval(config: EvalConfig) -> None:
     from slimgpt.evaluation import evaluate
+    from slimgpt.output.single_file import single_file
     from slimgpt.report.evaluation import EvaluationProgress, print_comparison, print_evaluation
 
-    _refuse_existing(config.json)
-    _refuse_existing(config.compare_json, "--compare-json")
-    progress = EvaluationProgress()
-    try:
-        result = evaluate(config, progress)
-    finally:
-        progress.close()
-    print_evaluation(result.found)
-    _write_json(config.json, result.found)
-    if result.comparison is not None:
-        print_comparison(result.comparison)
-        _write_json(config.compare_json, result.comparison)
+    with single_file(config.json) as file, single_file(config.compare_json, "--compare-json") as compared:
+        progress = EvaluationProgress()
+        try:
+            result = evaluate(config, progress)
+        finally:
+            progress.close()
+        print_evaluation(result.found)
+        file.write_json(result.found)
+        if result.comparison is not None:
+            print_comparison(result.comparison)
+            compared.write_json(result.comparison)
 
 
 def _inspect(config: InspectConfig) -> None:
     from slimgpt.model.inspection import inspect_model
+    from slimgpt.output.single_file import single_file
     from slimgpt.report.console import print_inspection
 
-    _refuse_existing(config.json)
-    inspection = inspect_model(config.model)
-    print_inspection(inspection)
-    _write_json(config.json, inspection)
+    with single_file(config.json) as file:
+        inspection = inspect_model(config.model)
+        print_inspection(inspection)
+        file.write_json(inspection)
 
 
 def _bench(config: BenchConfig) -> None:
     from slimgpt.bench import bench
     from slimgpt.output import measurements
+    from slimgpt.output.single_file import single_file
     from slimgpt.report.bench_table import bench_progress, print_bench
 
-    _refuse_existing(config.json)
     folders = _run_folders(config.models) if config.record else []
-    with bench_progress(total=len(config.models) * (1 + config.warmup + config.repeats)) as progress:
-        result = bench(config, progress)
-    print_bench(result)
-    _write_json(config.json, result)
+    with single_file(config.json) as file:
+        with bench_progress(total=len(config.models) * (1 + config.warmup + config.repeats)) as progress:
+            result = bench(config, progress)
+        print_bench(result)
+        file.write_json(result)
     for folder in folders:
         measurements.keep(folder, "bench", result)
 
@@ -210,22 +212,6 @@ def _export(config: ExportConfig) -> None:
         print(note)
     if done.path is not None:
         print(f"Written to {done.path}")
-
-
-def _refuse_existing(path: str | None, option: str = "--json") -> None:
-    if path is None:
-        return
-    if Path(path).exists():
-        raise OutputError(f"{option} {path} exists: choose another name, or remove it.")
-    if not Path(path).absolute().parent.is_dir():
-        raise OutputError(f"{option} {path} cannot be written: there is no folder {Path(path).parent}. Make it first.")
-
-
-def _write_json(path: str | None, content: Any) -> None:
-    from slimgpt.machine.atomic import write_json
-
-    if path is not None:
-        write_json(Path(path), content)
 
 
 EXIT_CELLS_FAILED = 1

@@ -5,7 +5,6 @@ Comes in: a model and text. Goes out: a model with fewer layers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -28,7 +27,8 @@ from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.schema import SCHEMA
-from slimgpt.output import assembly, place, record_file, working_folder
+from slimgpt.output import assembly, record_file
+from slimgpt.output.place import Place
 from slimgpt.output.record_file import write
 from slimgpt.streaming import memory
 from slimgpt.streaming.activations import ActivationRoom
@@ -56,7 +56,7 @@ class _Job:
     device: torch.device
     stored_dtype: torch.dtype
     num: int
-    out: Path
+    place: Place
     offloaded: bool
 
 
@@ -69,17 +69,17 @@ def drop(config: DropConfig) -> DropResult:
     clock = Clock()
     with clock.timed("prepare"):
         job = _prepare(config)
-    with working_folder.working_folder(job.out) as folder:
+    with job.place.work(config.force) as folder:
         with clock.timed("measure", job.device):
             turns = _measure(job, folder)
         scores, dropped = _choose(config.method, turns, job.num)
         kept = [index for index in range(len(job.checkpoint.layers)) if index not in dropped]
         with clock.timed("write"):
-            finished, num_params = _assemble(job, kept, folder)
+            num_params = _assemble(job, kept, folder)
         whole = _record(job, scores, dropped, num_params, clock)
-        write(finished, whole)
-        place.publish(finished, job.out)
-    return DropResult(job.out, whole)
+        write(job.place.finished, whole)
+        job.place.publish()
+    return DropResult(job.place.out, whole)
 
 
 def _prepare(config: DropConfig) -> _Job:
@@ -90,8 +90,8 @@ def _prepare(config: DropConfig) -> _Job:
     num = _number(config, len(checkpoint.layers))
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     shallower_config(checkpoint, range(len(checkpoint.layers)), stored_dtype)  # fails here where none can go
-    out = Path(os.path.abspath(Path(config.out).expanduser()))
-    working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
+    place = Place(config.out)
+    place.check(checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
     windows_BT = calibration.cached_windows(config.calibration, tokenizer, config.samples, config.seqlen, config.seed)
     check_rest(checkpoint, windows_BT, stored_dtype)
@@ -100,8 +100,8 @@ def _prepare(config: DropConfig) -> _Job:
     needs = memory.estimate(
         checkpoint, len(windows_BT), config.seqlen, batch_size, device, compute_dtype, offload=False
     )
-    memory.check(needs, device, place.partial_folder(out))
-    return _Job(config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, out, needs.offloaded)
+    memory.check(needs, device, place.partial)
+    return _Job(config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, place, needs.offloaded)
 
 
 def _number(config: DropConfig, num_layers: int) -> int:
@@ -146,11 +146,9 @@ def _choose(method: str, turns: StreamTurns, num: int) -> tuple[list[float], lis
     return influence, least_influence(influence, num)
 
 
-def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> tuple[Path, int]:
-    """Put the layers that stay, and all around them, together in the working folder; where, and how many parameters."""
+def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> int:
+    """Put the layers that stay, and all around them, together in the working folder; how many parameters."""
     checkpoint, dtype = job.checkpoint, job.stored_dtype
-    finished = folder / place.FINISHED
-    finished.mkdir()
     gone = set(range(len(checkpoint.layers))) - set(kept)
     lost = sum(parameter.numel() for index in gone for parameter in checkpoint.layers[index].parameters())
     num_params = checkpoint.num_params - lost
@@ -159,10 +157,10 @@ def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> tuple[Path, int]:
         prefix = checkpoint.layer_prefix(new)
         state = read_layer(checkpoint, old, dtype)
         write_tensors(shard, {prefix + name: tensor.contiguous() for name, tensor in state.items()})
-    rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
-    assembly.write_weights(finished, rest, shards, num_params * dtype.itemsize)
-    assembly.add_the_rest(finished, checkpoint, shallower_config(checkpoint, kept, dtype), job.tokenizer)
-    return finished, num_params
+    config = shallower_config(checkpoint, kept, dtype)
+    size = num_params * dtype.itemsize
+    assembly.assemble(job.place.finished, checkpoint, shards, size, dtype, config, job.tokenizer)
+    return num_params
 
 
 def _record(

@@ -21,7 +21,7 @@ from slimgpt.export.layout import widest_config
 from slimgpt.export.plan import Plan
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model.checkpoint import Checkpoint, empty_model
-from slimgpt.output.assembly import generation_config, write_weights
+from slimgpt.output.assembly import assemble
 from slimgpt.sites import Site
 
 
@@ -41,16 +41,11 @@ def plan_padded(checkpoint: Checkpoint, config: ExportConfig) -> Plan:
 
 def _write(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, folder: Path) -> None:
     """Layer by layer, so that only one is in memory."""
-    folder.mkdir()
     shards = [folder.with_name(f"layer-{index:05d}.safetensors") for index in range(len(checkpoint.layers))]
     for index, shard in enumerate(shards):
         write_tensors(shard, _padded_layer(checkpoint, stock, skeleton, index))
-    rest = {name: checkpoint.weights.get(name).contiguous() for name in checkpoint.other_names()}
-    count = sum(parameter.numel() for parameter in skeleton.parameters())
-    write_weights(folder, rest, shards, count * checkpoint.dtype.itemsize)
-    stock.save_pretrained(folder)
-    generation_config(checkpoint).save_pretrained(folder)
-    checkpoint.tokenizer().save_pretrained(folder)
+    size = sum(parameter.numel() for parameter in skeleton.parameters()) * checkpoint.dtype.itemsize
+    assemble(folder, checkpoint, shards, size, checkpoint.dtype, stock, checkpoint.tokenizer())
 
 
 def _padded_layer(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, index: int) -> dict[str, Tensor]:

@@ -23,25 +23,22 @@ from slimgpt.output import place
 
 
 def assemble(
-    out: Path,
+    folder: Path,
     checkpoint: Checkpoint,
     shards: Sequence[Path],
     num_bytes: int,
     dtype: torch.dtype,
     config: Any,
     tokenizer: Any,
-) -> Path:
-    """Put weights, configuration, modelling file and tokenizer together in the working folder; its path.
+) -> None:
+    """Put weights, configuration, modelling file and tokenizer together in ``folder``.
 
     ``shards`` hold the decoder layers; what is outside them is the dense model's, in ``dtype``.
     """
-    folder = place.partial_folder(out) / place.FINISHED
-    shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
-    folder.mkdir(parents=True)
+    folder.mkdir()
     rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
     write_weights(folder, rest, shards, num_bytes)
     add_the_rest(folder, checkpoint, config, tokenizer)
-    return folder
 
 
 def add_the_rest(folder: Path, checkpoint: Checkpoint, config: Any, tokenizer: Any) -> None:

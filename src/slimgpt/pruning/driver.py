@@ -21,7 +21,7 @@ from slimgpt.model import surgery
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.pruned_config import pruned_config
 from slimgpt.model.weights import require_finite
-from slimgpt.output import assembly, place, record_file
+from slimgpt.output import assembly, record_file
 from slimgpt.pruning import record
 from slimgpt.pruning.job import Job, prepare
 from slimgpt.search import read_metric, search
@@ -73,16 +73,16 @@ def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
         job = prepare(config, observer.preparing)
-    with closing(job.journal):
+    with closing(job.place):
         whole = job.finished or _carry_out(job, observer, clock)
     job.machine.processes.leave()
-    return PruneResult(job.out, whole)
+    return PruneResult(job.place.out, whole)
 
 
 def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     """Prune all layers and write the output; its record (empty for those who only helped)."""
     observer = observer if job.machine.processes.leads else Observer()
-    with place.full_disk_named(job.out, job.plan.bytes_after):
+    with job.place.full_disk_named(job.plan.bytes_after):
         try:
             if job.finds:
                 job = _with_found_plan(job, observer, clock)
@@ -115,10 +115,11 @@ def _write(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, An
     with clock.timed("write"):
         shards = [job.journal.shard(index) for index in range(len(job.checkpoint.layers))]
         size, dtype = job.plan.bytes_after, job.machine.stored_dtype
-        folder = assembly.assemble(job.out, job.checkpoint, shards, size, dtype, job.output_config, job.tokenizer)
+        folder = job.place.finished
+        assembly.assemble(folder, job.checkpoint, shards, size, dtype, job.output_config, job.tokenizer)
     whole = record.build(job, layers, clock)
     record_file.write(folder, whole)
-    place.publish(folder, job.out)
+    job.place.publish()
     return whole
 
 

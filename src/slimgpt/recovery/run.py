@@ -21,7 +21,6 @@ from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
 from slimgpt.model.loading import load_as
-from slimgpt.output import place
 from slimgpt.recovery import compiling, extrapolation, lora, movement, save, targets, teacher
 from slimgpt.recovery.extrapolation import Reached
 from slimgpt.recovery.job import Job, prepare
@@ -73,16 +72,16 @@ def recover(config: RecoverConfig, observer: Observer | None = None) -> RecoverR
     if job.device.type == "cpu":
         host.keep_memory()
     watching = observer if observer is not None and job.processes.leads else Unwatched()
-    with closing(job.journal):
+    with closing(job.place):
         whole = job.finished or _carry_out(job, watching, clock)
     job.processes.leave()
-    return RecoverResult(job.out, whole)
+    return RecoverResult(job.place.out, whole)
 
 
 def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     """Let the teacher speak, train, and write the output; its record (empty for those who only helped)."""
     observer.planned(job)
-    with place.full_disk_named(job.out, 0), _quiet_transformers():
+    with job.place.full_disk_named(0), _quiet_transformers():
         store = None
         if job.reads_ahead:
             with clock.timed("teacher"):

@@ -11,7 +11,7 @@ from typing import Any
 from slimgpt.machine import atomic
 from slimgpt.model.loading import load_as
 from slimgpt.model.schema import RECORD, SCHEMA
-from slimgpt.output import measurements, place
+from slimgpt.output import measurements
 from slimgpt.recovery import lora
 from slimgpt.recovery.job import Job
 
@@ -28,22 +28,21 @@ def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
         model: as trained: with adapters, which are merged, or whole.
         entry: what is to be known of this recovery.
     """
-    folder = job.partial / place.FINISHED
-    shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
+    folder = job.place.finished
     if not job.config.full:
-        model.save_pretrained(job.partial / ADAPTER)
-        model = lora.merged(load_as(job.checkpoint.path, job.checkpoint.dtype), job.partial / ADAPTER)
+        model.save_pretrained(job.place.partial / ADAPTER)
+        model = lora.merged(load_as(job.checkpoint.path, job.checkpoint.dtype), job.place.partial / ADAPTER)
     model.to(job.checkpoint.dtype).save_pretrained(folder, max_shard_size=LARGEST_FILE)
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors makes it readable by its owner alone
     job.tokenizer.save_pretrained(folder)
     _copy_the_rest(job.checkpoint.path, folder)
     if job.config.keep_adapter:
-        shutil.move(job.partial / ADAPTER, folder / ADAPTER)
+        shutil.move(job.place.partial / ADAPTER, folder / ADAPTER)
     whole = _record(job, entry)
     atomic.write_json(folder / RECORD, whole)
     measurements.renew_card(folder)
-    place.publish(folder, job.out)
+    job.place.publish()
     return whole
 
 

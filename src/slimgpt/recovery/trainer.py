@@ -251,4 +251,4 @@ def _early_stop(job: Job) -> list[EarlyStoppingCallback]:
 
 def checkpoints_folder(job: Job) -> Path:
     """Where Trainer keeps its checkpoints."""
-    return job.partial / "training"
+    return job.place.partial / "training"

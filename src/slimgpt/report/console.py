@@ -93,7 +93,7 @@ class ProgressObserver(Observer):
 def print_plan(job: Job) -> None:
     """What the run is going to do: widths, parameters and size, by layer."""
     plan, config = job.plan, job.config
-    table = Table(title=f"Plan: {job.checkpoint.source} → {job.out}", title_justify="left")
+    table = Table(title=f"Plan: {job.checkpoint.source} → {job.place.out}", title_justify="left")
     for column in ("layer", "attention units", "FFN width", "parameters", "removed"):
         table.add_column(column, justify="right")
     for index, (have, keep) in enumerate(zip(plan.budget, plan.layers, strict=True)):

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from slimgpt.arch.family import projections, weight_OI
 from slimgpt.config import SparsifyConfig
 from slimgpt.machine.clock import Clock
 from slimgpt.model.layer_loading import read_layer
-from slimgpt.output import assembly, place, working_folder
+from slimgpt.output import assembly
 from slimgpt.output.record_file import write
 from slimgpt.sparsify import record
 from slimgpt.sparsify.job import Job, prepare
@@ -47,7 +46,7 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
     clock = Clock()
     with clock.timed("prepare"):
         job = prepare(config)
-    with working_folder.working_folder(job.out) as folder:
+    with job.place.work(config.force) as folder:
         rounds = Rounds(job, folder, observer or Observer(), clock)
         final = _sparsities(job, rounds)
         steps = fractions(config.schedule, config.rounds)
@@ -56,11 +55,11 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
             targets = [{path: value * step for path, value in layer.items()} for layer in final]
             layers = rounds.carry_out(name, targets, first=number == 0)
         with clock.timed("write"):
-            finished = _assemble(job, rounds, folder)
+            _assemble(job, rounds)
         whole = record.build(job, final, layers, clock)
-        write(finished, whole)
-        place.publish(finished, job.out)
-    return SparsifyResult(job.out, whole)
+        write(job.place.finished, whole)
+        job.place.publish()
+    return SparsifyResult(job.place.out, whole)
 
 
 def _sparsities(job: Job, rounds: Rounds) -> list[Mapping[str, float]]:
@@ -91,19 +90,12 @@ def _weights(job: Job, index: int) -> dict[str, Tensor]:
     return {path: state[f"{path}.weight"] for path in projections(job.checkpoint.layers[index])}
 
 
-def _assemble(job: Job, rounds: Rounds, folder: Path) -> Path:
-    """Put weights, configuration and tokenizer together in the working folder; where."""
-    finished = folder / place.FINISHED
-    finished.mkdir()
-    checkpoint, dtype = job.checkpoint, job.stored_dtype
-    rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
-    assembly.write_weights(finished, rest, [rounds.shard(i) for i in range(len(checkpoint.layers))], job.num_bytes)
-    config = _config(checkpoint.config, dtype)
-    assembly.add_the_rest(finished, checkpoint, config, job.tokenizer)
-    return finished
-
-
-def _config(config: Any, dtype: torch.dtype) -> Any:
-    """The model's own configuration, with the dtype that is written."""
-    config.dtype = dtype
-    return config
+def _assemble(job: Job, rounds: Rounds) -> None:
+    """Put weights, configuration and tokenizer together in the working folder."""
+    checkpoint = job.checkpoint
+    shards = [rounds.shard(index) for index in range(len(checkpoint.layers))]
+    config = checkpoint.config
+    config.dtype = job.stored_dtype
+    assembly.assemble(
+        job.place.finished, checkpoint, shards, job.num_bytes, job.stored_dtype, config, job.tokenizer
+    )

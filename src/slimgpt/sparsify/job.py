@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from slimgpt.errors import ConfigError
 from slimgpt.machine import devices
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
-from slimgpt.output import place, working_folder
+from slimgpt.output.place import Place
 from slimgpt.sparsify.masks import NEED_INPUTS
 from slimgpt.streaming import memory
 
@@ -35,7 +33,7 @@ class Job:
         compute_dtype: dtype of the forward pass.
         stored_dtype: dtype of the written weights.
         batch_size: windows in one forward pass.
-        out: the folder to make.
+        place: the folder to make, and the one beside it to work in.
         offloaded: the activations go to a file.
     """
 
@@ -47,7 +45,7 @@ class Job:
     compute_dtype: torch.dtype
     stored_dtype: torch.dtype
     batch_size: int
-    out: Path
+    place: Place
     offloaded: bool
 
     @property
@@ -67,8 +65,8 @@ def prepare(config: SparsifyConfig) -> Job:
     checkpoint = open_checkpoint(config.model)
     check_pattern(config, checkpoint)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    out = Path(os.path.abspath(Path(config.out).expanduser()))
-    working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
+    place = Place(config.out)
+    place.check(checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
     windows_BT = _windows(config, checkpoint, tokenizer) if reads_text(config) else None
     check_rest(checkpoint, windows_BT, stored_dtype)
@@ -76,7 +74,7 @@ def prepare(config: SparsifyConfig) -> Job:
     compute_dtype = devices.compute_dtype(checkpoint.dtype, device)
     num_windows = 0 if windows_BT is None else len(windows_BT)
     needs = memory.estimate(checkpoint, num_windows, config.seqlen, batch_size, device, compute_dtype, offload=False)
-    memory.check(needs, device, place.partial_folder(out))
+    memory.check(needs, device, place.partial)
     return Job(
         config=config,
         checkpoint=checkpoint,
@@ -86,7 +84,7 @@ def prepare(config: SparsifyConfig) -> Job:
         compute_dtype=compute_dtype,
         stored_dtype=stored_dtype,
         batch_size=batch_size,
-        out=out,
+        place=place,
         offloaded=needs.offloaded,
     )
 

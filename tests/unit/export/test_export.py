@@ -413,6 +413,7 @@ def test_an_older_export_survives_a_death_between_the_two_renames(dense, tmp_pat
     path = exported(dense, tmp_path / "m.gguf")
     work = tmp_path / "m.gguf.partial"
     work.mkdir()
+    (work / "slimgpt.lock").touch()
     path.rename(work / "replaced")
     assert "exists" in refused_as_it_stands(dense, path)
     assert path.is_file()
