@@ -17,6 +17,7 @@ from tyro.conf import subcommand
 from slimgpt.cli.commands import COMMANDS
 from slimgpt.config import read_recipe
 from slimgpt.errors import SlimGPTError
+from slimgpt.machine.full_disk import full_disk_named
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = _parse(arguments)
         config.check()
-        return next(command.run for command in COMMANDS.values() if command.config is type(config))(config) or 0
+        with full_disk_named(None):  # what no command has better words for
+            return next(command.run for command in COMMANDS.values() if command.config is type(config))(config) or 0
     except SlimGPTError as error:
         print("slimgpt: error:", *str(error).split("\n"), file=sys.stderr)
         return EXIT_BAD_INPUT

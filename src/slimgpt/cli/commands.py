@@ -159,13 +159,13 @@ def _report(config: ReportConfig) -> None:
 def _study(config: StudyConfig) -> int:
     _require_study_extra()
     _require_report_extra()
-    from slimgpt.report.study import StudyProgress, print_study, write_page
+    from slimgpt.report.study import StudyProgress, print_study
     from slimgpt.study import run_study
 
-    done = run_study(config, StudyProgress())
-    page = write_page(done)
+    progress = StudyProgress()
+    done = run_study(config, progress)
     print_study(done)
-    print(f"Written to {page}")
+    print(f"Written to {progress.page}")
     return EXIT_CELLS_FAILED if done.failures else 0
 
 

@@ -30,6 +30,7 @@ from slimgpt.model.schema import SCHEMA
 from slimgpt.output import assembly, record_file
 from slimgpt.output.place import Place
 from slimgpt.output.record_file import write
+from slimgpt.proof import Witness, alone, prove, run_through, short_window
 from slimgpt.streaming import memory
 from slimgpt.streaming.activations import ActivationRoom
 from slimgpt.streaming.stream import ActivationStream
@@ -58,6 +59,7 @@ class _Job:
     num: int
     place: Place
     offloaded: bool
+    memory: int
 
 
 def drop(config: DropConfig) -> DropResult:
@@ -76,7 +78,9 @@ def drop(config: DropConfig) -> DropResult:
         kept = [index for index in range(len(job.checkpoint.layers)) if index not in dropped]
         with clock.timed("write"):
             num_params = _assemble(job, kept, folder)
-        whole = _record(job, scores, dropped, num_params, clock)
+        with clock.timed("prove", job.device):
+            proof = prove(job.place.finished, _witness(job, kept), job.tokenizer, job.memory)
+        whole = {**_record(job, scores, dropped, num_params, clock), "proof": proof}
         write(job.place.finished, whole)
         job.place.publish()
     return DropResult(job.place.out, whole)
@@ -101,7 +105,9 @@ def _prepare(config: DropConfig) -> _Job:
         checkpoint, len(windows_BT), config.seqlen, batch_size, device, compute_dtype, offload=False
     )
     memory.check(needs, device, place.partial)
-    return _Job(config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, place, needs.offloaded)
+    return _Job(
+        config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, place, needs.offloaded, needs.host
+    )
 
 
 def _number(config: DropConfig, num_layers: int) -> int:
@@ -144,6 +150,14 @@ def _choose(method: str, turns: StreamTurns, num: int) -> tuple[list[float], lis
         return distances, least_run(distances, num)
     influence = turns.block_influence()
     return influence, least_influence(influence, num)
+
+
+def _witness(job: _Job, kept: Sequence[int]) -> Witness:
+    """What the model says if it skips the layers that go."""
+    checkpoint = job.checkpoint
+    layers = ((index, read_layer(checkpoint, index, job.stored_dtype)) for index in kept)
+    machine = alone(job.device, devices.compute_dtype(checkpoint.dtype, job.device), job.stored_dtype)
+    return run_through(checkpoint, short_window(checkpoint, job.tokenizer, job.windows_BT), layers, machine)
 
 
 def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> int:

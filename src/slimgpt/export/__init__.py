@@ -22,6 +22,7 @@ from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.schema import RECORD, SCHEMA
 from slimgpt.output.place import Place
 from slimgpt.output.standing import GGUF, MODEL
+from slimgpt.proof import prove
 
 __all__ = ["Exported", "export"]
 
@@ -71,8 +72,11 @@ def _write(place: Place, plan: Plan, checkpoint: Checkpoint, config: ExportConfi
     """Write beside OUT, verify, then give it its name."""
     with place.work(config.force):
         plan.write(place.finished)
+        made = {"schema": SCHEMA, "source": config.model, "export": asdict(config)}
+        if plan.witness is not None:
+            made["proof"] = prove(place.finished, plan.witness(), checkpoint.tokenizer(), None)
         if plan.folder:
-            write_json(place.finished / RECORD, {"schema": SCHEMA, "source": config.model, "export": asdict(config)})
+            write_json(place.finished / RECORD, made)
         said = verify(checkpoint, place.finished, config) if config.verify else ()
         place.publish()
     return said

@@ -22,6 +22,7 @@ from slimgpt.export.plan import Plan
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model.checkpoint import Checkpoint, empty_model
 from slimgpt.output.assembly import assemble
+from slimgpt.proof import Witness, alone, run_through, short_window
 from slimgpt.sites import Site
 
 
@@ -36,7 +37,20 @@ def plan_padded(checkpoint: Checkpoint, config: ExportConfig) -> Plan:
     count = sum(parameter.numel() for parameter in skeleton.parameters())
     padding = count - checkpoint.num_params
     notes = (f"{stock.architectures[0]}, {count:,} parameters, {padding:,} of them padding.",)
-    return Plan(count * checkpoint.dtype.itemsize, True, notes, partial(_write, checkpoint, stock, skeleton))
+    return Plan(
+        count * checkpoint.dtype.itemsize,
+        True,
+        notes,
+        partial(_write, checkpoint, stock, skeleton),
+        partial(_witness, checkpoint),
+    )
+
+
+def _witness(checkpoint: Checkpoint) -> Witness:
+    """What the model says without the padding."""
+    layers = ((index, checkpoint.layer_state(index)) for index in range(len(checkpoint.layers)))
+    ids_T = short_window(checkpoint, checkpoint.tokenizer())
+    return run_through(checkpoint, ids_T, layers, alone(torch.device("cpu"), torch.float32, checkpoint.dtype))
 
 
 def _write(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, folder: Path) -> None:

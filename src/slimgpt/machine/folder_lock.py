@@ -21,12 +21,18 @@ FILES = {LOCK, STAND_IN}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
+def partial_folder(out: Path) -> Path:
+    """Where a run works until OUT is done, and what it locks: two runs into one OUT are one too many."""
+    return out.parent / f"{out.name}.partial"
+
+
 class FolderLock:
     """Keeps other runs out of a folder from :meth:`acquire` to :meth:`release`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock: BaseFileLock | None = None
+        self._found = False
 
     def acquire(self) -> None:
         """Lock the folder, which is made where there is none; holding it already is enough.
@@ -38,6 +44,7 @@ class FolderLock:
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._found = (self._folder / LOCK).exists()
             self._lock = _locked(self._folder)
         except Timeout as error:
             raise OutputError(
@@ -47,11 +54,13 @@ class FolderLock:
             raise OutputError(f"{self._folder} is no folder: move it away, or choose another name.") from error
 
     def release(self) -> None:
-        """Let others in. A folder with nothing else in it goes; in any other the file stays, and says whose it is."""
+        """Let others in. A folder with nothing else in it goes; in any other the file stays if it was found there: it
+        says whose the folder is that a killed run has left.
+        """
         if self._lock is None:
             return
         empty = self._folder.is_dir() and set(os.listdir(self._folder)) <= FILES
-        if empty:
+        if empty or not self._found:
             with suppress(OSError):  # Windows removes no file that is open: there the library does it
                 (self._folder / LOCK).unlink()
         self._lock.release()

@@ -23,16 +23,21 @@ CUT_SHORT_SAYS = re.compile(
 SYSTEM_ERROR_SAYS = re.compile(r"\(os error (\d+)\)")  # libraries in Rust
 
 
+AGAIN = "Make room, and give the same command again."
+
+
 @contextmanager
-def full_disk_named(folder: Path, cure: str | Callable[[], str]) -> Iterator[None]:
-    """Inside, a disk that takes no more is an OutputError: the folder, the reason, the cure."""
+def full_disk_named(folder: Path | None, cure: str | Callable[[], str] = AGAIN) -> Iterator[None]:
+    """Inside, a disk that takes no more is an OutputError: where (a file, if no folder is given), why, and the cure."""
     try:
         yield
     except Exception as error:  # libraries have errors of their own kinds
         reason = full_disk(error)
         if reason is None:
             raise
-        raise OutputError(f"{folder}: {reason}. {cure if isinstance(cure, str) else cure()}") from error
+        where = folder or getattr(error, "filename", None)
+        before = f"{where}: " if where else ""
+        raise OutputError(f"{before}{reason}. {cure if isinstance(cure, str) else cure()}") from error
 
 
 def full_disk(error: BaseException) -> str | None:

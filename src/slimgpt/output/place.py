@@ -15,8 +15,8 @@ from pathlib import Path
 
 from slimgpt.errors import OutputError, ProofError
 from slimgpt.machine.atomic import sync
-from slimgpt.machine.folder_lock import LOCK, FolderLock, clear, remove
-from slimgpt.machine.full_disk import full_disk_named
+from slimgpt.machine.folder_lock import LOCK, FolderLock, clear, partial_folder, remove
+from slimgpt.machine.full_disk import AGAIN, full_disk_named
 from slimgpt.output.standing import FOLDER, MODEL, Kind, refuse_standing, standing
 
 ONE_FILE_BYTES = 1 << 30  # up to this the weights are merged into one file, which has to pass through memory
@@ -29,12 +29,7 @@ FINISHED, REPLACED = "finished", "replaced"  # in the working folder: the output
 JOURNAL = "journal.json"  # in that of a run that can go on; without it there is nothing to go on from
 MARKS = {LOCK, JOURNAL}  # by which a working folder is known for ours
 
-NOTHING_KEPT = "Nothing was kept: make room, and give the same command again."
-
-
-def partial_folder(out: Path) -> Path:
-    """Where a run works until it is done."""
-    return out.parent / f"{out.name}.partial"
+NOTHING_KEPT = f"Nothing was kept. {AGAIN}"
 
 
 class Place:
@@ -105,17 +100,21 @@ class Place:
         """
         with full_disk_named(self.out.parent, NOTHING_KEPT):
             self.hold(force)
+            unproved = False
             try:
                 clear(self.partial)
                 yield self.partial
                 clear(self.partial)
             except ProofError:
+                unproved = True
                 raise
             except BaseException:
                 clear(self.partial)
                 raise
             finally:
                 self.close()
+                if unproved:
+                    (self.partial / LOCK).touch()  # by which the next run knows that it may clear the folder
 
     def full_disk_named(self, num_bytes: int) -> AbstractContextManager[None]:
         """Inside, a disk that takes no more is an OutputError with the cure of a run that can be resumed."""

@@ -21,8 +21,9 @@ from slimgpt.model import surgery
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.pruned_config import pruned_config
 from slimgpt.model.weights import require_finite
-from slimgpt.output import assembly, record_file
+from slimgpt.proof import Witness, witness_of
 from slimgpt.pruning import record
+from slimgpt.pruning.finish import finish
 from slimgpt.pruning.job import Job, prepare
 from slimgpt.search import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
@@ -87,13 +88,13 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
             if job.finds:
                 job = _with_found_plan(job, observer, clock)
             observer.planned(job)
-            layers = _Run(job, observer, clock).all_layers()
+            layers, witness = _Run(job, observer, clock).all_layers()
         except NumericalError:
             if job.machine.processes.leads:
                 job.journal.discard()  # the same run would fail again, and what cures it makes it another run
             raise
         job.machine.processes.meet()  # nobody has anything in the working folder any more
-        return _write(job, layers, clock) if job.machine.processes.leads else {}
+        return finish(job, layers, witness, clock) if job.machine.processes.leads else {}
 
 
 def _with_found_plan(job: Job, observer: Observer, clock: Clock) -> Job:
@@ -110,19 +111,6 @@ def _with_found_plan(job: Job, observer: Observer, clock: Clock) -> Job:
     return dataclasses.replace(job, plan=plan, output_config=config)
 
 
-def _write(job: Job, layers: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
-    """Put the finished folder together and give it its name; the record."""
-    with clock.timed("write"):
-        shards = [job.journal.shard(index) for index in range(len(job.checkpoint.layers))]
-        size, dtype = job.plan.bytes_after, job.machine.stored_dtype
-        folder = job.place.finished
-        assembly.assemble(folder, job.checkpoint, shards, size, dtype, job.output_config, job.tokenizer)
-    whole = record.build(job, layers, clock)
-    record_file.write(folder, whole)
-    job.place.publish()
-    return whole
-
-
 class _Run:
     """The loop over layers, and the two things a layer can be: in the journal already, or to be pruned."""
 
@@ -134,8 +122,8 @@ class _Run:
         self.writer = WriteBehind()
         self.dense: ActivationStream | None = None
 
-    def all_layers(self) -> list[dict[str, Any]]:
-        """Prune every layer in order; the journal's records."""
+    def all_layers(self) -> tuple[list[dict[str, Any]], Witness]:
+        """Prune every layer in order; the journal's records, and what the pruned model says in the end."""
         job, num_layers = self.job, len(self.job.checkpoint.layers)
         pinned = job.machine.device.type == "cuda"
         states = Prefetcher(
@@ -149,7 +137,13 @@ class _Run:
             layers = [self._layer(index, states) for index in range(num_layers)]
             with self.clock.timed("write"):
                 self.writer.finish()
-            return layers
+            with self.clock.timed("prove"):
+                return layers, self._witness()
+
+    def _witness(self) -> Witness:
+        job, machine = self.job, self.job.machine
+        first_T = machine.processes.share_of(job.windows_BT)[0]
+        return witness_of(job.checkpoint, self.stream, first_T, machine, job.checkpoint.dtype)
 
     def _open_stream(self) -> ActivationStream:
         job = self.job

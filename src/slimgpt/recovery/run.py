@@ -26,6 +26,7 @@ from slimgpt.recovery.extrapolation import Reached
 from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer, checkpoints_folder
+from slimgpt.recovery.witness import of_trained
 from slimgpt.recovery.zeros import hold_zeros
 
 PLAIN_ATTENTION = 512
@@ -100,7 +101,7 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
         entry = _entry(job, trainer, reached, clock, cpu.item())
         if job.config.keep == "best":
             _require_better(job, entry)
-        return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
+        return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry, of_trained(job, trainer))
 
 
 def _taught(job: Job, observer: Observer) -> targets.TargetStore:

@@ -12,21 +12,27 @@ from slimgpt.machine import atomic
 from slimgpt.model.loading import load_as
 from slimgpt.model.schema import RECORD, SCHEMA
 from slimgpt.output import measurements
+from slimgpt.proof import Witness, prove
 from slimgpt.recovery import lora
 from slimgpt.recovery.job import Job
 
 ADAPTER = "adapter"
 LARGEST_FILE = "5GB"
+KEPT = "What was trained is kept: the same command with --resume goes on from it."
 WEIGHTS = (".safetensors", ".index.json", ".bin", ".pt", ".pth", ".gguf")
 
 
-def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
+def write(job: Job, model: Any, entry: Mapping[str, Any], witness: Witness) -> dict[str, Any]:
     """Publish the trained model as OUT; its record, with ``entry`` added to it.
 
     Args:
         job: the run.
         model: as trained: with adapters, which are merged, or whole.
         entry: what is to be known of this recovery.
+        witness: what the model says.
+
+    Raises:
+        ProofError: what was written says something else.
     """
     folder = job.place.finished
     if not job.config.full:
@@ -39,7 +45,8 @@ def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
     _copy_the_rest(job.checkpoint.path, folder)
     if job.config.keep_adapter:
         shutil.move(job.place.partial / ADAPTER, folder / ADAPTER)
-    whole = _record(job, entry)
+    del model  # there will be another one
+    whole = {**_record(job, entry), "proof": prove(folder, witness, job.tokenizer, None, KEPT)}
     atomic.write_json(folder / RECORD, whole)
     measurements.renew_card(folder)
     job.place.publish()

@@ -35,6 +35,7 @@ class StudyProgress(Observer):
 
     def __init__(self) -> None:
         self._cells = self._finished = 0
+        self.page: Path | None = None
 
     def planned(self, num_cells: int, num_finished: int) -> None:
         """Say how much there is to do."""
@@ -49,6 +50,10 @@ class StudyProgress(Observer):
         err.print(f"{self._finished}/{self._cells} {name}: {record['status']}, {seconds:.0f} s", highlight=False)
         if record["error"]:
             err.print(f"  {record['error']['step']}: {record['error']['message']}", highlight=False, markup=False)
+
+    def answered(self, done: Done) -> None:
+        """Write the page."""
+        self.page = write_page(done)
 
 
 def print_study(done: Done) -> None:

@@ -20,6 +20,7 @@ from slimgpt.machine.clock import Clock
 from slimgpt.model.layer_loading import read_layer
 from slimgpt.output import assembly
 from slimgpt.output.record_file import write
+from slimgpt.proof import Witness, alone, prove, run_through, short_window
 from slimgpt.sparsify import record
 from slimgpt.sparsify.job import Job, prepare
 from slimgpt.sparsify.ratios import along_curve, fractions, owl
@@ -56,10 +57,19 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
             layers = rounds.carry_out(name, targets, first=number == 0)
         with clock.timed("write"):
             _assemble(job, rounds)
-        whole = record.build(job, final, layers, clock)
+        with clock.timed("prove"):
+            proof = prove(job.place.finished, _witness(job, rounds), job.tokenizer, job.memory)
+        whole = {**record.build(job, final, layers, clock), "proof": proof}
         write(job.place.finished, whole)
         job.place.publish()
     return SparsifyResult(job.place.out, whole)
+
+
+def _witness(job: Job, rounds: Rounds) -> Witness:
+    """What the layers say that the last round has written."""
+    layers = ((index, rounds.written(index)) for index in range(len(job.checkpoint.layers)))
+    ids_T = short_window(job.checkpoint, job.tokenizer, job.windows_BT)
+    return run_through(job.checkpoint, ids_T, layers, alone(job.device, job.compute_dtype, job.stored_dtype))
 
 
 def _sparsities(job: Job, rounds: Rounds) -> list[Mapping[str, float]]:
@@ -96,6 +106,4 @@ def _assemble(job: Job, rounds: Rounds) -> None:
     shards = [rounds.shard(index) for index in range(len(checkpoint.layers))]
     config = checkpoint.config
     config.dtype = job.stored_dtype
-    assembly.assemble(
-        job.place.finished, checkpoint, shards, job.num_bytes, job.stored_dtype, config, job.tokenizer
-    )
+    assembly.assemble(job.place.finished, checkpoint, shards, job.num_bytes, job.stored_dtype, config, job.tokenizer)

@@ -35,6 +35,7 @@ class Job:
         batch_size: windows in one forward pass.
         place: the folder to make, and the one beside it to work in.
         offloaded: the activations go to a file.
+        memory: bytes that the run may take.
     """
 
     config: SparsifyConfig
@@ -47,6 +48,7 @@ class Job:
     batch_size: int
     place: Place
     offloaded: bool
+    memory: int
 
     @property
     def num_bytes(self) -> int:
@@ -86,6 +88,7 @@ def prepare(config: SparsifyConfig) -> Job:
         batch_size=batch_size,
         place=place,
         offloaded=needs.offloaded,
+        memory=needs.host,
     )
 
 

@@ -52,10 +52,15 @@ def test_nothing_is_left_of_a_folder_that_nothing_is_in(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_folder_with_something_in_it_stays_and_is_known_by_its_lock_file(folder: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_folder_with_something_in_it_stays_as_it_was_found(folder: Path, killed: bool) -> None:
+    folder.mkdir()
+    for name in ["layer", *([LOCK] if killed else [])]:
+        (folder / name).touch()
+    before = sorted(folder.iterdir())
     with FolderLock(folder):
-        (folder / "layer").touch()
-    assert sorted(path.name for path in folder.iterdir()) == ["layer", LOCK]
+        pass
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_file_in_the_folders_place_is_left_alone(folder: Path) -> None:
@@ -123,6 +128,7 @@ def test_what_a_run_is_assembling_is_not_swept_away(tmp_path: Path) -> None:
             other.check(None, 0, force=flag, resume=flag)
     assert place.finished.is_dir()
     place.close()
+    (place.partial / LOCK).touch()  # as a kill leaves it
     other.check(None, 0, force=False)
     assert not place.finished.exists()
 
