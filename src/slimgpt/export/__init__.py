@@ -16,7 +16,7 @@ from slimgpt.export.layout import describe
 from slimgpt.export.onnx import plan_onnx
 from slimgpt.export.padded import plan_padded
 from slimgpt.export.plan import Plan
-from slimgpt.export.verify import verify
+from slimgpt.export.verify import require_tool, verify
 from slimgpt.machine.atomic import write_json
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.schema import RECORD, SCHEMA
@@ -54,7 +54,8 @@ def export(config: ExportConfig) -> Exported:
     Raises:
         ConfigError: the format does not suit the model's layout; the message says which do.
         ModelError: the model cannot be read, or holds what the export would lose.
-        OutputError: OUT exists or cannot be written, or does not compute what the model does.
+        OutputError: OUT exists or cannot be written, or does not compute what the model does (a ProofError for what
+            transformers opens).
     """
     config.check()
     checkpoint = open_checkpoint(config.model)
@@ -62,6 +63,7 @@ def export(config: ExportConfig) -> Exported:
         return Exported(None, describe(checkpoint))
     assert config.out is not None  # check() saw to it
     _check_nothing_lost(checkpoint)
+    require_tool(config)
     plan = PLANNERS[config.format](checkpoint, config)
     place = Place(config.out, MODEL if plan.folder else GGUF)
     place.check(checkpoint.path, plan.num_bytes, config.force)
@@ -77,7 +79,7 @@ def _write(place: Place, plan: Plan, checkpoint: Checkpoint, config: ExportConfi
             made["proof"] = prove(place.finished, plan.witness(), checkpoint.tokenizer(), None)
         if plan.folder:
             write_json(place.finished / RECORD, made)
-        said = verify(checkpoint, place.finished, config) if config.verify else ()
+        said = verify(checkpoint, place.finished, config) if config.verify and plan.witness is None else ()
         place.publish()
     return said
 

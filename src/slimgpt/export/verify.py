@@ -7,16 +7,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from slimgpt.config import ExportConfig
 from slimgpt.errors import OutputError
 from slimgpt.export.onnx import FILE
 from slimgpt.export.tools import need
-from slimgpt.model.checkpoint import Checkpoint, load_tokenizer
+from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.loading import load_model
 from slimgpt.proof.agreement import agreement
 from slimgpt.proof.opening import TEXT
+
+TOOLS: Mapping[str, tuple[str, str]] = {"gguf": ("llama_cpp", "llama-cpp"), "onnx": ("onnxruntime", "onnx")}
+"""The package that runs a format, and the extra of ours that brings it. What transformers opens is proved without."""
 
 EXACT = 1e-3
 TOLERANCES: Mapping[str, float] = {"f32": 0.02, "f16": 0.02, "bf16": 0.05, "q8_0": 0.1, "q4_0": 0.5, "q4_1": 0.5}
@@ -24,11 +26,16 @@ TOLERANCES: Mapping[str, float] = {"f32": 0.02, "f16": 0.02, "bf16": 0.05, "q8_0
 tensor gives far more."""
 
 
+def require_tool(config: ExportConfig) -> None:
+    """Raise ConfigError where the export is to be verified and the tool for it is not installed."""
+    if config.verify and config.format in TOOLS:
+        need(*TOOLS[config.format])
+
+
 def verify(checkpoint: Checkpoint, path: Path, config: ExportConfig) -> tuple[str, ...]:
     """Run the export and its source on the same tokens; what came of it.
 
     Raises:
-        ConfigError: the tool is not installed.
         OutputError: they differ by more than rounding explains.
     """
     model, tokenizer = load_model(checkpoint.source, "cpu")
@@ -47,7 +54,7 @@ def verify(checkpoint: Checkpoint, path: Path, config: ExportConfig) -> tuple[st
 
 def _llama_cpp(path: Path, ids: list[int]) -> Tensor:
     """Logits by llama.cpp, which also has to see the same tokens in the prompt."""
-    llama_cpp = need("llama_cpp", "llama-cpp")
+    llama_cpp = need(*TOOLS["gguf"])
     model = llama_cpp.Llama(str(path), n_ctx=len(ids) + 1, logits_all=True, verbose=False)
     seen = model.tokenize(TEXT.encode(), add_bos=True, special=True)[: len(ids)]
     if seen != ids:
@@ -60,17 +67,9 @@ def _llama_cpp(path: Path, ids: list[int]) -> Tensor:
     return torch.tensor(model.scores[: len(ids)])
 
 
-def _transformers(path: Path, ids: list[int]) -> Tensor:
-    """Logits by the stock class, in float32."""
-    load_tokenizer(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0]
-
-
 def _onnxruntime(path: Path, ids: list[int]) -> Tensor:
     """Logits by onnxruntime on the CPU."""
-    session = need("onnxruntime", "onnx").InferenceSession(path / FILE, providers=["CPUExecutionProvider"])
+    session = need(*TOOLS["onnx"]).InferenceSession(path / FILE, providers=["CPUExecutionProvider"])
     inputs = torch.tensor([ids])
     feed = {"input_ids": inputs.numpy(), "attention_mask": torch.ones_like(inputs).numpy()}
     return torch.from_numpy(session.run(["logits"], feed)[0][0])
@@ -78,6 +77,5 @@ def _onnxruntime(path: Path, ids: list[int]) -> Tensor:
 
 RUNNERS: Mapping[str, tuple[str, Callable[[Path, list[int]], Tensor]]] = {
     "gguf": ("llama.cpp", _llama_cpp),
-    "padded": ("transformers", _transformers),
     "onnx": ("onnxruntime", _onnxruntime),
 }

@@ -13,10 +13,10 @@ def checked(record: Mapping[str, Any]) -> str:
         return ""
     cached = ", and it generates the same with a cache as without" if "cache" in proof["differences"] else ""
     return f"""
-Before this folder got its name it was opened by transformers {_version(record)} as `{proof["class"]}`: its
-{proof["tensors"]:,} tensors have the names and shapes that `config.json` calls for, its tokenizer is the original's, and the
-logits of {proof["tokens"]:,} tokens ({proof["forward"]}, {proof["dtype"]}) are within {proof["tolerance"]:.1%} of their
-range of those that were computed while it was made{cached}.
+Before this folder got its name it was opened by transformers {_version(record)} as `{proof["class"]}`:
+{proof["tensors"]:,} tensors have the names and shapes that `config.json` calls for, the tokenizer is the same, and
+the logits of {proof["tokens"]:,} tokens ({proof["forward"]}, {proof["dtype"]}) are within {proof["tolerance"]:.1%} of
+their range of those that were computed while it was made{cached}.
 """
 
 

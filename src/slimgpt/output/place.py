@@ -144,6 +144,7 @@ class Place:
         refuse_standing(self.out, self._kind, self._option, force)
 
     def _check_apart(self, model: Path | None) -> None:
+        standing(self.out)  # raises where no disk could bear the name
         out, here = _real(self.out), Path.cwd()
         say, choose = f"{self._option} {self.out}", f"choose another {self._kind.noun}."
         if model is not None and _real(model) in (out, *out.parents):

@@ -92,7 +92,7 @@ def refuse_standing(path: Path, kind: Kind, option: str, force: bool) -> None:
     if found != kind.what:
         itself = " itself, not a link" if found == LINK else ""
         raise OutputError(f"{option} {path} is {found}: name a {kind.noun}{itself}.")
-    if not force:
+    if not (force and kind.forced):
         cure = "replace it with --force" if kind.forced else "remove it"
         noun = kind.noun if found == FOLDER else "name"
         raise OutputError(f"{option} {path} exists: choose another {noun}, or {cure}.")

@@ -23,6 +23,8 @@ from slimgpt.proof.witness import Witness, alone, run_through
 PROMPT, NUM_GENERATED = 16, 4  # tokens
 NOTHING_KEPT = "It is left there for a look, until the next run."
 SMALL = 1 << 30  # bytes that any run may take
+LOGITS = "the logits of a window differ from those that the run computed"
+CACHE = "the logits of generated tokens differ with a cache and without"
 WHOLE, LAYERS = "whole", "layer by layer"
 
 
@@ -75,11 +77,11 @@ def _by_the_whole(model: Any, witness: Witness) -> dict[str, float]:
     """Differences of the window's logits, and of generated tokens' logits with and without a cache."""
     ids_1T = witness.ids_T[None].to(witness.device)
     found_KV = _last_logits(model, ids_1T, len(witness.logits_KV))
-    found = {"logits": _compared("the logits of a window", witness.logits_KV, found_KV, witness)}
+    found = {"logits": _compared(LOGITS, witness.logits_KV, found_KV, witness)}
     num_generated = min(NUM_GENERATED, ids_1T.shape[1] - 1)
     if num_generated:
         with_cache_NV, without_NV = _generated(model, ids_1T, num_generated)
-        found["cache"] = _compared("generation with a cache", without_NV, with_cache_NV, witness)
+        found["cache"] = _compared(CACHE, without_NV, with_cache_NV, witness)
     return found
 
 
@@ -113,7 +115,7 @@ def _by_layers(folder: Path, witness: Witness) -> dict[str, float]:
     layers = ((index, checkpoint.layer_state(index)) for index in range(len(checkpoint.layers)))
     machine = alone(witness.device, witness.dtype, checkpoint.dtype)
     found = run_through(checkpoint, witness.ids_T, layers, machine)
-    return {"logits": _compared("the logits of a window", witness.logits_KV, found.logits_KV, witness)}
+    return {"logits": _compared(LOGITS, witness.logits_KV, found.logits_KV, witness)}
 
 
 def _compared(what: str, expected_KV: Tensor, found_KV: Tensor, witness: Witness) -> float:
@@ -125,7 +127,7 @@ def _compared(what: str, expected_KV: Tensor, found_KV: Tensor, witness: Witness
     found, tolerance = agreement(expected_KV, found_KV), TOLERANCES[witness.precision]
     if not found.difference <= tolerance:
         dtype = str(witness.precision).removeprefix("torch.")
-        raise Unproved(f"{what} differs from what the run computed: {found}, where {dtype} explains {tolerance:.1%}")
+        raise Unproved(f"{what}: {found}, where {dtype} explains {tolerance:.1%}")
     return found.difference
 
 
