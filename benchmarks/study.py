@@ -31,7 +31,7 @@ def main() -> None:
     (target / "table.parquet").unlink()
     figures = drawn(records, rows.to_pylist())
     for chart in figures:
-        chart.save(target, "png").rename(target / f"study-{chart.name}.png")
+        chart.save(target / f"study-{chart.name}.png", "png")
     (target / "study.md").write_text(text(records, rows.to_pylist(), len(header["cells"]), figures))
 
 

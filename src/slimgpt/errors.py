@@ -46,6 +46,10 @@ class DamageWarning(UserWarning):
     """Something that was kept is damaged, and is done again."""
 
 
+class ProofError(OutputError):
+    """What was written is not the model that was made: a bug of ours or of a library, found before OUT has its name."""
+
+
 class NumericalError(SlimGPTError):
     """Non-finite numbers or a matrix that stays singular: the run stops rather than degrade silently."""
 

@@ -20,6 +20,7 @@ from slimgpt.cli.commands import COMMANDS
 from slimgpt.cli.streams import lost, patient_streams
 from slimgpt.config import read_recipe
 from slimgpt.errors import ConfigError, DamageWarning, SlimGPTError, is_text, shown
+from slimgpt.machine.full_disk import full_disk_named
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -44,7 +45,7 @@ def _run(arguments: list[str]) -> int:
         _check_text(arguments)
         config = _parse(arguments)
         config.check()
-        with _warnings_in_a_line():
+        with _warnings_in_a_line(), full_disk_named(None):  # what no command has better words for
             return next(command.run for command in COMMANDS.values() if command.config is type(config))(config) or 0
     except SlimGPTError as error:
         print("slimgpt: error:", *str(error).split("\n"), file=sys.stderr)

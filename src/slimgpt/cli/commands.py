@@ -63,15 +63,15 @@ def _drop(config: DropConfig) -> None:
 
 
 def _search(config: SearchConfig) -> None:
-    from slimgpt.machine.atomic import write_text
+    from slimgpt.output.single_file import single_file
     from slimgpt.report.allocation import print_allocation
     from slimgpt.search import answer, to_yaml
 
-    _refuse_existing(config.out, "--out")
-    found = answer(config)
-    print_allocation(found)
+    with single_file(config.out, "--out") as file:
+        found = answer(config)
+        print_allocation(found)
+        file.write_text(to_yaml(found.curves, found.kept))
     if config.out is not None:
-        write_text(Path(config.out), to_yaml(found.curves, found.kept))
         print(f"Written to {config.out}")
 
 
@@ -88,47 +88,49 @@ def _recover(config: RecoverConfig) -> None:
 
 def _eval(config: EvalConfig) -> None:
     from slimgpt.evaluation import evaluate
+    from slimgpt.output.single_file import single_file
     from slimgpt.report.console import err
     from slimgpt.report.evaluation import EvaluationProgress, print_comparison, print_evaluation
 
-    _refuse_existing(config.json)
-    _refuse_existing(config.compare_json, "--compare-json")
-    with EvaluationProgress(err) as progress:
-        result = evaluate(config, progress)
-    print_evaluation(result.found)
-    _write_json(config.json, result.found)
-    if result.comparison is not None:
-        print_comparison(result.comparison)
-        _write_json(config.compare_json, result.comparison)
+    with single_file(config.json) as file, single_file(config.compare_json, "--compare-json") as compared:
+        with EvaluationProgress(err) as progress:
+            result = evaluate(config, progress)
+        print_evaluation(result.found)
+        file.write_json(result.found)
+        if result.comparison is not None:
+            print_comparison(result.comparison)
+            compared.write_json(result.comparison)
 
 
 def _inspect(config: InspectConfig) -> None:
     from slimgpt.model.inspection import inspect_model
+    from slimgpt.output.single_file import single_file
     from slimgpt.report.console import err, print_inspection
     from slimgpt.report.progress import Headway
 
-    _refuse_existing(config.json)
-    with Headway(err) as progress:
-        progress.begin("reading the model")
-        inspection = inspect_model(config.model)
-    print_inspection(inspection)
-    _write_json(config.json, inspection)
+    with single_file(config.json) as file:
+        with Headway(err) as progress:
+            progress.begin("reading the model")
+            inspection = inspect_model(config.model)
+        print_inspection(inspection)
+        file.write_json(inspection)
 
 
 def _bench(config: BenchConfig) -> None:
     from slimgpt.bench import bench
     from slimgpt.output import measurements
+    from slimgpt.output.single_file import single_file
     from slimgpt.report.bench_table import print_bench
     from slimgpt.report.console import err
     from slimgpt.report.progress import Headway
 
-    _refuse_existing(config.json)
     folders = _run_folders(config.models) if config.record else []
-    with Headway(err) as progress:
-        progress.begin("measuring", total=len(config.models) * (1 + config.warmup + config.repeats))
-        result = bench(config, progress.advance)
-    print_bench(result)
-    _write_json(config.json, result)
+    with single_file(config.json) as file:
+        with Headway(err) as progress:
+            progress.begin("measuring", total=len(config.models) * (1 + config.warmup + config.repeats))
+            result = bench(config, progress.advance)
+        print_bench(result)
+        file.write_json(result)
     for folder in folders:
         measurements.keep(folder, "bench", result)
 
@@ -159,14 +161,13 @@ def _study(config: StudyConfig) -> int:
     _require_study_extra()
     _require_report_extra()
     from slimgpt.report.console import err
-    from slimgpt.report.study import StudyProgress, print_study, write_page
+    from slimgpt.report.study import StudyProgress, print_study
     from slimgpt.study import run_study
 
-    with StudyProgress(err) as observer:
-        done = run_study(config, observer)
-    page = write_page(done)
+    with StudyProgress(err) as progress:
+        done = run_study(config, progress)
     print_study(done)
-    print(f"Written to {page}")
+    print(f"Written to {progress.page}")
     return EXIT_CELLS_FAILED if done.failures else 0
 
 
@@ -222,23 +223,6 @@ def _export(config: ExportConfig) -> None:
         print(note)
     if done.path is not None:
         print(f"Written to {done.path}")
-
-
-def _refuse_existing(path: str | None, option: str = "--json") -> None:
-    if path is None:
-        return
-    file = path_of(path, option)
-    if file.exists():
-        raise OutputError(f"{option} {path} exists: choose another name, or remove it.")
-    if not file.absolute().parent.is_dir():
-        raise OutputError(f"{option} {path} cannot be written: there is no folder {file.parent}. Make it first.")
-
-
-def _write_json(path: str | None, content: Any) -> None:
-    from slimgpt.machine.atomic import write_json
-
-    if path is not None:
-        write_json(path_of(path, "FILE"), content)
 
 
 EXIT_CELLS_FAILED = 1

@@ -5,7 +5,6 @@ Comes in: a model and text. Goes out: a model with fewer layers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from slimgpt import calibration
 from slimgpt.config import DropConfig
-from slimgpt.config.paths import path_of
 from slimgpt.depth.scores import StreamTurns, least_influence, least_run
 from slimgpt.depth.shallower import shallower_config
 from slimgpt.errors import ConfigError
@@ -30,8 +28,10 @@ from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.schema import SCHEMA
-from slimgpt.output import assembly, place, record_file, working_folder
+from slimgpt.output import assembly, record_file
+from slimgpt.output.place import Place
 from slimgpt.output.record_file import write
+from slimgpt.proof import Witness, alone, prove, run_through, short_window
 from slimgpt.streaming import memory
 from slimgpt.streaming.activations import ActivationRoom
 from slimgpt.streaming.observer import Observer
@@ -60,8 +60,9 @@ class _Job:
     device: torch.device
     stored_dtype: torch.dtype
     num: int
-    out: Path
+    place: Place
     offloaded: bool
+    memory: int
 
 
 def drop(config: DropConfig, observer: Observer | None = None) -> DropResult:
@@ -73,18 +74,20 @@ def drop(config: DropConfig, observer: Observer | None = None) -> DropResult:
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
         job = _prepare(config, observer.said)
-    with working_folder.working_folder(job.out) as folder:
+    with job.place.work(config.force) as folder:
         with clock.timed("measure", job.device):
             turns = _measure(job, folder, observer)
         scores, dropped = _choose(config.method, turns, job.num)
         kept = [index for index in range(len(job.checkpoint.layers)) if index not in dropped]
         observer.stage("writing")
         with clock.timed("write"):
-            finished, num_params = _assemble(job, kept, folder)
-        whole = _record(job, scores, dropped, num_params, clock)
-        write(finished, whole)
-        place.publish(finished, job.out)
-    return DropResult(job.out, whole)
+            num_params = _assemble(job, kept, folder)
+        with clock.timed("prove", job.device):
+            proof = prove(job.place.finished, _witness(job, kept), job.tokenizer, job.memory)
+        whole = {**_record(job, scores, dropped, num_params, clock), "proof": proof}
+        write(job.place.finished, whole)
+        job.place.publish()
+    return DropResult(job.place.out, whole)
 
 
 def _prepare(config: DropConfig, say: Callable[[str], None]) -> _Job:
@@ -95,8 +98,8 @@ def _prepare(config: DropConfig, say: Callable[[str], None]) -> _Job:
     num = _number(config, len(checkpoint.layers))
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     shallower_config(checkpoint, range(len(checkpoint.layers)), stored_dtype)  # fails here where none can go
-    out = Path(os.path.abspath(path_of(config.out, "OUT")))
-    working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
+    place = Place(config.out)
+    place.check(checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
     windows_BT = calibration.asked_windows(config, tokenizer, config.seed, say)
     check_rest(checkpoint, windows_BT, stored_dtype)
@@ -106,8 +109,10 @@ def _prepare(config: DropConfig, say: Callable[[str], None]) -> _Job:
     needs = memory.estimate(
         checkpoint, len(windows_BT), config.seqlen, batch_size, device, compute_dtype, offload=False
     )
-    memory.check(needs, device, place.partial_folder(out))
-    return _Job(config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, out, needs.offloaded)
+    memory.check(needs, device, place.partial)
+    return _Job(
+        config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, place, needs.offloaded, needs.host
+    )
 
 
 def _number(config: DropConfig, num_layers: int) -> int:
@@ -155,11 +160,17 @@ def _choose(method: str, turns: StreamTurns, num: int) -> tuple[list[float], lis
     return influence, least_influence(influence, num)
 
 
-def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> tuple[Path, int]:
-    """Put the layers that stay, and all around them, together in the working folder; where, and how many parameters."""
+def _witness(job: _Job, kept: Sequence[int]) -> Witness:
+    """What the model says if it skips the layers that go."""
+    checkpoint = job.checkpoint
+    layers = ((index, read_layer(checkpoint, index, job.stored_dtype)) for index in kept)
+    machine = alone(job.device, devices.compute_dtype(checkpoint.dtype, job.device), job.stored_dtype)
+    return run_through(checkpoint, short_window(checkpoint, job.tokenizer, job.windows_BT), layers, machine)
+
+
+def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> int:
+    """Put the layers that stay, and all around them, together in the working folder; how many parameters."""
     checkpoint, dtype = job.checkpoint, job.stored_dtype
-    finished = folder / place.FINISHED
-    finished.mkdir()
     gone = set(range(len(checkpoint.layers))) - set(kept)
     lost = sum(parameter.numel() for index in gone for parameter in checkpoint.layers[index].parameters())
     num_params = checkpoint.num_params - lost
@@ -168,10 +179,10 @@ def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> tuple[Path, int]:
         prefix = checkpoint.layer_prefix(new)
         state = read_layer(checkpoint, old, dtype)
         write_tensors(shard, {prefix + name: tensor.contiguous() for name, tensor in state.items()})
-    rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
-    assembly.write_weights(finished, rest, shards, num_params * dtype.itemsize)
-    assembly.add_the_rest(finished, checkpoint, shallower_config(checkpoint, kept, dtype), job.tokenizer)
-    return finished, num_params
+    config = shallower_config(checkpoint, kept, dtype)
+    size = num_params * dtype.itemsize
+    assembly.assemble(job.place.finished, checkpoint, shards, size, dtype, config, job.tokenizer)
+    return num_params
 
 
 def _record(

@@ -5,24 +5,24 @@ Comes in: a model's folder. Goes out: one file or folder that another tool loads
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from slimgpt.config import ExportConfig
-from slimgpt.config.paths import path_of
-from slimgpt.errors import ModelError, OutputError
+from slimgpt.errors import ModelError
 from slimgpt.export.gguf import plan_gguf
 from slimgpt.export.onnx import plan_onnx
 from slimgpt.export.padded import plan_padded
 from slimgpt.export.plan import Plan
 from slimgpt.export.uniform_check import describe
-from slimgpt.export.verify import verify
+from slimgpt.export.verify import require_tool, verify
 from slimgpt.machine.atomic import write_json
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.schema import RECORD, SCHEMA
-from slimgpt.output.place import FINISHED, check_ours, check_place, check_room, partial_folder, publish, recover
+from slimgpt.output.place import Place
+from slimgpt.output.standing import GGUF, MODEL
+from slimgpt.proof import prove
 
 __all__ = ["Exported", "export"]
 
@@ -54,7 +54,8 @@ def export(config: ExportConfig) -> Exported:
     Raises:
         ConfigError: the format does not suit the model's layout; the message says which do.
         ModelError: the model cannot be read, or holds what the export would lose.
-        OutputError: OUT exists or cannot be written, or does not compute what the model does.
+        OutputError: OUT exists or cannot be written, or does not compute what the model does (a ProofError for what
+            transformers opens).
     """
     config.check()
     checkpoint = open_checkpoint(config.model)
@@ -62,38 +63,25 @@ def export(config: ExportConfig) -> Exported:
         return Exported(None, describe(checkpoint, config, PLANNERS))
     assert config.out is not None  # check() saw to it
     _check_nothing_lost(checkpoint)
+    require_tool(config)
     plan = PLANNERS[config.format](checkpoint, config)
-    out = path_of(config.out, "OUT")
-    _check_output(out, checkpoint.path, plan, config.force)
-    return Exported(out, (*plan.notes, *_write(out, plan, checkpoint, config)))
+    place = Place(config.out, MODEL if plan.folder else GGUF)
+    place.check(checkpoint.path, plan.num_bytes, config.force)
+    return Exported(Path(config.out).expanduser(), (*plan.notes, *_write(place, plan, checkpoint, config)))
 
 
-def _write(out: Path, plan: Plan, checkpoint: Checkpoint, config: ExportConfig) -> tuple[str, ...]:
-    """Write beside OUT, verify, then give it its name: whatever goes wrong, nothing of it stays."""
-    work = partial_folder(out)
-    shutil.rmtree(work, ignore_errors=True)  # left by a run that died, and checked to be dispensable
-    work.mkdir(parents=True)
-    try:
-        finished = work / (FINISHED if plan.folder else f"{FINISHED}.gguf")
-        plan.write(finished)
+def _write(place: Place, plan: Plan, checkpoint: Checkpoint, config: ExportConfig) -> tuple[str, ...]:
+    """Write beside OUT, verify, then give it its name."""
+    with place.work(config.force):
+        plan.write(place.finished)
+        made = {"schema": SCHEMA, "source": config.model, "export": asdict(config)}
+        if plan.witness is not None:
+            made["proof"] = prove(place.finished, plan.witness(), checkpoint.tokenizer(), None)
         if plan.folder:
-            write_json(finished / RECORD, {"schema": SCHEMA, "source": config.model, "export": asdict(config)})
-        said = verify(checkpoint, finished, config) if config.verify else ()
-        publish(finished, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+            write_json(place.finished / RECORD, made)
+        said = verify(checkpoint, place.finished, config) if config.verify and plan.witness is None else ()
+        place.publish()
     return said
-
-
-def _check_output(out: Path, model: Path, plan: Plan, force: bool) -> None:
-    recover(out)
-    check_place(out, model, force)
-    if out.exists() and out.is_dir() != plan.folder:
-        raise OutputError(f"OUT {out} is a {'folder' if out.is_dir() else 'file'}, but this format makes the other.")
-    check_ours(out)
-    if partial_folder(out).exists() and not force:
-        raise OutputError(f"an unfinished run is in {partial_folder(out)}: finish it, or drop it with --force.")
-    check_room(out, plan.num_bytes)
 
 
 def _check_nothing_lost(checkpoint: Checkpoint) -> None:

@@ -23,7 +23,8 @@ from slimgpt.export.plan import Plan
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.skeleton import prunable_model
-from slimgpt.output.assembly import add_the_rest, write_weights
+from slimgpt.output.assembly import assemble
+from slimgpt.proof import Witness, alone, run_through, short_window
 from slimgpt.sites import Site
 
 
@@ -38,19 +39,29 @@ def plan_padded(checkpoint: Checkpoint, config: ExportConfig) -> Plan:
     count = sum(parameter.numel() for parameter in skeleton.parameters())
     padding = count - checkpoint.num_params
     notes = (f"{stock.architectures[0]}, {count:,} parameters, {padding:,} of them padding.",)
-    return Plan(count * checkpoint.dtype.itemsize, True, notes, partial(_write, checkpoint, stock, skeleton))
+    return Plan(
+        count * checkpoint.dtype.itemsize,
+        True,
+        notes,
+        partial(_write, checkpoint, stock, skeleton),
+        partial(_witness, checkpoint),
+    )
+
+
+def _witness(checkpoint: Checkpoint) -> Witness:
+    """What the model says without the padding."""
+    layers = ((index, checkpoint.layer_state(index)) for index in range(len(checkpoint.layers)))
+    ids_T = short_window(checkpoint, checkpoint.tokenizer())
+    return run_through(checkpoint, ids_T, layers, alone(torch.device("cpu"), torch.float32, checkpoint.dtype))
 
 
 def _write(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, folder: Path) -> None:
     """Layer by layer, so that only one is in memory."""
-    folder.mkdir()
     shards = [folder.with_name(f"layer-{index:05d}.safetensors") for index in range(len(checkpoint.layers))]
     for index, shard in enumerate(shards):
         write_tensors(shard, _padded_layer(checkpoint, stock, skeleton, index))
-    rest = {name: checkpoint.weights.get(name).contiguous() for name in checkpoint.other_names()}
-    count = sum(parameter.numel() for parameter in skeleton.parameters())
-    write_weights(folder, rest, shards, count * checkpoint.dtype.itemsize)
-    add_the_rest(folder, checkpoint, stock, checkpoint.tokenizer())
+    size = sum(parameter.numel() for parameter in skeleton.parameters()) * checkpoint.dtype.itemsize
+    assemble(folder, checkpoint, shards, size, checkpoint.dtype, stock, checkpoint.tokenizer())
 
 
 def _padded_layer(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, index: int) -> dict[str, Tensor]:

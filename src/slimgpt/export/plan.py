@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from slimgpt.proof import Witness
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -16,9 +18,11 @@ class Plan:
         folder: it is a folder rather than a file.
         notes: what people should know of it.
         write: writes it at a path that does not exist.
+        witness: what the source says, where transformers opens the export too.
     """
 
     num_bytes: int
     folder: bool
     notes: tuple[str, ...]
     write: Callable[[Path], None]
+    witness: Callable[[], Witness] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,14 +13,12 @@ from slimgpt.errors import OutputError
 from slimgpt.export.onnx import FILE
 from slimgpt.export.tools import need
 from slimgpt.model.checkpoint import Checkpoint
-from slimgpt.model.loading import load_as, load_model
-from slimgpt.model.tokenizer import load_tokenizer
+from slimgpt.model.loading import load_model
+from slimgpt.proof.agreement import agreement
+from slimgpt.proof.opening import TEXT
 
-PROMPT = (
-    "The river Danube, 2,850 km long, isn't Europe's longest: that's the Volga.\n\n"
-    'She said: "Caf\u00e9s open at 7:30?" def main():\n    return 1024'
-)
-"""Words, contractions, numbers, other letters, white space: what tokenizers stumble over."""
+TOOLS: Mapping[str, tuple[str, str]] = {"gguf": ("llama_cpp", "llama-cpp"), "onnx": ("onnxruntime", "onnx")}
+"""The package that runs a format, and the extra of ours that brings it. What transformers opens is proved without."""
 
 EXACT = 1e-3
 TOLERANCES: Mapping[str, float] = {"f32": 0.02, "f16": 0.02, "bf16": 0.05, "q8_0": 0.1, "q4_0": 0.5, "q4_1": 0.5}
@@ -29,57 +26,37 @@ TOLERANCES: Mapping[str, float] = {"f32": 0.02, "f16": 0.02, "bf16": 0.05, "q8_0
 tensor gives far more."""
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How near the logits of two models are on the same tokens.
-
-    Attributes:
-        difference: the largest difference of a logit, as a fraction of the range of the source's logits.
-        agreeing: positions where the likeliest next token is the same.
-        positions: all positions.
-    """
-
-    difference: float
-    agreeing: int
-    positions: int
+def require_tool(config: ExportConfig) -> None:
+    """Raise ConfigError where the export is to be verified and the tool for it is not installed."""
+    if config.verify and config.format in TOOLS:
+        need(*TOOLS[config.format])
 
 
 def verify(checkpoint: Checkpoint, path: Path, config: ExportConfig) -> tuple[str, ...]:
     """Run the export and its source on the same tokens; what came of it.
 
     Raises:
-        ConfigError: the tool is not installed.
         OutputError: they differ by more than rounding explains.
     """
     model, tokenizer = load_model(checkpoint.source, "cpu")
-    ids = tokenizer(PROMPT)["input_ids"][: checkpoint.config.max_position_embeddings]
+    ids = tokenizer(TEXT)["input_ids"][: checkpoint.config.max_position_embeddings]
     with torch.inference_mode():
         source_TV = model(torch.tensor([ids])).logits[0].float()
     del model
     tool, run = RUNNERS[config.format]
     found = agreement(source_TV, run(path, ids))
     tolerance = TOLERANCES[config.outtype] if config.format == "gguf" else EXACT
-    said = (
-        f"{tool}: largest difference of a logit {found.difference:.2%} of their range; the likeliest next token is the "
-        f"same at {found.agreeing} of {found.positions} positions."
-    )
+    said = f"{tool}: {found}."
     if not found.difference <= tolerance:
         raise OutputError(f"the export does not compute what MODEL does and was not kept. {said} Please report it.")
     return (f"Verified with {said}",)
 
 
-def agreement(source_TV: Tensor, export_TV: Tensor) -> Agreement:
-    """Compare logits of the same tokens."""
-    difference = (source_TV - export_TV).abs().max() / (source_TV.max() - source_TV.min())
-    agreeing = (source_TV.argmax(1) == export_TV.argmax(1)).sum()
-    return Agreement(float(difference), int(agreeing), len(source_TV))
-
-
 def _llama_cpp(path: Path, ids: list[int]) -> Tensor:
     """Logits by llama.cpp, which also has to see the same tokens in the prompt."""
-    llama_cpp = need("llama_cpp", "llama-cpp")
+    llama_cpp = need(*TOOLS["gguf"])
     model = llama_cpp.Llama(str(path), n_ctx=len(ids) + 1, logits_all=True, verbose=False)
-    seen = model.tokenize(PROMPT.encode(), add_bos=True, special=True)[: len(ids)]
+    seen = model.tokenize(TEXT.encode(), add_bos=True, special=True)[: len(ids)]
     if seen != ids:
         at = next(i for i, (one, other) in enumerate(zip([*seen, -1], ids, strict=False)) if one != other)
         raise OutputError(
@@ -90,17 +67,9 @@ def _llama_cpp(path: Path, ids: list[int]) -> Tensor:
     return torch.tensor(model.scores[: len(ids)])
 
 
-def _transformers(path: Path, ids: list[int]) -> Tensor:
-    """Logits by the stock class, in float32."""
-    load_tokenizer(path)
-    model = load_as(path, torch.float32).eval()
-    with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0]
-
-
 def _onnxruntime(path: Path, ids: list[int]) -> Tensor:
     """Logits by onnxruntime on the CPU."""
-    session = need("onnxruntime", "onnx").InferenceSession(path / FILE, providers=["CPUExecutionProvider"])
+    session = need(*TOOLS["onnx"]).InferenceSession(path / FILE, providers=["CPUExecutionProvider"])
     inputs = torch.tensor([ids])
     feed = {"input_ids": inputs.numpy(), "attention_mask": torch.ones_like(inputs).numpy()}
     return torch.from_numpy(session.run(["logits"], feed)[0][0])
@@ -108,6 +77,5 @@ def _onnxruntime(path: Path, ids: list[int]) -> Tensor:
 
 RUNNERS: Mapping[str, tuple[str, Callable[[Path, list[int]], Tensor]]] = {
     "gguf": ("llama.cpp", _llama_cpp),
-    "padded": ("transformers", _transformers),
     "onnx": ("onnxruntime", _onnxruntime),
 }

@@ -5,9 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import resource
 import sys
 from pathlib import Path
+
+import psutil
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -43,6 +49,9 @@ def cache_folder(kind: str) -> Path:
 
 
 def peak_host_bytes() -> int:
-    """Largest resident size of this process so far."""
+    """Largest resident size of this process so far; where no system tells, the present one."""
+    if resource is None:
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

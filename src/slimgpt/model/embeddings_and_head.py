@@ -5,7 +5,7 @@ Shapes: B windows · T tokens a window · D residual width · V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -42,9 +42,19 @@ def embeddings(checkpoint: Checkpoint, used_tokens: Tensor, dtype: torch.dtype) 
 
 
 @contextmanager
-def head(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Iterator[Callable[[Tensor], Tensor]]:
-    """All that comes after the last layer, on ``device``: B x T x D residual stream to B x T x V logits."""
-    with _filled(checkpoint, "", lambda name, parameter: checkpoint.weights.get(name).to(device, dtype)):
+def head(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, cut: Mapping[str, Tensor] | None = None
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """All that comes after the last layer, on ``device``: B x T x D residual stream to B x T x V logits.
+
+    ``cut`` are weights that stand in for those of the same names in the checkpoint.
+    """
+
+    def weight(name: str, parameter: nn.Parameter) -> Tensor:
+        stored = checkpoint.weights.get(name) if cut is None or name not in cut else cut[name]
+        return stored.to(device, dtype)
+
+    with _filled(checkpoint, "", weight):
         yield lambda hidden_BTD: _behind_layers(checkpoint, hidden_BTD)
 
 

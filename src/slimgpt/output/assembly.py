@@ -24,27 +24,24 @@ from slimgpt.output.companions import copy_companions
 
 
 def assemble(
-    out: Path,
+    folder: Path,
     checkpoint: Checkpoint,
     shards: Sequence[Path],
-    cut: Mapping[str, Tensor],
     num_bytes: int,
     dtype: torch.dtype,
     config: Any,
     tokenizer: Any,
-) -> Path:
-    """Put weights, configuration, modelling file and tokenizer together in the working folder; its path.
+    cut: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Put weights, configuration, modelling file and tokenizer together in ``folder``.
 
     ``shards`` hold the decoder layers, and ``cut`` what was pruned outside them; the rest is the dense model's, in
     ``dtype``.
     """
-    folder = place.partial_folder(out) / place.FINISHED
-    shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
-    folder.mkdir(parents=True)
+    folder.mkdir()
     rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
-    write_weights(folder, {**rest, **cut}, shards, num_bytes)
+    write_weights(folder, {**rest, **(cut or {})}, shards, num_bytes)
     add_the_rest(folder, checkpoint, config, tokenizer)
-    return folder
 
 
 def add_the_rest(folder: Path, checkpoint: Checkpoint, config: Any, tokenizer: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slimgpt.output.card_kinds import calibration, making, opening
+from slimgpt.output.card_proof import checked
 from slimgpt.output.record_sites import (
     SiteRecord,
     is_pruned,
@@ -67,7 +68,7 @@ structured pruning: whole attention heads and FFN channels are gone, and the sur
 {_measured(measured or {})}## How to load it
 
 {loading}
-
+{checked(record)}
 ## How it was made
 
 Solver `{options["solver"]}`, allocation `{options["allocation"]}`, calibrated on
@@ -90,7 +91,7 @@ def _other_kind(record: Mapping[str, Any], start: str, measured: Mapping[str, An
 {_measured(measured)}## How to load it
 
 {LOAD_PER_LAYER if record["layout"] == "per-layer" else LOAD_UNIFORM}
-
+{checked(record)}
 ## How it was made
 
 {making(record)}
@@ -114,7 +115,7 @@ Fine-tuned by slimgpt {record["recovery"][-1]["versions"]["slimgpt"]} from `{rec
 {_measured(measured)}## How to load it
 
 {LOAD_UNIFORM}
-
+{checked(record)}
 {_recoveries(record)}"""
 
 

@@ -19,8 +19,9 @@ from slimgpt.model import surgery
 from slimgpt.model.embeddings_and_head import head
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.weights import require_finite
-from slimgpt.output import assembly, place, record_file
+from slimgpt.proof import Witness, witness_of
 from slimgpt.pruning import record
+from slimgpt.pruning.finish import finish
 from slimgpt.pruning.job import Job, config_of_plan, prepare
 from slimgpt.pruning.observer import Observer, PruneResult
 from slimgpt.search import read_metric, search
@@ -45,28 +46,28 @@ def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
         job = prepare(config, observer.preparing, observer.said)
-    with closing(job.journal):
+    with closing(job.place):
         whole = job.finished or _carry_out(job, observer, clock)
     job.machine.processes.leave()
-    return PruneResult(job.out, whole)
+    return PruneResult(job.place.out, whole)
 
 
 def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     """Prune all layers and write the output; its record (empty for those who only helped)."""
     observer = observer if job.machine.processes.leads else Observer()
-    with place.full_disk_named(job.out, job.plan.bytes_after):
+    with job.place.full_disk_named(job.plan.bytes_after):
         try:
             if job.finds:
                 job = _with_found_plan(job, observer, clock)
             observer.planned(job)
-            done = _Run(job, observer, clock).all_records()
+            done, witness = _Run(job, observer, clock).all_records()
         except NumericalError:
             if job.machine.processes.leads:
                 job.journal.discard()  # the same run would fail again, and what cures it makes it another run
             raise
         observer.writing()
         job.machine.processes.meet()  # nobody has anything in the working folder any more
-        return _write(job, done, clock) if job.machine.processes.leads else {}
+        return finish(job, done, witness, clock) if job.machine.processes.leads else {}
 
 
 def _with_found_plan(job: Job, observer: Observer, clock: Clock) -> Job:
@@ -83,19 +84,6 @@ def _with_found_plan(job: Job, observer: Observer, clock: Clock) -> Job:
     return dataclasses.replace(job, plan=plan, output_config=config)
 
 
-def _write(job: Job, done: list[dict[str, Any]], clock: Clock) -> dict[str, Any]:
-    """Put the finished folder together and give it its name; the record."""
-    with clock.timed("write"):
-        shards = [job.journal.shard(index) for index in range(len(job.checkpoint.layers))]
-        cut = job.journal.weights(None) if None in job.indices else {}
-        size, dtype = job.plan.bytes_after, job.machine.stored_dtype
-        folder = assembly.assemble(job.out, job.checkpoint, shards, cut, size, dtype, job.output_config, job.tokenizer)
-    whole = record.build(job, done, clock)
-    record_file.write(folder, whole)
-    place.publish(folder, job.out)
-    return whole
-
-
 class _Run:
     """The loop over layers, and the two things a layer can be: in the journal already, or to be pruned."""
 
@@ -108,8 +96,10 @@ class _Run:
         self.writer = WriteBehind()
         self.dense: ActivationStream | None = None
 
-    def all_records(self) -> list[dict[str, Any]]:
-        """Prune every layer in order, and then what lies behind them; the journal's records."""
+    def all_records(self) -> tuple[list[dict[str, Any]], Witness]:
+        """Prune every layer in order, and then what lies behind them; the journal's records, and what the pruned model
+        says in the end.
+        """
         job, num_layers = self.job, len(self.job.checkpoint.layers)
         pinned = self.machine.device.type == "cuda"
         states = Prefetcher(
@@ -123,7 +113,14 @@ class _Run:
             done = [self._beside() if index is None else self._layer(index, states) for index in job.indices]
             with self.clock.timed("write"):
                 self.writer.finish()
-            return done
+            with self.clock.timed("prove"):
+                return done, self._witness()
+
+    def _witness(self) -> Witness:
+        job = self.job
+        first_T = self.processes.share_of(job.windows_BT)[0]
+        cut = job.journal.weights(None) if None in job.indices and self.processes.leads else {}
+        return witness_of(job.checkpoint, self.stream, first_T, self.machine, job.checkpoint.dtype, cut)
 
     def _open_stream(self) -> ActivationStream:
         job = self.job

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,8 +26,9 @@ from slimgpt.model.biases import with_biases
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
 from slimgpt.model.pruned_config import pruned_config
-from slimgpt.output import place, record_file
-from slimgpt.pruning.journal import Journal
+from slimgpt.output import record_file
+from slimgpt.output.place import Place
+from slimgpt.pruning.journal import Journal, take_up
 from slimgpt.search.task import SearchTask
 from slimgpt.search.windows import search_windows, tried_windows
 from slimgpt.sites import SolverOptions
@@ -71,7 +71,7 @@ class Job:
         tokenizer: the model's.
         windows_BT: int64 calibration windows.
         machine: what it runs on.
-        out: the folder to make.
+        place: the folder to make, and the one beside it to work in.
         journal: finished layers.
         fingerprint: what makes this run this run.
         needs: memory it will take.
@@ -88,7 +88,7 @@ class Job:
     tokenizer: Any
     windows_BT: torch.Tensor
     machine: Machine
-    out: Path
+    place: Place
     journal: Journal
     fingerprint: dict[str, Any]
     needs: memory.Needs
@@ -128,17 +128,16 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
     checkpoint = _open(config)
     check_context(checkpoint.config, config.seqlen)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    out = Path(os.path.abspath(path_of(config.out, "OUT")))
-    partial = place.partial_folder(out)
+    place = Place(config.out)
     table = processes.from_leader(
-        _latency_table(config, checkpoint, device, stored_dtype, out, note) if processes.leads else None
+        _latency_table(config, checkpoint, device, stored_dtype, place, note) if processes.leads else None
     )
     times = table.times[config.latency_of] if table is not None else None
     shape = shape_of(config)
     plan = make_plan(checkpoint, config, config.chosen_allocation, shape, stored_dtype.itemsize, times)
     output_config = config_of_plan(checkpoint, plan, config.layout, stored_dtype)
     if processes.leads:
-        _check_out(config, out, checkpoint, plan.bytes_after)
+        place.check(checkpoint.path, plan.bytes_after, config.force, config.resume)
     tokenizer = checkpoint.tokenizer()
     windows_BT = processes.from_leader(
         _windows(config, checkpoint, tokenizer, device, note, say) if processes.leads else torch.empty(0)
@@ -150,14 +149,14 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
     batch_size = devices.pick_batch_size(config.batch_size, config.seqlen, device)
     machine = Machine(device, compute_dtype, stored_dtype, batch_size, None, processes)
     needs = _needs(config, checkpoint, windows_BT, machine)
-    offload_dir = path_of(config.offload_dir, "--offload-dir") if config.offload_dir else partial
+    offload_dir = path_of(config.offload_dir, "--offload-dir") if config.offload_dir else place.partial
     memory.check(needs, device, offload_dir, processes.size_here)
     if needs.offloaded:
         machine = replace(machine, offload_dir=offload_dir / f"rank-{processes.rank}")
     numbers = {"batch_size": batch_size, "processes": processes.size}
     fingerprint = _fingerprint(config, checkpoint, windows_BT, table, device, numbers)
-    journal = Journal(partial, fingerprint)
-    finished = processes.from_leader(_begin(config, out, checkpoint, plan, journal) if processes.leads else None)
+    journal = Journal(place.partial, fingerprint)
+    finished = processes.from_leader(_begin(config, place, plan, journal) if processes.leads else None)
     return Job(
         config=config,
         checkpoint=checkpoint,
@@ -167,11 +166,11 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
         tokenizer=tokenizer,
         windows_BT=windows_BT,
         machine=machine,
-        out=out,
+        place=place,
         journal=journal,
         fingerprint=fingerprint,
         needs=needs,
-        search=_search(config, checkpoint, windows_BT, plan, machine, partial),
+        search=_search(config, checkpoint, windows_BT, plan, machine, place.partial),
         ranking=_ranking(config, checkpoint, windows_BT, plan, machine),
         finished=finished,
     )
@@ -197,13 +196,13 @@ def _latency_table(
     checkpoint: Checkpoint,
     device: torch.device,
     stored_dtype: torch.dtype,
-    out: Path,
+    place: Place,
     note: Say,
 ) -> latency.LatencyTable | None:
     """What layers cost by width, where that is asked. Measuring takes a while: what can be refused is refused first."""
     if config.target_latency is None:
         return None
-    _check_out(config, out, checkpoint, bytes_after=0)
+    place.check(checkpoint.path, 0, config.force, config.resume)
     return latency.table_for(config.latency_table, config.latency_prompt, checkpoint, device, stored_dtype, note)
 
 
@@ -211,12 +210,6 @@ def _open(config: PruneConfig) -> Checkpoint:
     """The model, with room for the biases that FLAP leaves behind."""
     checkpoint = open_checkpoint(config.model)
     return with_biases(checkpoint) if config.solver == "flap" else checkpoint
-
-
-def _check_out(config: PruneConfig, out: Path, checkpoint: Checkpoint, bytes_after: int) -> None:
-    if config.resume or config.force:
-        place.recover(out)
-    place.check_output(out, checkpoint.path, bytes_after, config.force, config.resume)
 
 
 def _needs(config: PruneConfig, checkpoint: Checkpoint, windows_BT: torch.Tensor, machine: Machine) -> memory.Needs:
@@ -278,18 +271,16 @@ def _windows(
     return calibration.asked_windows(config, tokenizer, config.seed, say)
 
 
-def _begin(
-    config: PruneConfig, out: Path, checkpoint: Checkpoint, plan: Plan, journal: Journal
-) -> dict[str, Any] | None:
+def _begin(config: PruneConfig, place: Place, plan: Plan, journal: Journal) -> dict[str, Any] | None:
     """Open the journal; or drop it, and return the record, where the run to resume has its output in place."""
-    finished = record_file.finished_record(out, journal.fingerprint) if config.resume else None
-    if finished is not None or (config.force and not config.resume):
-        journal.discard()
-    if finished is None:
-        place.check_place(out, checkpoint.path, config.force)  # --resume alone does not replace another output
-        with place.full_disk_named(out, plan.bytes_after):
-            journal.begin(config.resume)
-    return finished
+    with place.full_disk_named(plan.bytes_after):
+        return take_up(
+            journal,
+            place,
+            config.force,
+            config.resume,
+            lambda: record_file.finished_record(place.out, journal.fingerprint),
+        )
 
 
 def _fingerprint(

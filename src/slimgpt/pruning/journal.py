@@ -2,13 +2,13 @@
 
 A record is written after its shard, which it vouches for, and every file appears under its name only when it is whole
 and on disk. So whatever moment a run dies at, and whatever happens to its files before it goes on, the journal holds a
-number of finished layers and nothing that looks finished but is not. One run at a time works with it.
+number of finished layers and nothing that looks finished but is not. It lies in the working folder of a
+:class:`~slimgpt.output.place.Place`, which one run at a time holds.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from slimgpt.errors import DamagedError, OutputError
-from slimgpt.machine.folder_lock import FolderLock
+from slimgpt.machine.folder_lock import LOCK, clear
 from slimgpt.machine.seals import hashes, intact, seal, unseal, warn
 from slimgpt.machine.tensor_files import write_tensors
-
-HEADER = "journal.json"
+from slimgpt.output.place import JOURNAL as HEADER
+from slimgpt.output.place import Place
 
 
 class Journal:
@@ -33,31 +33,20 @@ class Journal:
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
         self._folder = folder
-        self._lock = FolderLock(folder)
         self.fingerprint = dict(fingerprint)
 
     def begin(self, resume: bool) -> None:
-        """Make the folder, or go on with what is there; others are kept out until :meth:`close`.
+        """Begin in the folder, or go on with what is there.
 
         Raises:
-            OutputError: another process is at work there; or an unfinished run is there and ``resume`` is off, or it is
-                another run (the difference is named).
+            OutputError: an unfinished run is there and ``resume`` is off, or it is another run (the difference is
+                named).
         """
-        self._lock.acquire()
-        try:
-            self._open(resume)
-        except BaseException:  # whoever catches it may well try again
-            self.close()
-            raise
-
-    def _open(self, resume: bool) -> None:
         header = self._folder / HEADER
         if not header.is_file():
-            if self._folder.is_dir() and any(self._folder.iterdir()):
+            if any(file.name != LOCK for file in self._folder.iterdir()):
                 warn(f"{header} is gone: nothing that lies beside it counts, and the run starts anew.")
             self.discard()  # layers whose header is gone may also belong to a run that was being dropped
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
             seal(header, self.fingerprint, HEADER)
         elif not resume:
             raise OutputError(
@@ -67,20 +56,9 @@ class Journal:
             _check_same(header, self.fingerprint)
 
     def discard(self) -> None:
-        """Forget the run: its header first, without which nothing else counts.
-
-        Raises:
-            OutputError: another process is at work there.
-        """
-        self._lock.acquire()
+        """Forget the run: its header first, without which nothing else counts."""
         (self._folder / HEADER).unlink(missing_ok=True)
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
-        self.close()
-
-    def close(self) -> None:
-        """Let other processes in."""
-        self._lock.release()
+        clear(self._folder)
 
     def shard(self, index: int | None) -> Path:
         """Where the weights of layer ``index`` lie; for None, of what is cut beside the layers."""
@@ -107,6 +85,28 @@ class Journal:
     def _of(self, index: int | None) -> list[Any]:
         """What tells a layer's record from those of other layers and other runs."""
         return [self.fingerprint, index]
+
+
+def take_up(
+    journal: Journal, place: Place, force: bool, resume: bool, finished: Callable[[], dict[str, Any] | None]
+) -> dict[str, Any] | None:
+    """Hold the place and open the journal; or drop it, and return the record, where the run to resume is ``finished``.
+
+    Raises:
+        OutputError: another run is at work there, or has left what this one may not take up or replace.
+    """
+    place.hold(force, resume)
+    try:
+        record = finished() if resume else None
+        if record is not None or (force and not resume):
+            journal.discard()
+        if record is None:
+            place.refuse_standing(force)  # --resume alone does not replace another output
+            journal.begin(resume)
+    except BaseException:  # whoever catches it may well try again
+        place.close()
+        raise
+    return record
 
 
 def _check_same(header: Path, fingerprint: Mapping[str, Any]) -> None:

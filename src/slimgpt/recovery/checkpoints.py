@@ -86,4 +86,4 @@ def _all(job: Job) -> list[Path]:
 
 def folder_of(job: Job) -> Path:
     """Where Trainer keeps its checkpoints."""
-    return job.partial / "training"
+    return job.place.partial / "training"

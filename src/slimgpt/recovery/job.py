@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,9 @@ from slimgpt.machine.versions import versions
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context
 from slimgpt.model.schema import RECORD
-from slimgpt.output import measurements, place
-from slimgpt.pruning.journal import Journal
+from slimgpt.output import measurements
+from slimgpt.output.place import Place
+from slimgpt.pruning.journal import Journal, take_up
 from slimgpt.recovery import compiling, lora, rows, targets
 from slimgpt.recovery.packing import Row
 from slimgpt.recovery.teacher import Teacher, open_teacher
@@ -59,7 +59,7 @@ class Job:
         accumulation: passes in one optimiser step.
         num_steps: optimiser steps.
         eval_every: optimiser steps between measurements.
-        out: the folder to make.
+        place: the folder to make, and the one beside it to work in.
         journal: says which run the working folder belongs to.
         processes: the processes that share the work.
         finished: the record of a run that is to be resumed, but had come to its end.
@@ -77,15 +77,10 @@ class Job:
     accumulation: int
     num_steps: int
     eval_every: int
-    out: Path
+    place: Place
     journal: Journal
     processes: Processes
     finished: dict[str, Any] | None
-
-    @property
-    def partial(self) -> Path:
-        """The working folder."""
-        return place.partial_folder(self.out)
 
     @property
     def reads_ahead(self) -> bool:
@@ -96,7 +91,7 @@ class Job:
     def targets_folder(self) -> Path:
         """Where the teacher's predictions are kept."""
         kept = self.config.teacher_cache
-        return path_of(kept, "--teacher-cache") if kept else self.partial / "teacher"
+        return path_of(kept, "--teacher-cache") if kept else self.place.partial / "teacher"
 
 
 def prepare(config: RecoverConfig) -> Job:
@@ -122,7 +117,7 @@ def prepare(config: RecoverConfig) -> Job:
         lora.adapted_paths(checkpoint)
     tokenizer = checkpoint.tokenizer()
     teacher = open_teacher(config.teacher, checkpoint, tokenizer) if config.teacher else None
-    out = Path(os.path.abspath(path_of(config.out, "OUT")))
+    place = Place(config.out)
     train, held_out = rows.build(config, tokenizer, packing=config.packing and checkpoint.family.packs)
     _check_tokens(checkpoint, train + held_out)
     num_steps = config.max_steps or math.ceil(len(train) * config.epochs / config.batch_size)
@@ -132,10 +127,9 @@ def prepare(config: RecoverConfig) -> Job:
             "it, or --batch-size, or train for more --epochs."
         )
     micro, accumulation = _passes(config, device, processes.size)
+    num_bytes = _bytes(config, checkpoint, train)
     if processes.leads:
-        if config.resume or config.force:
-            place.recover(out)
-        place.check_output(out, checkpoint.path, _bytes(config, checkpoint, train), config.force, config.resume)
+        place.check(checkpoint.path, num_bytes, config.force, config.resume)
     bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and devices.has_bfloat16(device))
     threads = torch.get_num_threads() if device.type == "cpu" else None
     numbers = {
@@ -145,8 +139,8 @@ def prepare(config: RecoverConfig) -> Job:
         "threads": threads,
     }
     fingerprint = _fingerprint(config, checkpoint, teacher, [train, held_out]) | numbers
-    journal = Journal(place.partial_folder(out), fingerprint)
-    finished = processes.from_leader(_begin(config, out, checkpoint, journal) if processes.leads else None)
+    journal = Journal(place.partial, fingerprint)
+    finished = processes.from_leader(_begin(config, place, num_bytes, journal) if processes.leads else None)
     return Job(
         config=config,
         checkpoint=checkpoint,
@@ -160,7 +154,7 @@ def prepare(config: RecoverConfig) -> Job:
         accumulation=accumulation,
         num_steps=num_steps,
         eval_every=config.eval_every or max(1, num_steps // MEASUREMENTS),
-        out=out,
+        place=place,
         journal=journal,
         processes=processes,
         finished=finished,
@@ -200,15 +194,12 @@ def _check_tokens(checkpoint: Checkpoint, found: list[Row]) -> None:
         )
 
 
-def _begin(config: RecoverConfig, out: Path, checkpoint: Checkpoint, journal: Journal) -> dict[str, Any] | None:
+def _begin(config: RecoverConfig, place: Place, num_bytes: int, journal: Journal) -> dict[str, Any] | None:
     """Open the working folder; or drop it, and return the record, where the run to resume has its output in place."""
-    finished = finished_record(out, journal.fingerprint) if config.resume else None
-    if finished is not None or (config.force and not config.resume):
-        journal.discard()
-    if finished is None:
-        place.check_place(out, checkpoint.path, config.force)  # --resume alone does not replace another output
-        journal.begin(config.resume)
-    return finished
+    with place.full_disk_named(num_bytes):
+        return take_up(
+            journal, place, config.force, config.resume, lambda: finished_record(place.out, journal.fingerprint)
+        )
 
 
 def finished_record(out: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:

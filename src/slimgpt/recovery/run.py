@@ -20,7 +20,6 @@ from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
 from slimgpt.model.beginning import bos_of
 from slimgpt.model.loading import load_as
-from slimgpt.output import place
 from slimgpt.recovery import checkpoints, compiling, extrapolation, lora, movement, save, targets, teacher
 from slimgpt.recovery.checkpoints import Checkpoint
 from slimgpt.recovery.extrapolation import Reached
@@ -28,6 +27,7 @@ from slimgpt.recovery.job import Job, prepare
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.rows import longest
 from slimgpt.recovery.trainer import Observer, RecoveryTrainer
+from slimgpt.recovery.witness import of_trained
 from slimgpt.recovery.zeros import hold_zeros
 from slimgpt.streaming import other_way
 
@@ -84,17 +84,17 @@ def recover(config: RecoverConfig, observer: Observer | None = None) -> RecoverR
     if job.device.type == "cpu":
         host.keep_memory()
     watching = observer if observer is not None and job.processes.leads else Unwatched()
-    with closing(job.journal):
+    with closing(job.place):
         whole = job.finished or _carry_out(job, watching, clock)
     job.processes.leave()
-    return RecoverResult(job.out, whole)
+    return RecoverResult(job.place.out, whole)
 
 
 def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
     """Let the teacher speak, train, and write the output; its record (empty for those who only helped)."""
     _note_other_way(job, observer)
     observer.planned(job)
-    with place.full_disk_named(job.out, 0), _quiet_transformers():
+    with job.place.full_disk_named(0), _quiet_transformers():
         store = None
         if job.reads_ahead:
             with clock.timed("teacher"):
@@ -116,7 +116,7 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
         if job.config.keep == "best":
             _require_better(job, entry)
         observer.writing()
-        return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry)
+        return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry, of_trained(job, trainer))
 
 
 def _note_other_way(job: Job, observer: Observer) -> None:

@@ -11,41 +11,47 @@ from slimgpt.machine import atomic
 from slimgpt.machine.json_files import read_object
 from slimgpt.model.loading import load_as
 from slimgpt.model.schema import RECORD, SCHEMA
-from slimgpt.output import measurements, place
+from slimgpt.output import measurements
 from slimgpt.output.assembly import add_modelling_file, is_per_layer
 from slimgpt.output.companions import copy_companions
+from slimgpt.proof import Witness, prove
 from slimgpt.recovery import lora
 from slimgpt.recovery.job import Job
 
 ADAPTER = "adapter"
 LARGEST_FILE = "5GB"
 CONFIGURATION = ("config.json", "generation_config.json")
+KEPT = "What was trained is kept: the same command with --resume goes on from it."
 
 
-def write(job: Job, model: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
+def write(job: Job, model: Any, entry: Mapping[str, Any], witness: Witness) -> dict[str, Any]:
     """Publish the trained model as OUT; its record, with ``entry`` added to it.
 
     Args:
         job: the run.
         model: as trained: with adapters, which are merged, or whole.
         entry: what is to be known of this recovery.
+        witness: what the model says.
+
+    Raises:
+        ProofError: what was written says something else.
     """
-    folder = job.partial / place.FINISHED
-    shutil.rmtree(folder, ignore_errors=True)  # left by a run that died while assembling
+    folder = job.place.finished
     if not job.config.full:
-        model.save_pretrained(job.partial / ADAPTER)
-        model = lora.merged(load_as(job.checkpoint.path, job.checkpoint.dtype), job.partial / ADAPTER)
+        model.save_pretrained(job.place.partial / ADAPTER)
+        model = lora.merged(load_as(job.checkpoint.path, job.checkpoint.dtype), job.place.partial / ADAPTER)
     model.to(job.checkpoint.dtype).save_pretrained(folder, max_shard_size=LARGEST_FILE)
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors makes it readable by its owner alone
     job.tokenizer.save_pretrained(folder)
     _copy_the_rest(job.checkpoint.path, folder, job.checkpoint.config)
     if job.config.keep_adapter:
-        shutil.move(job.partial / ADAPTER, folder / ADAPTER)
-    whole = _record(job, entry)
+        shutil.move(job.place.partial / ADAPTER, folder / ADAPTER)
+    del model  # there will be another one
+    whole = {**_record(job, entry), "proof": prove(folder, witness, job.tokenizer, None, KEPT)}
     atomic.write_json(folder / RECORD, whole)
     measurements.renew_card(folder)
-    place.publish(folder, job.out)
+    job.place.publish()
     return whole
 
 

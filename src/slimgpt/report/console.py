@@ -81,7 +81,7 @@ class ProgressObserver(Headway, Observer):
 def print_plan(job: Job) -> None:
     """What the run is going to do: widths, parameters and size, by layer."""
     plan, config = job.plan, job.config
-    out.print(_plan_table(f"Plan: {job.checkpoint.source} → {job.out}", plan))
+    out.print(_plan_table(f"Plan: {job.checkpoint.source} → {job.place.out}", plan))
     out.print(
         f"{plan.params_before:,} → {plan.params_after:,} parameters: {plan.ratio:.2%} removed (asked: "
         f"{plan.goal.asked}); {mebibytes(plan.bytes_after)} on disk. {job.windows_BT.shape[0]} windows of "

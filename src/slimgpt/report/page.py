@@ -13,10 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from slimgpt._version import __version__
 from slimgpt.config import ReportConfig
-from slimgpt.config.paths import path_of
-from slimgpt.errors import OutputError
-from slimgpt.machine import atomic
-from slimgpt.report import palette, summary
+from slimgpt.output.single_file import single_file
+from slimgpt.output.standing import PAGE
+from slimgpt.report import figures, palette, summary
 from slimgpt.report.charts import layers, quality, recovery, tradeoff
 from slimgpt.report.charts.chart import Chart, Table
 from slimgpt.report.console import mebibytes
@@ -42,36 +41,14 @@ def report(config: ReportConfig) -> Written:
         OutputError: the page or a figure exists, or its folder does not.
     """
     config.check()
-    page = path_of(config.out, "--out")
-    figures = path_of(config.figures, "--figures") if config.figures is not None else None
-    _check_output(page, figures, config)
-    runs, dense = read_runs(config)
-    models = subjects(runs, dense)
-    charts = _charts(runs, models)
-    files = [figures / f"{chart.name}.{config.figure_format}" for chart in charts.values()] if figures else []
-    _refuse(next((file for file in files if file.exists()), None), config.force)
-    atomic.write_text(page, _render(config, runs, models, charts))
-    if figures:
-        figures.mkdir(exist_ok=True)
-        for chart in charts.values():
-            chart.save(figures, config.figure_format)
-    return Written(page, tuple(files))
-
-
-def _check_output(page: Path, figures: Path | None, config: ReportConfig) -> None:
-    _refuse(page if page.exists() else None, config.force)
-    if page.is_dir():
-        raise OutputError(f"--out {page} is a folder: name a file.")
-    for option, path in (("--out", page), ("--figures", figures)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise OutputError(f"{option} {path} cannot be written: there is no folder {path.parent}. Make it first.")
-    if figures is not None and figures.exists() and not figures.is_dir():
-        raise OutputError(f"--figures {figures} is a file: name a folder.")
-
-
-def _refuse(existing: Path | None, force: bool) -> None:
-    if existing is not None and not force:
-        raise OutputError(f"{existing} exists: choose another name, or replace it with --force.")
+    with single_file(config.out, "--out", PAGE, config.force) as page:
+        folder = figures.folder(config.figures)
+        runs, dense = read_runs(config)
+        models = subjects(runs, dense)
+        charts = _charts(runs, models)
+        drawn = figures.write(folder, charts.values(), config.figure_format, config.force) if folder else ()
+        page.write_text(_render(config, runs, models, charts))
+    return Written(Path(config.out).expanduser(), drawn)
 
 
 def _charts(runs: Sequence[Run], models: Sequence[Subject]) -> dict[str, Chart]:

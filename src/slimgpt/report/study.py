@@ -34,6 +34,8 @@ SHOWN = (
 class StudyProgress(Headway, Observer):
     """A line when work starts, and one a cell; between them, how far the study is."""
 
+    page: Path | None = None
+
     def planned(self, num_cells: int, num_finished: int) -> None:
         """Say how much there is to do."""
         self._cells, self._finished = num_cells, num_finished
@@ -49,6 +51,10 @@ class StudyProgress(Headway, Observer):
         err.print(f"{self._finished}/{self._cells} {name}: {record['status']}, {seconds:.0f} s", highlight=False)
         if record["error"]:
             err.print(f"  {record['error']['step']}: {record['error']['message']}", highlight=False, markup=False)
+
+    def answered(self, done: Done) -> None:
+        """Write the page."""
+        self.page = write_page(done)
 
 
 def print_study(done: Done) -> None:

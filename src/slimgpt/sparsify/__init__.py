@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from slimgpt.arch.family import projections, weight_OI
 from slimgpt.config import SparsifyConfig
 from slimgpt.machine.clock import Clock
 from slimgpt.model.layer_loading import read_layer
-from slimgpt.output import assembly, place, working_folder
+from slimgpt.output import assembly
 from slimgpt.output.record_file import write
+from slimgpt.proof import Witness, alone, prove, run_through, short_window
 from slimgpt.sparsify import record
 from slimgpt.sparsify.job import Job, prepare
 from slimgpt.sparsify.ratios import along_curve, fractions, owl
@@ -48,7 +48,7 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
         job = prepare(config, observer.said)
-    with working_folder.working_folder(job.out) as folder:
+    with job.place.work(config.force) as folder:
         rounds = Rounds(job, folder, observer, clock)
         final = _sparsities(job, rounds)
         steps = fractions(config.schedule, config.rounds)
@@ -58,11 +58,20 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
             layers = rounds.carry_out(name, targets, first=number == 0)
         observer.stage("writing")
         with clock.timed("write"):
-            finished = _assemble(job, rounds, folder)
-        whole = record.build(job, final, layers, clock)
-        write(finished, whole)
-        place.publish(finished, job.out)
-    return SparsifyResult(job.out, whole)
+            _assemble(job, rounds)
+        with clock.timed("prove"):
+            proof = prove(job.place.finished, _witness(job, rounds), job.tokenizer, job.memory)
+        whole = {**record.build(job, final, layers, clock), "proof": proof}
+        write(job.place.finished, whole)
+        job.place.publish()
+    return SparsifyResult(job.place.out, whole)
+
+
+def _witness(job: Job, rounds: Rounds) -> Witness:
+    """What the layers say that the last round has written."""
+    layers = ((index, rounds.written(index)) for index in range(len(job.checkpoint.layers)))
+    ids_T = short_window(job.checkpoint, job.tokenizer, job.windows_BT)
+    return run_through(job.checkpoint, ids_T, layers, alone(job.device, job.compute_dtype, job.stored_dtype))
 
 
 def _sparsities(job: Job, rounds: Rounds) -> list[Mapping[str, float]]:
@@ -93,19 +102,10 @@ def _weights(job: Job, index: int) -> dict[str, Tensor]:
     return {path: state[f"{path}.weight"] for path in projections(job.checkpoint.layers[index])}
 
 
-def _assemble(job: Job, rounds: Rounds, folder: Path) -> Path:
-    """Put weights, configuration and tokenizer together in the working folder; where."""
-    finished = folder / place.FINISHED
-    finished.mkdir()
-    checkpoint, dtype = job.checkpoint, job.stored_dtype
-    rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
-    assembly.write_weights(finished, rest, [rounds.shard(i) for i in range(len(checkpoint.layers))], job.num_bytes)
-    config = _config(checkpoint.config, dtype)
-    assembly.add_the_rest(finished, checkpoint, config, job.tokenizer)
-    return finished
-
-
-def _config(config: Any, dtype: torch.dtype) -> Any:
-    """The model's own configuration, with the dtype that is written."""
-    config.dtype = dtype
-    return config
+def _assemble(job: Job, rounds: Rounds) -> None:
+    """Put weights, configuration and tokenizer together in the working folder."""
+    checkpoint = job.checkpoint
+    shards = [rounds.shard(index) for index in range(len(checkpoint.layers))]
+    config = checkpoint.config
+    config.dtype = job.stored_dtype
+    assembly.assemble(job.place.finished, checkpoint, shards, job.num_bytes, job.stored_dtype, config, job.tokenizer)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +12,11 @@ from torch import Tensor
 from slimgpt import calibration
 from slimgpt.arch.family import projections, weight_OI
 from slimgpt.config import SparsifyConfig
-from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError
 from slimgpt.machine import devices
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
-from slimgpt.output import place, working_folder
+from slimgpt.output.place import Place
 from slimgpt.sparsify.masks import NEED_INPUTS
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
@@ -38,8 +35,9 @@ class Job:
         compute_dtype: dtype of the forward pass.
         stored_dtype: dtype of the written weights.
         batch_size: windows in one forward pass.
-        out: the folder to make.
+        place: the folder to make, and the one beside it to work in.
         offloaded: the activations go to a file.
+        memory: bytes that the run may take.
     """
 
     config: SparsifyConfig
@@ -50,8 +48,9 @@ class Job:
     compute_dtype: torch.dtype
     stored_dtype: torch.dtype
     batch_size: int
-    out: Path
+    place: Place
     offloaded: bool
+    memory: int
 
     @property
     def num_bytes(self) -> int:
@@ -72,8 +71,8 @@ def prepare(config: SparsifyConfig, say: Callable[[str], None]) -> Job:
     checkpoint = open_checkpoint(config.model)
     check_pattern(config, checkpoint)
     stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    out = Path(os.path.abspath(path_of(config.out, "OUT")))
-    working_folder.check(out, checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
+    place = Place(config.out)
+    place.check(checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
     windows_BT = _windows(config, checkpoint, tokenizer, say) if reads_text(config) else None
     check_rest(checkpoint, windows_BT, stored_dtype)
@@ -83,7 +82,7 @@ def prepare(config: SparsifyConfig, say: Callable[[str], None]) -> Job:
         note_other_way(checkpoint, tokenizer, windows_BT, config.bos, device, compute_dtype, say)
     num_windows = 0 if windows_BT is None else len(windows_BT)
     needs = memory.estimate(checkpoint, num_windows, config.seqlen, batch_size, device, compute_dtype, offload=False)
-    memory.check(needs, device, place.partial_folder(out))
+    memory.check(needs, device, place.partial)
     return Job(
         config=config,
         checkpoint=checkpoint,
@@ -93,8 +92,9 @@ def prepare(config: SparsifyConfig, say: Callable[[str], None]) -> Job:
         compute_dtype=compute_dtype,
         stored_dtype=stored_dtype,
         batch_size=batch_size,
-        out=out,
+        place=place,
         offloaded=needs.offloaded,
+        memory=needs.host,
     )
 
 

@@ -81,14 +81,15 @@ class Rounds:
         job, num_layers = self.job, len(self.job.checkpoint.layers)
         windows_BT = job.windows_BT
         self.observer.stage(name, windows_BT.numel() * passes * num_layers if windows_BT is not None else None)
-        read = partial(read_layer, job.checkpoint, dtype=job.stored_dtype) if first else self._written
+        read = partial(read_layer, job.checkpoint, dtype=job.stored_dtype) if first else self.written
         with closing(Prefetcher(read, num_layers)) as states:
             for index in range(num_layers):
                 layer = job.checkpoint.layers[index]
                 with materialised(layer, states.get(index), job.device, job.compute_dtype):
                     yield index, layer
 
-    def _written(self, index: int) -> dict[str, Tensor]:
+    def written(self, index: int) -> dict[str, Tensor]:
+        """Weights of a layer as the last round has left them, by their names in the layer."""
         prefix = self.job.checkpoint.layer_prefix(index)
         return {name.removeprefix(prefix): tensor for name, tensor in load_file(self.shard(index)).items()}
 

@@ -218,6 +218,10 @@ class ActivationStream:
             after_BTD = self._run(layer, index, rows)
         return after_BTD, [outputs[site.name] for site in sites]
 
+    def residual(self, rows: slice) -> Tensor:
+        """The residual stream of these windows in front of the next layer, B x T x D, to be read only."""
+        return self._hidden.take(rows)
+
     def close(self) -> None:
         """Give the activations' space back."""
         self._inputs.clear()

@@ -9,6 +9,7 @@ Comes in: a recipe. Goes out: a table of cells, and answers with intervals.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,13 +22,15 @@ from slimgpt.config import StudyConfig
 from slimgpt.config.paths import path_of
 from slimgpt.errors import OutputError
 from slimgpt.machine.atomic import write_json
-from slimgpt.machine.folder_lock import FolderLock
+from slimgpt.machine.folder_lock import FolderLock, partial_folder
+from slimgpt.machine.full_disk import AGAIN, full_disk_named
 from slimgpt.study import chain, cluster, recipe, run, table
 from slimgpt.study.cells import Cell, check_size, expand, settings
 from slimgpt.study.claims import Answer, answers
 from slimgpt.study.recipe import Recipe
 
 CELLS, HEADER, ANSWERS = "cells", "study.json", "claims.json"
+GO_ON = f"Cells that have run are kept. {AGAIN}"
 
 
 class Observer:
@@ -38,6 +41,9 @@ class Observer:
 
     def finished(self, record: Mapping[str, Any]) -> None:
         """A cell has run."""
+
+    def answered(self, done: Done) -> None:
+        """All is known, and nobody else may work in the folder yet."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +86,19 @@ def run_study(config: StudyConfig, observer: Observer | None = None, command: ru
         chain.check(cell, asked)
     check_size(len(cells), config.yes)
     out = path_of(config.out, "OUT").absolute()
-    with FolderLock(_folder(out)):
+    _check_folder(out)
+    observer = observer or Observer()
+    with full_disk_named(out, GO_ON), FolderLock(partial_folder(out)):
+        (out / CELLS).mkdir(parents=True, exist_ok=True)
         write_json(out / HEADER, {"kind": "study", "schema": 1, "recipe": asdict(asked), "cells": list(cells)})
-        records = _run(config, asked, cells, out / CELLS, observer or Observer(), command)
+        records = _run(config, asked, cells, out / CELLS, observer, command)
         rows = table.as_table(records)
         found = answers(records)
         table.write(rows, out)
         write_json(out / ANSWERS, {"kind": "study-claims", "schema": 1, "answers": [asdict(own) for own in found]})
-    return Done(out, asked, records, rows, found)
+        done = Done(out, asked, records, rows, found)
+        observer.answered(done)
+    return done
 
 
 def _run(
@@ -128,15 +139,9 @@ def _executed(config: StudyConfig, works: Sequence[run.Work], command: run.Comma
     return run.run_here(works, config.workers, command)
 
 
-def _folder(out: Path) -> Path:
-    """OUT, made where it is not there.
-
-    Raises:
-        OutputError: it is something else than a study's folder.
-    """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"OUT {out} is a file: name a folder.")
+def _check_folder(out: Path) -> None:
+    """Raise OutputError where OUT is something else than a study's folder."""
+    if os.path.lexists(out) and not out.is_dir():
+        raise OutputError(f"OUT {out} is no folder: name one, or one that is not there yet.")
     if out.is_dir() and not (out / HEADER).is_file() and any(path.name != CELLS for path in out.iterdir()):
         raise OutputError(f"OUT {out} has no {HEADER}, so it is no study's folder: choose another.")
-    (out / CELLS).mkdir(parents=True, exist_ok=True)
-    return out

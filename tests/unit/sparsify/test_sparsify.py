@@ -382,6 +382,7 @@ def test_outputs_of_others_are_not_replaced(model: Path, tmp_path: Path) -> None
     with pytest.raises(OutputError, match="is the model's own folder or inside it"):
         run(model, model / "out")
     (tmp_path / "new.partial").mkdir()
+    (tmp_path / "new.partial" / "journal.json").write_text("{}")
     with pytest.raises(OutputError, match=r"an unfinished run is in .*new\.partial.*--force"):
         run(model, tmp_path / "new")
     assert run(model, tmp_path / "new", method="magnitude", force=True).is_dir()

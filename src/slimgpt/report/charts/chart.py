@@ -97,13 +97,11 @@ class Chart:
         opening = f'<svg role="img" aria-labelledby="{self.name}-title {self.name}-reading" focusable="false"'
         return Markup(as_variables(svg.replace("<svg", opening, 1)))  # matplotlib escapes what it writes
 
-    def save(self, folder: Path, form: str) -> Path:
+    def save(self, path: Path, form: str) -> None:
         """Write it on the page's light paper."""
-        path = folder / f"{self.name}.{form}"
         nothing = {"Date": None} if form == "svg" else {"Software": None}
         with settled():
-            self.figure.savefig(path, dpi=PNG_DPI, facecolor=LIGHT["paper"], metadata=nothing)
-        return path
+            self.figure.savefig(path, format=form, dpi=PNG_DPI, facecolor=LIGHT["paper"], metadata=nothing)
 
 
 @contextmanager
