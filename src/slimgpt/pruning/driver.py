@@ -22,8 +22,9 @@ from slimgpt.model.weights import require_finite
 from slimgpt.proof import Witness, witness_of
 from slimgpt.pruning import record
 from slimgpt.pruning.finish import finish
-from slimgpt.pruning.job import Job, config_of_plan, prepare
+from slimgpt.pruning.job import Job
 from slimgpt.pruning.observer import Observer, PruneResult
+from slimgpt.pruning.prepare import config_of_plan, prepare
 from slimgpt.search import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.solvers import SOLVERS

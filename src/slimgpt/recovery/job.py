@@ -103,18 +103,9 @@ def prepare(config: RecoverConfig) -> Job:
     config.check()
     device = devices.pick_device(config.device)
     processes = Processes.join(device)
-    checkpoint = open_checkpoint(config.model)
-    if checkpoint.path.is_file():
-        raise ModelError(
-            f"model {config.model!r} is a GGUF file, whose weights transformers does not train: make a folder of it "
-            f"first, by slimgpt prune {config.model} FOLDER --ratio 0 --layout uniform."
-        )
-    measurements.check_record(checkpoint.path)
-    check_context(checkpoint.config, config.seqlen)
     if config.compile:
         compiling.check(device)
-    if not config.full:
-        lora.adapted_paths(checkpoint)
+    checkpoint = _model(config)
     tokenizer = checkpoint.tokenizer()
     teacher = open_teacher(config.teacher, checkpoint, tokenizer) if config.teacher else None
     place = Place(config.out)
@@ -159,6 +150,25 @@ def prepare(config: RecoverConfig) -> Job:
         processes=processes,
         finished=finished,
     )
+
+
+def _model(config: RecoverConfig) -> Checkpoint:
+    """The model to train.
+
+    Raises:
+        ModelError: it cannot be trained, or its record is damaged.
+    """
+    checkpoint = open_checkpoint(config.model)
+    if checkpoint.path.is_file():
+        raise ModelError(
+            f"model {config.model!r} is a GGUF file, whose weights transformers does not train: make a folder of it "
+            f"first, by slimgpt prune {config.model} FOLDER --ratio 0 --layout uniform."
+        )
+    measurements.check_record(checkpoint.path)
+    check_context(checkpoint.config, config.seqlen)
+    if not config.full:
+        lora.adapted_paths(checkpoint)
+    return checkpoint
 
 
 def _passes(config: RecoverConfig, device: torch.device, processes: int) -> tuple[int, int]:

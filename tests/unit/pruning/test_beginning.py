@@ -17,8 +17,8 @@ from slimgpt.config import DropConfig, EvalConfig, SparsifyConfig
 from slimgpt.depth import drop
 from slimgpt.evaluation import evaluate, perplexity
 from slimgpt.pruning.driver import prune
-from slimgpt.pruning.job import prepare
 from slimgpt.pruning.observer import Observer
+from slimgpt.pruning.prepare import prepare
 from slimgpt.sparsify import sparsify
 from slimgpt.streaming.observer import Observer as StreamObserver
 
