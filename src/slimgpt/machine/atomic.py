@@ -45,7 +45,7 @@ def scratch(path: Path) -> Iterator[Path]:
 def sync(path: Path) -> None:
     """Bring a file, or the names in a folder, to disk."""
     with suppress(OSError) if path.is_dir() else nullcontext():  # not every file system can do it for a folder
-        opened = os.open(path, os.O_RDONLY)
+        opened = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)  # Windows asks for the right to write
         try:
             os.fsync(opened)
         finally:

@@ -16,7 +16,7 @@ from slimgpt import prune
 from slimgpt.errors import OutputError
 from slimgpt.machine.folder_lock import LOCK, FolderLock, clear
 from slimgpt.output.place import Place, partial_folder
-from slimgpt.pruning import driver
+from slimgpt.pruning import finish
 
 HOLDS_AND_WAITS = """
 import sys
@@ -139,7 +139,7 @@ def test_a_second_run_into_the_same_out_is_refused_and_the_first_one_ends_well(
 ) -> None:
     model = tiny_llama.save_model(tmp_path / "model")
     refusals: list[str] = []
-    assemble = driver.assembly.assemble
+    assemble = finish.assembly.assemble
 
     def while_another_comes(*given: Any) -> None:
         assemble(*given)
@@ -147,7 +147,7 @@ def test_a_second_run_into_the_same_out_is_refused_and_the_first_one_ends_well(
             prune(tiny_llama.prune_config(model, tmp_path / "out", **flags))
         refusals.append(str(refused.value))
 
-    monkeypatch.setattr(driver.assembly, "assemble", while_another_comes)
+    monkeypatch.setattr(finish.assembly, "assemble", while_another_comes)
     done = prune(tiny_llama.prune_config(model, tmp_path / "out"))
     assert len(refusals) == 1
     assert "another slimgpt run is at work" in refusals[0]
@@ -165,7 +165,7 @@ def test_a_run_that_was_broken_off_can_go_on_in_the_same_process(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as kept:
-        patch.setattr(driver.assembly, "assemble", interrupted)
+        patch.setattr(finish.assembly, "assemble", interrupted)
         prune(tiny_llama.prune_config(model, tmp_path / "out"))
     assert prune(tiny_llama.prune_config(model, tmp_path / "out", resume=True)).path.is_dir()
     assert kept.value.__traceback__ is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from writers import STANDING, look
 
-from slimgpt.errors import OutputError, ProofError
+from slimgpt.errors import ConfigError, OutputError, ProofError
 from slimgpt.output.place import JOURNAL, Place
 from slimgpt.output.single_file import single_file
 from slimgpt.output.standing import GGUF, MODEL, NEW_FILE, PAGE, Kind
@@ -87,8 +87,8 @@ def test_a_disk_of_its_own_keeps_its_name(out: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
 def test_names_that_no_disk_bears_are_refused(out: Path, name: str) -> None:
-    with pytest.raises(OutputError, match=r"cannot be used .*: choose another name"):
-        Place(out.with_name(name)).check(None, 0, force=True)
+    with pytest.raises(ConfigError, match=r"OUT .* is no path .*: choose another"):
+        Place(out.with_name(name))
 
 
 def test_links_that_go_round_in_a_circle_are_refused(out: Path) -> None:
