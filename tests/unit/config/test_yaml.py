@@ -29,7 +29,7 @@ def refusal(folder: Path, text: str) -> str:
     with pytest.raises(ConfigError) as refused:
         read_recipe(str(path))
     message = str(refused.value)
-    assert str(path) in message and "\n" not in message and len(message) < 600
+    assert str(path) in message and "\n" not in message and len(message) < 900
     return message
 
 
