@@ -162,7 +162,8 @@ def _watch(event: str, args: tuple[Any, ...]) -> None:
     if _tried is None:
         return
     foreign = event == "exec" and any(part in str(getattr(args[0], "co_filename", "")) for part in FOREIGN)
-    if event in FORBIDDEN or foreign:
+    harmless = event == "subprocess.Popen" and args[0] == "uname"  # by Python's own platform module
+    if (event in FORBIDDEN and not harmless) or foreign:
         _tried.append(f"{event} {args!r:.200}")
         raise PermissionError(f"a file made us do {event}")
 

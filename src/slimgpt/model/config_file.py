@@ -6,14 +6,13 @@ before anybody has looked at the weights.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import torch
 from transformers import CONFIG_MAPPING
 
 from slimgpt.arch import family_of
@@ -56,7 +55,7 @@ SIZES = (
 
 SKIP = "skip"  # of a layer's own settings: parts that it has lost
 MOST_LABELS = 10_000
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FLOATS = ("float32", "float16", "bfloat16", "float64")  # what dtype may be
 
 DEQUANTISERS = {
     "bitsandbytes": "quantization_config=None).dequantize()",
@@ -154,14 +153,12 @@ def make_config(folder: Path, settings: Mapping[str, Any]) -> Any:
     with border(f"{folder}: {CONFIG} is not valid", MEND):
         config = config_class(**_its_own(settings, config_class), name_or_path=str(folder))
         config.to_dict()
-    if config.dtype is not None and config.dtype not in FLOATS:
-        raise ModelError(f"{folder}: {CONFIG} is not valid (dtype cannot be {shown(config.dtype)}). {MEND}")
     return config
 
 
 def _its_own(settings: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
     """The settings without what is ours to choose, and without names that would stand before a method's."""
-    settable = {*config_class.__dataclass_fields__, *PROPERTIES}
+    settable = {*(field.name for field in dataclasses.fields(config_class)), *PROPERTIES}
     return {
         key: value
         for key, value in settings.items()
@@ -173,6 +170,7 @@ def _refuse_odd(folder: Path, settings: Mapping[str, Any]) -> None:
     """Values that no configuration has, and that nobody checks later."""
     odd = [key for key, value in settings.items() if not _finite(value)]
     odd += [key for key in SIZES if not isinstance(settings.get(key), (int, NoneType))]
+    odd += [key for key in ("dtype", "torch_dtype") if settings.get(key) not in (None, *FLOATS)]
     if not _are_sizes(settings.get("per_layer_config", {})):
         odd.append("per_layer_config")
     if odd:
@@ -209,6 +207,6 @@ def _type_in_transformers(settings: Mapping[str, Any]) -> str:
     return "ministral" if model_type == "mistral" and "layer_types" in settings else model_type
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _ModelType:
     model_type: str

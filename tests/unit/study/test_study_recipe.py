@@ -69,6 +69,11 @@ def test_the_shops_recipe_is_fine(tmp_path: Path) -> None:
          "say granularity unstructured, schedule one-shot and allocation default."),
         ({"bos": "often"}, "study.yaml: bos is 'often', but must be one of auto, always, never."),
         ({"bos": True}, "study.yaml: bos is True, but must be one of auto, always, never."),
+        ({"tuning": {"a": 5}}, "tuning, a: 5 must be 'option: value' lines."),
+        ({"tuning": {"a": [1]}}, "tuning, a: [1] must be 'option: value' lines."),
+        ({"calibration": 0}, "calibration: 0 must be 'option: value' lines."),
+        ({"evaluation": []}, "evaluation: [] must be 'option: value' lines."),
+        ({"grid": [{**BLOCK, "ratios": [float("nan")]}]}, "ratios is nan, but no number here is that large."),
         ({"tuning": {"full": {"ful": True}}}, "tuning, full: unknown option 'ful'; did you mean 'full'?"),
         ({"tuning": {"full": {"seed": 3}}}, "tuning, full: seed is decided by each cell. Remove it."),
         ({"tuning": {"lora": {}}, "grid": [{**BLOCK, "granularities": ["unstructured"], "tuning": ["lora"]}]},
@@ -134,3 +139,12 @@ def test_the_recipes_that_come_with_slimgpt_are_whole() -> None:
             chain.check(cell, found)
         cells.check_size(len(planned), yes=False)
         assert yaml.safe_load(path.read_text())["grid"]
+
+
+def test_a_grid_beyond_all_sense_is_counted_and_not_made(tmp_path: Path) -> None:
+    """Even with --yes: 10^8 cells would fill the memory before they are counted."""
+    ratios, seeds = [number / 1000 for number in range(100)], list(range(1000))
+    block = {**BLOCK, "ratios": ratios, "seeds": seeds, "allocations": ["log"] * 1000}
+    path = write_recipe(tmp_path, grid=[block])
+    with pytest.raises(ConfigError, match=r"the grid has [\d,]+00,000,000 points, more than 100,000: shorten its"):
+        cells.expand(recipe.read(str(path)))
