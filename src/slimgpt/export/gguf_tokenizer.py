@@ -14,6 +14,7 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 
 from slimgpt.errors import ModelError
+from slimgpt.model.beginning import adds_bos
 
 GPT2 = "the regex of GPT-2"
 DIGITS = "single digits"
@@ -150,7 +151,7 @@ def _add_special_tokens(writer: GGUFWriter, tokenizer: Any) -> None:
         if token_id is not None:
             getattr(writer, f"add_{role}_token_id")(token_id)
     bare, dressed = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-    writer.add_add_bos_token(len(dressed) > len(bare) and dressed[0] == tokenizer.bos_token_id)
+    writer.add_add_bos_token(adds_bos(tokenizer))
     writer.add_add_eos_token(len(dressed) > len(bare) and dressed[-1] == tokenizer.eos_token_id)
     template = tokenizer.chat_template
     if template:
