@@ -23,8 +23,8 @@ from slimgpt.streaming.activations import ActivationRoom
 from slimgpt.streaming.stream import ActivationStream
 
 WINDOWS, TOKENS = 2, 128
-"""Read both ways: 254 predictions, whose mean difference had a standard error of 0.02 nats where nothing was lost, and of
-0.16 where 1.5 were."""
+"""Read both ways: 254 predictions, whose mean difference had a standard error of 0.02 nats where nothing was lost, and
+of 0.16 where 1.5 were."""
 
 MUCH = 0.2
 """Nats a token that are worth a word."""
