@@ -181,7 +181,8 @@ def add(monkeypatch: Any) -> None:
     for auto, made in (("AutoModel", MadeUpModel), ("AutoModelForCausalLM", MadeUpForCausalLM)):
         getattr(transformers, auto).register(MadeUpConfig, made, exist_ok=True)
         monkeypatch.setitem(modeling_slimgpt.STOCK[auto], "made_up", made.__name__)
-        monkeypatch.setattr(transformers, made.__name__, made, raising=False)
+        for module in (transformers, modeling_slimgpt.transformers):  # two, if ours was imported while theirs was
+            monkeypatch.setattr(module, made.__name__, made, raising=False)
     transformers.AutoConfig.register("made_up", MadeUpConfig, exist_ok=True)
     monkeypatch.setitem(FAMILIES, "made_up", FAMILY)
     monkeypatch.setitem(modeling_slimgpt.BASES, "made_up", Base("layers"))

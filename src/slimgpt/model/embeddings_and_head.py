@@ -112,11 +112,28 @@ def _filled(checkpoint: Checkpoint, prefix: str, weight: Callable[[str, nn.Param
             if id(parameter) not in filled:
                 filled[id(parameter)] = nn.Parameter(weight(name, parameter), requires_grad=False)
             _set(skeleton, name, filled[id(parameter)])
+    with _frequencies_kept(skeleton):
+        try:
+            yield
+        finally:
+            for name, parameter in empty.items():
+                _set(skeleton, name, parameter)
+
+
+@contextmanager
+def _frequencies_kept(model: nn.Module) -> Iterator[None]:
+    """Rotary frequencies that grow with the longest text seen are afterwards what they were: the next text may be
+    shorter, and a model that has just been loaded would read it by those.
+    """
+    modules = [module for module in model.modules() if module._buffers]
+    before = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
     try:
         yield
     finally:
-        for name, parameter in empty.items():
-            _set(skeleton, name, parameter)
+        for module, attributes, buffers in before:
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
 
 def _with_rows(stored: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -155,8 +155,8 @@ def _listed(folder: Path) -> dict[str, set[str]]:
     absent = sorted(file for file in promised if not os.path.isfile(folder / file))
     if absent:
         raise ModelError(
-            f"{folder}: {len(absent)} of {len(promised)} shards listed in {INDEX} are missing, first {absent[0]}. "
-            "Download the checkpoint again."
+            f"{folder}: {len(absent)} of {len(promised)} shards listed in {INDEX} are missing, first "
+            f"{shown(absent[0])}. Download the checkpoint again."
         )
     return promised
 

@@ -181,8 +181,8 @@ def test_a_table_is_measured_once(checkpoint: Checkpoint, tmp_path: Path, monkey
     ("content", "message"),
     [
         ("{", "holds no table of layer costs"),
-        ('{"kind": "latency-table", "schema": 1}', "holds no table of layer costs (KeyError('decode'))"),
-        ('{"kind": "bench", "schema": 1}', "holds a 'bench', no table of layer costs: name a new file"),
+        ('{"kind": "latency-table", "schema": 1}', "holds no table of layer costs (KeyError: 'decode')"),
+        ('{"kind": "bench", "schema": 1}', "holds 'bench', no table of layer costs: name a new file"),
         ('{"kind": "latency-table", "schema": 9}', "was made by a newer slimgpt (schema 9)"),
     ],
 )

@@ -92,9 +92,9 @@ def test_figures_go_into_folders_alone(out: Path, run: Run, what: str) -> None:
 @pytest.mark.parametrize("what", sorted({*STANDING} - {"file"}))
 def test_figures_take_the_place_of_files_alone(out: Path, run: Run, what: str) -> None:
     out.mkdir()
-    STANDING[what](out / "heads-1.png")
+    STANDING[what](out / "kept-attention-1.png")
     before = look(out)
-    assert "heads-1.png is a" in one_line(run(2, "--force"))
+    assert "kept-attention-1.png is a" in one_line(run(2, "--force"))
     assert look(out) == before
 
 

@@ -281,7 +281,7 @@ def test_rounding_is_allowed_for_and_no_more(tmp_path: Path, stored: str, writte
     model = tiny_llama.save_model(tmp_path / "model", dtype=getattr(torch, stored))
     proof = prune(options(model, tmp_path / "out", dtype=written)).record["proof"]
     rounded = coarsest(getattr(torch, stored), getattr(torch, stored if written == "auto" else written))
-    assert proof["tolerance"] == {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.05}[str(rounded)[6:]]
+    assert proof["tolerance"] == {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}[str(rounded)[6:]]
     assert proof["differences"]["logits"] < proof["tolerance"] / 2
 
 

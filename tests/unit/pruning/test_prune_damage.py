@@ -33,7 +33,7 @@ class Shop:
     def unpublished(self, name: str, **options: Any) -> Path:
         """Where the world of a run lies that stopped when all was done but the last rename."""
         self.options = {**TRIES, **options}
-        with interrupted_at(place, "publish"):
+        with interrupted_at(place.Place, "publish"):
             assert self.world.stopped(self.folder / name)
         return self.folder / name
 

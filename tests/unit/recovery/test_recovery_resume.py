@@ -164,7 +164,7 @@ def test_resuming_runs_no_code_from_a_checkpoint(shop: Shop, tmp_path: Path, fil
     shutil.copy(tmp_path / "bomb", place)
     if sealed:  # by somebody who can compute a hash
         job = prepare(options(shop, tmp_path / "out", resume=True))
-        job.journal.close()
+        job.place.close()
         of = [job.journal.fingerprint, str(place.parent)]
         seal(place.parent / checkpoints.RECORD, {"best": None, "ended": False}, of, all_hashes(place.parent))
         with pytest.raises(pickle.UnpicklingError):

@@ -520,7 +520,7 @@ def test_figures_as_svg(place: Path, tmp_path: Path) -> None:
         (["newer"], "newer/slimgpt.json was made by a newer slimgpt (schema 3; this one knows up to 2)"),
         (["newer-eval"], "newer-eval/measured/eval.json was made by a newer slimgpt (schema 7"),
         (["damaged"], "damaged/slimgpt.json is damaged"),
-        (["holes"], "holes/measured/compare.json is damaged (KeyError('against'))"),
+        (["holes"], "holes/measured/compare.json is damaged (KeyError: 'against')"),
         (["foreign"], "foreign/measured/bench.json measures no model of 107,612,006 parameters"),
         (["tuned"], "tuned was fine-tuned, but never pruned"),
         (["BARE", "--dense", "./none"], "--dense ./none holds no eval.json and no bench.json"),

@@ -160,7 +160,7 @@ def test_resuming_gives_the_same_bytes(model: Path, tmp_path: Path, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("slimgpt.pruning.driver._write", dies)
+        patch.setattr("slimgpt.pruning.driver.finish", dies)
         prune(tiny_llama.prune_config(model, tmp_path / "out", solver="flap"))
     (tmp_path / "out.partial" / "layer-00002.json").unlink()  # as if it had died in the last layer
     out = prune(tiny_llama.prune_config(model, tmp_path / "out", solver="flap", resume=True)).path

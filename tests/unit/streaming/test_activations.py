@@ -81,7 +81,9 @@ def test_activations_go_to_disk_by_themselves_where_memory_is_short(
 
     monkeypatch.setattr(ActivationRoom, "__init__", noted)
     prune(prune_config(model, tmp_path / "out"), console.ProgressObserver())
-    assert rooms == [tmp_path / "out.partial" / "rank-0"] * 2, "the search's and the pruning's"
+    assert [room for room in rooms if room] == [tmp_path / "out.partial" / "rank-0"] * 2, (
+        "the search's and the pruning's"
+    )
     assert "of memory, 0 MiB on disk for activations." in " ".join(capsys.readouterr().out.split())
 
 

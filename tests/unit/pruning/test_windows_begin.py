@@ -129,7 +129,7 @@ def test_the_same_windows_make_the_same_run_whatever_was_said(own: Needy, tmp_pa
             own.model, tmp_path / bos, bos=bos, calibration=str(own.text), allocation="log"
         )
         job = prepare(config)
-        job.journal.close()
+        job.place.close()
         found[bos] = job.fingerprint
         first = [256] if bos != "never" else []
         expected = windows(str(own.text), job.tokenizer, config.samples, config.seqlen, 0, first)
