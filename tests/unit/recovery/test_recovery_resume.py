@@ -166,6 +166,7 @@ def test_resuming_runs_no_code_from_a_checkpoint(shop: Shop, tmp_path: Path, fil
         job = prepare(options(shop, tmp_path / "out", resume=True))
         job.place.close()
         of = [job.journal.fingerprint, str(place.parent)]
+        (place.parent / checkpoints.RECORD).unlink()
         seal(place.parent / checkpoints.RECORD, {"best": None, "ended": False}, of, all_hashes(place.parent))
         with pytest.raises(pickle.UnpicklingError):
             recover(options(shop, tmp_path / "out", resume=True))
