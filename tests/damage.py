@@ -79,7 +79,7 @@ class World:
     def undisturbed(self) -> dict[str, Any]:
         self._clear()
         self._run(False)
-        return self._left()
+        return left_in(self.folder, self._results)
 
     def stopped(self, aside: Path) -> bool:
         """Let a run begin, and put its world aside if it was interrupted, as it should be."""
@@ -103,7 +103,7 @@ class World:
             warnings.simplefilter("always", DamageWarning)
             try:
                 self._run(True)
-                outcome.files = self._left()
+                outcome.files = left_in(self.folder, self._results)
             except SlimGPTError as error:
                 outcome.refusal = str(error)
         outcome.said = [str(one.message) for one in caught if issubclass(one.category, DamageWarning)]
@@ -112,10 +112,6 @@ class World:
     def _clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-
-    def _left(self) -> dict[str, Any]:
-        found = [path for path in files_below(self.folder) if path.parts[0] in self._results]
-        return {str(path): _comparable(self.folder / path) for path in found}
 
 
 @contextmanager
@@ -190,6 +186,12 @@ def like(file: Path, folder: Path) -> bytes:
     return b"another run's" if chosen is None else (folder / chosen).read_bytes()
 
 
+def left_in(folder: Path, results: Collection[str]) -> dict[str, Any]:
+    """Results of a run that lie in a folder, by the names of files, without costs."""
+    found = [path for path in files_below(folder) if path.parts[0] in results]
+    return {str(path): _comparable(folder / path) for path in found}
+
+
 def _comparable(path: Path) -> Any:
     """The bytes of a file; of JSON and of tables what they say, but for costs."""
     if path.suffix == ".json":
@@ -204,4 +206,6 @@ def _comparable(path: Path) -> Any:
 def without_costs(content: Any) -> Any:
     if isinstance(content, dict):
         return {key: without_costs(value) for key, value in content.items() if key not in COSTS}
+    if isinstance(content, str):  # a cell's commands work in a folder with the study's number of process
+        return re.sub(r"\.partial-\d+", ".partial", content)
     return [without_costs(value) for value in content] if isinstance(content, list) else content

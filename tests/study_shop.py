@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from slimgpt.config import StudyConfig
+from slimgpt.study import run_study
 
 WINDOWS, TOKENS = 40, 127
 PARAMETERS = 1_000_000
@@ -32,6 +33,12 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
 
 def study_config(folder: Path, sections: Mapping[str, Any] | None = None, **options: Any) -> StudyConfig:
     return StudyConfig(str(write_recipe(folder, **(sections or {}))), str(folder / "out"), **options)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """A study of pretended commands as a command line: RECIPE OUT."""
+    run_study(StudyConfig(*arguments), command=Pretended())
+    return 0
 
 
 class Pretended:

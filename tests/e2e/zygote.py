@@ -7,6 +7,7 @@ it, or, where it writes a file, when half the file is written.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -15,9 +16,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+TESTS = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,21 @@ class Outcome:
 
 
 class Zygote:
-    """The process that forks; a context manager."""
+    """The process that forks; a context manager.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for what it writes down.
+        entry: ``module:function`` that a child calls with its arguments, and that gives its exit status.
+    """
+
+    def __init__(self, folder: Path, entry: str = "slimgpt.cli:main") -> None:
         self._folder = folder
+        self._entry = entry
 
     def __enter__(self) -> Zygote:
-        command = [sys.executable, __file__, str(self._folder)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
+        command = [sys.executable, __file__, str(self._folder), self._entry]
+        path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}  # threads do not survive a fork
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -114,34 +125,35 @@ def _path(target: Any) -> str | None:
     return str(target) if isinstance(target, (str, os.PathLike)) else None
 
 
-def serve(folder: Path) -> None:
+def serve(folder: Path, entry: str) -> None:
     import torch
 
     import slimgpt.pruning.driver
+    import slimgpt.recovery
     import slimgpt.report.console  # noqa: F401 - imported now, not in every child
 
+    module, _, function = entry.partition(":")
+    live = getattr(importlib.import_module(module), function)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
     torch.set_num_threads(1)
     for line in sys.stdin:
         arguments, how = json.loads(line)
         child = os.fork()
         if child == 0:
-            os._exit(_live(arguments, How(**how), folder))
+            os._exit(_live(live, arguments, How(**how), folder))
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         moments = (folder / "moments").read_text().splitlines()
         print(json.dumps({"status": status, "text": (folder / "text").read_text(), "moments": moments}), flush=True)
 
 
-def _live(arguments: list[str], how: How, folder: Path) -> int:
-    """The child: the command line with its disk watched."""
-    from slimgpt import cli
-
+def _live(live: Callable[[list[str]], int], arguments: list[str], how: How, folder: Path) -> int:
+    """The child: the command line, or another entry, with its disk watched."""
     text = os.open(folder / "text", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(text, 1)
     os.dup2(text, 2)
     _set_up(how, Moments(how, folder / "moments"))
     try:
-        status = cli.main(arguments)
+        status = live(arguments)
     except BaseException:
         import traceback
 
@@ -153,9 +165,11 @@ def _live(arguments: list[str], how: How, folder: Path) -> int:
 
 
 def _set_up(how: How, moments: Moments) -> None:
-    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+    import torch
+    from peft import peft_model
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase, TrainerState, modeling_utils
 
-    from slimgpt.pruning import journal
+    from slimgpt.machine import tensor_files
 
     moments.watch(os, "fsync", target=None)  # which file it is makes no difference to what a kill leaves
     for name in ("unlink", "rmdir"):
@@ -163,7 +177,11 @@ def _set_up(how: How, moments: Moments) -> None:
     for name in ("replace", "link"):
         moments.watch(os, name, target=1)
     moments.watch(shutil, "copyfile", target=1)
-    moments.watch(journal, "save_file", target=1)
+    moments.watch(tensor_files, "save_file", target=1)
+    for library in (modeling_utils, peft_model):
+        moments.watch(library, "safe_save_file", target=1)
+    moments.watch(torch, "save", target=1)
+    moments.watch(TrainerState, "save_to_json", target=1)
     moments.watch(Path, "write_text")
     for kind in (PretrainedConfig, GenerationConfig, PreTrainedTokenizerBase):
         moments.watch(kind, "save_pretrained", target=None)
@@ -179,8 +197,8 @@ def last_of_each(moments: list[str]) -> dict[str, int]:
     return {re.sub(r"\d+", "#", label): number for number, label in enumerate(moments)}
 
 
-WRITES: tuple[str, ...] = ("save_file", "write_text", "copyfile")
+WRITES: tuple[str, ...] = ("save_file", "safe_save_file", "save ", "save_to_json", "write_text", "copyfile")
 """Moments that can be torn."""
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    serve(Path(sys.argv[1]), sys.argv[2])

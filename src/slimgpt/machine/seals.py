@@ -16,6 +16,7 @@ from typing import Any
 
 from slimgpt.errors import DamagedError, DamageWarning, UnsealedError
 from slimgpt.machine.atomic import write_json
+from slimgpt.machine.json_files import read_object
 
 FILES, SEAL = "files", "sha256"
 BLOCK = 1 << 20
@@ -48,16 +49,15 @@ def unseal(path: Path, of: Any, checked: Callable[[str], bool] = lambda name: Tr
         DamagedError: the record or one of its files is not what was written.
     """
     try:
-        whole = dict(json.loads(path.read_text(encoding="utf-8")))
-        found = whole.pop(SEAL, None)
-        genuine = found == _over(whole, of)
+        whole = read_object(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise DamagedError(_damaged(path)) from error
+    found = whole.pop(SEAL, None)
     if found is None:
         raise UnsealedError(f"{path} has no hash, so an older slimgpt wrote it")
-    if not genuine:
+    if found != _over(whole, of):
         raise DamagedError(_damaged(path))
     for name, expected in whole.get(FILES, {}).items():
         if checked(name) and not _is(path.parent / name, expected):

@@ -9,7 +9,6 @@ Shapes: O consumer outputs · I consumer inputs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from slimgpt.allocation.places import Place
 from slimgpt.errors import ConfigError, DamagedError
+from slimgpt.machine.json_files import read_object
 from slimgpt.machine.seals import FILES, hashes, intact, seal, unseal
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.sites import Kept
@@ -105,13 +105,12 @@ def read_curves(folder: Path) -> LossCurves:
             "--search-cache FOLDER makes one."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        schema = int(content["schema"])
+        schema = int(read_object(path)["schema"])
         if schema == SCHEMA:
             return _curves(_record(folder))
     except DamagedError as error:
         raise ConfigError(f"{error}: remove {folder} and search again.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is damaged ({error!r}): remove {folder} and search again.") from error
     if schema < SCHEMA:
         raise ConfigError(
