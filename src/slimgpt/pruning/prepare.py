@@ -5,7 +5,6 @@ options --> model --> machine --> plan --> text --> job
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +33,6 @@ from slimgpt.output.place import Place
 from slimgpt.pruning.job import Job, Text
 from slimgpt.pruning.journal import Journal, take_up
 from slimgpt.search.task import SearchTask
-from slimgpt.search.windows import search_windows, tried_windows
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
 
@@ -82,7 +80,7 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
     if processes.leads:
         place.check(model.path, plan.bytes_after, config.force, config.resume)
     text = _text(config, model, machine, note, say)
-    needs = _needs(config, model, text.windows_BT, machine)
+    needs = needs_of(config, model, text.windows_BT, plan, machine)
     machine = _with_offloading(machine, needs, config.offload_dir, place)
     fingerprint = _fingerprint(config, model, text.windows_BT, table, machine)
     journal = Journal(place.partial, fingerprint)
@@ -133,7 +131,7 @@ def _with_offloading(machine: Machine, needs: memory.Needs, asked: str | None, p
         ConfigError: neither memory nor disk is large enough.
     """
     folder, processes = path_of(asked, "--offload-dir") if asked else place.partial, machine.processes
-    memory.check(needs, machine.device, folder, processes.size_here)
+    memory.check(needs, machine.device, CURE, folder, processes.size_here)
     return replace(machine, offload_dir=folder / f"rank-{processes.rank}") if needs.offloaded else machine
 
 
@@ -173,27 +171,6 @@ def _latency_table(
     place.check(model.path, 0, config.force, config.resume)
     file, prompt_tokens = config.latency_table, config.latency_prompt
     return latency.table_for(file, prompt_tokens, model, machine.device, machine.stored_dtype, note)
-
-
-def _needs(config: PruneConfig, checkpoint: Checkpoint, windows_BT: torch.Tensor, machine: Machine) -> memory.Needs:
-    processes = machine.processes
-    searched, tried = windows_BT[:0], windows_BT[:0]
-    if config.searches:
-        searched = search_windows(windows_BT, processes.size)
-        tried = tried_windows(config.search_candidates, windows_BT, processes.size)
-    return memory.estimate(
-        checkpoint,
-        len(processes.share_of(windows_BT)),
-        config.seqlen,
-        machine.batch_size,
-        machine.device,
-        machine.compute_dtype,
-        offload=config.offload_dir is not None,
-        sharers=processes.size_here,
-        searched_windows=math.ceil(len(searched) / processes.size),
-        tried_windows=len(tried),
-        corrects=config.correct_errors,
-    )
 
 
 def _search(

@@ -48,7 +48,7 @@ def write(job: Job, model: Any, entry: Mapping[str, Any], witness: Witness) -> d
     if job.config.keep_adapter:
         shutil.move(job.place.partial / ADAPTER, folder / ADAPTER)
     del model  # there will be another one
-    whole = {**_record(job, entry), "proof": prove(folder, witness, job.tokenizer, None, KEPT)}
+    whole = {**_record(job, entry), "proof": prove(folder, witness, job.tokenizer, job.needs.more, KEPT)}
     atomic.write_json(folder / RECORD, whole)
     measurements.renew_card(folder)
     job.place.publish()

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from slimgpt.report.console import mebibytes, out
+from slimgpt.report.console import out
+from slimgpt.report.memory import mebibytes
 
 
 def print_bench(result: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from slimgpt.output.standing import PAGE
 from slimgpt.report import figures, palette, summary
 from slimgpt.report.charts import layers, quality, recovery, tradeoff
 from slimgpt.report.charts.chart import Chart, Table
-from slimgpt.report.console import mebibytes
+from slimgpt.report.memory import mebibytes
 from slimgpt.report.runs import DENSE_NAME, Run, read_runs
 from slimgpt.report.subjects import Measure, Subject, headline, one_tokenizer, same_conditions, subjects, tasks, texts
 

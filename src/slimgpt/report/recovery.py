@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from slimgpt.report.console import beginning, err, mebibytes, out
+from slimgpt.report.console import beginning, err, out
+from slimgpt.report.memory import mebibytes
 from slimgpt.report.progress import WRITING, Headway
 
 

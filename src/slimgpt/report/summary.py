@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slimgpt.report.console import mebibytes
+from slimgpt.report.memory import mebibytes
 from slimgpt.report.results import Interval, Speed
 from slimgpt.report.runs import DENSE_NAME, Run
 from slimgpt.report.subjects import Measure, Subject, headline, suite_mean

@@ -60,7 +60,7 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
         with clock.timed("write"):
             _assemble(job, rounds)
         with clock.timed("prove"):
-            proof = prove(job.place.finished, _witness(job, rounds), job.tokenizer, job.memory)
+            proof = prove(job.place.finished, _witness(job, rounds), job.tokenizer, job.needs.more)
         whole = {**record.build(job, final, layers, clock), "proof": proof}
         write(job.place.finished, whole)
         job.place.publish()
