@@ -92,7 +92,8 @@ class Training:
     def _adapted(self) -> list[tuple[int, int]]:
         """Outputs and inputs of each projection that has an adapter."""
         paths = lora.adapted_paths(self.checkpoint)
-        return [tuple(weight_OI(layer.get_submodule(path)).shape) for layer in self.checkpoint.layers for path in paths]
+        weights = [weight_OI(layer.get_submodule(path)) for layer in self.checkpoint.layers for path in paths]
+        return [(weight.shape[0], weight.shape[1]) for weight in weights]
 
     def _pass(self) -> dict[str, int]:
         """What a forward pass leaves for the backward pass."""
@@ -104,7 +105,9 @@ class Training:
     def _of_layer(self, layer: LayerSize) -> int:
         scores = SCORES * self.size.heads * self.config.seqlen * FLOAT32 if self.plain_attention else 0
         number = WIDE * layer.widest * self.computed.itemsize + NARROW * self.size.hidden * self._carried()
-        adapted = 0 if self.config.full else ADAPTED * sum(inputs for _, inputs in self._adapted()) // len(self.size.layers)
+        adapted = (
+            0 if self.config.full else ADAPTED * sum(inputs for _, inputs in self._adapted()) // len(self.size.layers)
+        )
         return self.pass_tokens * (number + scores + adapted)
 
     def _carried(self) -> int:

@@ -224,6 +224,7 @@ def _entry(job: Job, trainer: RecoveryTrainer, reached: Reached, clock: Clock, c
         },
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
         "cpu_seconds": round(cpu_seconds, 3),  # of all processes and cores: the cost on a machine that others share
+        "planned_host_bytes": job.needs.host,
         "peak_host_bytes": host.peak_host_bytes(),
         "peak_device_bytes": devices.peak_device_bytes(job.device),
         "device": devices.device_name(job.device),

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from slimgpt.report.console import beginning, err, out
-from slimgpt.report.memory import mebibytes
+from slimgpt.report.memory import mebibytes, needs_lines
 from slimgpt.report.progress import WRITING, Headway
 
 
@@ -31,6 +31,7 @@ class RecoveryProgress(Headway):
             f"{f'the predictions of {job.teacher.source}' if job.teacher else 'the data'}, in "
             f"{'bfloat16' if job.bfloat16 else 'float32'} on {job.device}."
         )
+        out.print(needs_lines(job.needs, job.device, job.processes.size))
         self._num_steps = job.num_steps
         if job.reads_ahead:
             self.begin("teacher reads", tokens)

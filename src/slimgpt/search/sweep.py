@@ -80,9 +80,8 @@ class Sweep:
         self._progress = progress
         shape = (*windows_BT.shape, checkpoint.config.hidden_size)
         self._inputs = [room.empty(f"input-{index}", shape) for index in range(len(checkpoint.layers) + 1)]
-        self._batches = [
-            slice(start, min(start + batch_size, len(windows_BT))) for start in range(0, len(windows_BT), batch_size)
-        ]
+        self._batch_size = batch_size
+        self._room = room
 
     def layers(self) -> Iterator[tuple[int | None, dict[str, Moments]]]:
         """Index and moments by site: of the sites behind the layers (None), if any, then from the last to the first."""
@@ -108,15 +107,21 @@ class Sweep:
         with embeddings(self._checkpoint, self._windows_BT.unique(), self._dtype) as body:
             layers = self._checkpoint.layers
             self._calls: list[Call] = send_to_device(layer_calls(body, layers, self._windows_BT[:1]), self._device)
-            for rows in self._batches:
+            for rows in self._batches():
                 self._inputs[0][rows] = first_input(body, layers[0], self._windows_BT[rows]).to(self._inputs[0])
         for index in range(len(layers)):
             self._stage(index, "forward")
             with self._layer(index) as layer:
-                for rows in self._batches:
+                for rows in self._batches():
                     output = self._run(layer, index, self._hidden(index, rows))
                     self._inputs[index + 1][rows] = output.to(self._inputs[0])
                     self._progress(output.shape[:2].numel())
+
+    def _batches(self) -> Iterator[slice]:
+        total = len(self._windows_BT)
+        for start in range(0, total, self._batch_size):
+            yield slice(start, min(start + self._batch_size, total))
+            self._room.let_go()
 
     def _hidden(self, index: int, rows: slice) -> Tensor:
         return self._inputs[index][rows].to(self._device, self._dtype)
@@ -146,7 +151,7 @@ class Sweep:
         """Run a layer with gradients: its moments. The gradients by its outputs become those by its inputs."""
         sites = self._checkpoint.sites(index)
         moments = {site.name: _no_moments(layer, site, self._device) for site in sites}
-        for rows in self._batches:
+        for rows in self._batches():
             hidden = self._hidden(index, rows).requires_grad_()
             with ExitStack() as stack:
                 for site in sites:

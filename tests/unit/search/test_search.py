@@ -28,8 +28,8 @@ from slimgpt.pruning.driver import prune
 from slimgpt.search import allocate, answer, removed_params, to_yaml
 from slimgpt.search.cache import CURVES, LossCurve, LossCurves, read_curves, write_curves
 from slimgpt.search.curves import loss_table, metric_OO
-from slimgpt.search.programme import Offer, solve
 from slimgpt.search.drawn import chance, draw
+from slimgpt.search.programme import Offer, solve
 from slimgpt.search.sweep import Moments, Sweep
 from slimgpt.sites import Kept, Site, SolverOptions
 from slimgpt.solvers.linalg import damped
