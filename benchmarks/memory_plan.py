@@ -26,7 +26,7 @@ from typing import Any
 
 import scale
 
-RESULTS = Path(__file__).with_name("results")
+RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).with_name("results"))
 PROGRAM = """
 import sys
 from slimgpt import cli

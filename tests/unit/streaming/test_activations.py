@@ -70,7 +70,8 @@ def test_activations_go_to_disk_by_themselves_where_memory_is_short(
         make(self, dtype, folder, pinned)
 
     monkeypatch.setattr(ActivationRoom, "__init__", noted)
-    prune(prune_config(model, tmp_path / "out"), console.ProgressObserver())
+    with console.ProgressObserver() as observer:
+        prune(prune_config(model, tmp_path / "out"), observer)
     assert [room for room in rooms if room] == [tmp_path / "out.partial" / "rank-0"] * 2, (
         "the search's and the pruning's"
     )

@@ -51,7 +51,7 @@ def test_the_largest_stage_decides_with_what_is_taken_already() -> None:
     assert needs().more == 10 * GIB
     assert needs().host == 12 * GIB
     assert needs().largest.name == "a pass"
-    assert list(needs().parts) == ["a batch", "activations", "solver", "layers", "libraries"], "the most first"
+    assert list(needs().parts) == ["activations", "a batch", "solver", "layers", "libraries"], "the most first"
     assert needs().device == 5 * GIB
 
 
@@ -68,12 +68,12 @@ def test_a_process_never_takes_less_than_it_has_taken() -> None:
 
 def test_what_is_said_names_the_stage_and_its_parts() -> None:
     assert needs_lines(needs(), CPU) == (
-        "Needs about 12.0 GiB of memory, the most in a pass (2,048 MiB by now, 4,096 MiB a batch, 4,096 MiB "
-        "activations, 1,024 MiB solver, 960 MiB layers)."
+        "Needs about 12.0 GiB of memory, the most in a pass (2,048 MiB by now, 4,096 MiB activations, 4,096 MiB "
+        "a batch, 1,024 MiB solver, 960 MiB layers)."
     ), "parts under a hundredth are left out"
     on_gpu = needs_lines(needs(on_cpu=False, offloaded=True), "cuda:0", num_processes=2)
     assert on_gpu.startswith(
-        "Needs about 5,120 MiB on cuda:0, 3,072 MiB of memory, 4,096 MiB on disk for activations in each of 2 processes"
+        "Needs about 5,120 MiB on cuda:0, 3,136 MiB of memory, 4,096 MiB on disk for activations in each of 2 processes"
     )
 
 
@@ -159,7 +159,7 @@ def test_without_such_groups_the_machine_is_what_there_is(tmp_path: Path) -> Non
 # --- what is said, and what is taken ---------------------------------------------------------------
 
 PROGRAM = "import sys; from slimgpt import cli; sys.exit(cli.main(sys.argv[1:]))"
-SHAPE = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 2, "vocab_size": 16384, "head_dim": 64}
+SHAPE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 16384, "head_dim": 64}
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 512}
 TEXT = ("--calibration", "builtin", "--samples", "16", "--seqlen", "512", "--device", "cpu")
 TRAINING = ("--full", "--seqlen", "128", "--max-steps", "2", "--warmup", "1", "--batch-size", "8", "--keep", "last")
@@ -180,7 +180,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_process_takes_what_it_has_announced(command: str, larger: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "out", tmp_path / "rows.jsonl"
-    rows.write_text('{"text": "' + "Some words to learn, and some more of them. " * 9 + '"}\n' * 16)
+    rows.write_text((json.dumps({"text": "Some words to learn, and some more of them. " * 9}) + "\n") * 16)
     names = {"{model}": str(larger), "{out}": str(out), "{rows}": str(rows)}
     taken = peak([names.get(word, word) for word in COMMANDS[command]])
     record = json.loads((out / "slimgpt.json").read_text())
