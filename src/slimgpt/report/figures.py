@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from slimgpt.config.paths import path_of
 from slimgpt.errors import OutputError
 from slimgpt.machine.atomic import sync
 from slimgpt.machine.folder_lock import FolderLock, clear
@@ -24,7 +25,7 @@ def folder(path: str | None) -> Path | None:
     """
     if path is None:
         return None
-    named = Path(path).expanduser()
+    named = path_of(path, OPTION)
     if not named.absolute().parent.is_dir():
         raise OutputError(f"{OPTION} {path} cannot be written: there is no folder {named.parent}. Make it first.")
     if standing(named) is not None and not named.is_dir():  # a link to a folder will do: nothing takes its place
