@@ -143,5 +143,6 @@ def _check_folder(out: Path) -> None:
     """Raise OutputError where OUT is something else than a study's folder."""
     if os.path.lexists(out) and not out.is_dir():
         raise OutputError(f"OUT {out} is no folder: name one, or one that is not there yet.")
-    if out.is_dir() and not (out / HEADER).is_file() and any(path.name != CELLS for path in out.iterdir()):
+    begun = {CELLS, f"{HEADER}.tmp"}  # what a study has that died at its beginning
+    if out.is_dir() and not (out / HEADER).is_file() and {path.name for path in out.iterdir()} - begun:
         raise OutputError(f"OUT {out} has no {HEADER}, so it is no study's folder: choose another.")
