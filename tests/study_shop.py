@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from slimgpt.config import StudyConfig
-from slimgpt.study import run_study
+from slimgpt.studies import run_study
 
 WINDOWS, TOKENS = 40, 127
 PARAMETERS = 1_000_000

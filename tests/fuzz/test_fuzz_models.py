@@ -15,7 +15,7 @@ from hostile import RARELY, SEEDS, as_json, copied, damaged, mutated, outcome, o
 
 from slimgpt import generate, load_model, open_checkpoint, prune
 from slimgpt.config import ExportConfig
-from slimgpt.export import export
+from slimgpt.exports import export
 from slimgpt.model.tokenizer import load_tokenizer
 
 FAMILIES = ("llama", "qwen3", "gemma3_text", "phi3", "gpt2", "opt", "gpt_neox", "mixtral", "qwen2_moe")

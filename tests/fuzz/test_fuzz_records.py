@@ -19,9 +19,9 @@ from slimgpt.allocation.latency.table import LatencyTable, read_table, write_tab
 from slimgpt.config import DropConfig, ReportConfig, SparsifyConfig
 from slimgpt.depth import drop
 from slimgpt.output import measurements
-from slimgpt.report.page import report
-from slimgpt.report.runs import read_runs
-from slimgpt.sparsify import sparsify
+from slimgpt.reports.page import report
+from slimgpt.reports.runs import read_runs
+from slimgpt.sparsity import sparsify
 
 MAGNITUDE = ("--method", "magnitude", "--sparsity", "0.5")
 HARM = {"schema": (0, -1, 2.5, "1", 10**6), "kind": ("evil", 5), "recovery": (5, [5], [{}]), "before": ({}, 5)}
