@@ -57,7 +57,7 @@ def give_back() -> None:
 
 def cache_folder(kind: str) -> Path:
     """Where things of one kind are kept between runs: below ``$SLIMGPT_CACHE``, or ``~/.cache/slimgpt``."""
-    return Path(os.environ.get("SLIMGPT_CACHE") or "~/.cache/slimgpt").expanduser() / kind
+    return Path(os.path.expanduser(os.environ.get("SLIMGPT_CACHE") or "~/.cache/slimgpt")) / kind
 
 
 def resident_bytes() -> int:

@@ -12,8 +12,8 @@ from slimgpt.machine.setup import Machine
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.output.place import merged_bytes
 from slimgpt.proof.memory import proved
-from slimgpt.search.memory import sweeping, trying
-from slimgpt.search.windows import search_windows, tried_windows
+from slimgpt.searching.memory import sweeping, trying
+from slimgpt.searching.windows import search_windows, tried_windows
 from slimgpt.solvers.memory import FLOAT32, solving
 from slimgpt.streaming import memory
 from slimgpt.streaming.memory import Needs, Stage

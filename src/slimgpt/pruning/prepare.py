@@ -33,7 +33,7 @@ from slimgpt.output.place import Place
 from slimgpt.pruning.job import Job, Text
 from slimgpt.pruning.journal import Journal, take_up
 from slimgpt.pruning.needs import CURE, needs_of
-from slimgpt.search.task import SearchTask
+from slimgpt.searching.task import SearchTask
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
 

@@ -10,7 +10,7 @@ import torch
 from tiny_llama import prune_config
 
 from slimgpt import prune
-from slimgpt.report import console
+from slimgpt.reports import console
 from slimgpt.streaming import memory
 from slimgpt.streaming.activations import ActivationRoom
 

@@ -17,7 +17,7 @@ from tiny_llama import prune_config
 from slimgpt import prune
 from slimgpt.errors import ConfigError
 from slimgpt.machine import host
-from slimgpt.report.memory import needs_lines
+from slimgpt.reports.memory import needs_lines
 from slimgpt.streaming import memory
 from slimgpt.streaming.memory import LIBRARIES, Needs, Stage
 
