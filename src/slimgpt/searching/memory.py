@@ -49,8 +49,11 @@ def _sums(layer: LayerSize) -> int:
 def _curves(layer: LayerSize) -> int:
     """Of the widest site, with its metric in two precisions and what members leave of its Hessian."""
     return max(
-        eliminating(site.num_outputs, site.num_inputs) + (FLOAT32 + FLOAT64) * site.num_outputs**2
-        for site in layer.sites
+        (
+            eliminating(site.num_outputs, site.num_inputs) + (FLOAT32 + FLOAT64) * site.num_outputs**2
+            for site in layer.sites
+        ),
+        default=0,
     )
 
 
@@ -67,6 +70,9 @@ def trying(passage: Passage, num_tokens: int, ratio: float) -> list[Stage]:
         "what enters them": inputs + targets,
         "embeddings and head": size.read(size.rest, computed),
     }
-    solver = max(eliminating(site.num_outputs, site.num_inputs) + FLOAT32 * site.num_inputs**2 for site in widest.sites)
+    solver = max(
+        (eliminating(site.num_outputs, site.num_inputs) + FLOAT32 * site.num_inputs**2 for site in widest.sites),
+        default=0,
+    )
     batch = passage.batch(widest)
     return [Stage("the search's trials", {**tried, "a batch, logits or the solver": max(logits, solver, batch)})]

@@ -22,7 +22,7 @@ def masking(passage: Passage, method: str, reads_text: bool) -> list[Stage]:
         sums = {"statistics": _sums(layer, passage.size.hidden) if reads_text else 0}
         batch = {"a batch": passage.batch(layer)} if reads_text else {}
         width = passage.size.hidden if reads_text else 0
-        masks = max(_mask(method, site.num_outputs, site.num_inputs) for site in layer.sites)
+        masks = max((_mask(method, site.num_outputs, site.num_inputs) for site in layer.sites), default=0)
         stages += [
             passage.stage("a layer's statistics", layer, width, {**sums, **batch}),
             passage.stage("a layer's masks", layer, width, {**sums, "masks": masks}),
