@@ -77,6 +77,7 @@ def drop(config: DropConfig, observer: Observer | None = None) -> DropResult:
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
         job = _prepare(config, observer.said)
+    observer.planned(job.needs, job.device)
     with job.place.work(config.force) as folder:
         with clock.timed("measure", job.device):
             turns = _measure(job, folder, observer)

@@ -20,10 +20,13 @@ from slimgpt.streaming.memory import Needs, Stage
 from slimgpt.streaming.sizes import LayerSize, SiteSize
 from slimgpt.streaming.stages import Passage, passage_of, statistics
 
-CURE = (
-    "lower --batch-size or --samples, put the activations on a disk with --offload-dir, or do without the search by "
-    "--allocation log"
-)
+CURE = "lower --batch-size or --samples, or put the activations on a disk with --offload-dir"
+WITHOUT_SEARCH = ", or do without the search by --allocation log"
+
+
+def cure(config: PruneConfig) -> str:
+    """What to do where memory is short."""
+    return CURE + (WITHOUT_SEARCH if config.searches else "")
 
 
 def needs_of(config: PruneConfig, checkpoint: Checkpoint, windows_BT: Tensor, plan: Plan, machine: Machine) -> Needs:

@@ -32,7 +32,7 @@ from slimgpt.output import record_file
 from slimgpt.output.place import Place
 from slimgpt.pruning.job import Job, Text
 from slimgpt.pruning.journal import Journal, take_up
-from slimgpt.pruning.needs import CURE, needs_of
+from slimgpt.pruning.needs import cure, needs_of
 from slimgpt.searching.task import SearchTask
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
@@ -82,7 +82,7 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
         place.check(model.path, plan.bytes_after, config.force, config.resume)
     text = _text(config, model, machine, note, say)
     needs = needs_of(config, model, text.windows_BT, plan, machine)
-    machine = _with_offloading(machine, needs, config.offload_dir, place)
+    machine = _with_offloading(machine, needs, config, place)
     fingerprint = _fingerprint(config, model, text.windows_BT, table, machine)
     journal = Journal(place.partial, fingerprint)
     finished = processes.from_leader(_begin(config, place, plan, journal) if processes.leads else None)
@@ -125,14 +125,15 @@ def _machine(
     )
 
 
-def _with_offloading(machine: Machine, needs: memory.Needs, asked: str | None, place: Place) -> Machine:
+def _with_offloading(machine: Machine, needs: memory.Needs, config: PruneConfig, place: Place) -> Machine:
     """The same, with a folder for activations where they do not fit.
 
     Raises:
         ConfigError: neither memory nor disk is large enough.
     """
-    folder, processes = path_of(asked, "--offload-dir") if asked else place.partial, machine.processes
-    memory.check(needs, machine.device, CURE, folder, processes.size_here)
+    asked, processes = config.offload_dir, machine.processes
+    folder = path_of(asked, "--offload-dir") if asked else place.partial
+    memory.check(needs, machine.device, cure(config), folder, processes.size_here)
     return replace(machine, offload_dir=folder / f"rank-{processes.rank}") if needs.offloaded else machine
 
 

@@ -48,6 +48,7 @@ def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> Sparsi
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
         job = prepare(config, observer.said)
+    observer.planned(job.needs, job.device)
     with job.place.work(config.force) as folder:
         rounds = Rounds(job, folder, observer, clock)
         final = _sparsities(job, rounds)

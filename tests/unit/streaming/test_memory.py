@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import tiny_llama
 import torch
-from tiny_llama import prune_config
 
-from slimgpt import prune
+from slimgpt import cli
 from slimgpt.errors import ConfigError
 from slimgpt.machine import host
 from slimgpt.reports.memory import needs_lines
@@ -25,6 +24,7 @@ MIB, GIB = 2**20, 2**30
 CPU = torch.device("cpu")
 CURE = "buy more"
 CAUGHT = 0.15
+WORDS = "Some words to learn, and some more of them. " * 9
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, free_memory: int, free_disk: int = 1 << 50) -> None:
@@ -120,13 +120,38 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama.save_model(tmp_path_factory.mktemp("memory") / "model")
 
 
+ASKED = {
+    "prune": ["--ratio", "0.25"],
+    "prune, not searched": ["--ratio", "0.25", "--allocation", "log"],
+    "sparsify": ["--sparsity", "0.5"],
+    "drop": ["--layers", "1"],
+    "recover": ["--data", "{rows}", "--seqlen", "32", "--max-steps", "2", "--warmup", "0"],
+}
+CURES = {
+    "prune": "lower --batch-size or --samples, or put the activations on a disk with --offload-dir, or do without the "
+    "search by --allocation log.",
+    "prune, not searched": "lower --batch-size or --samples, or put the activations on a disk with --offload-dir.",
+    "sparsify": "lower --batch-size or --samples.",
+    "drop": "lower --batch-size or --samples.",
+    "recover": "lower --micro-batch-size or --seqlen, add --gradient-checkpointing, train adapters instead of --full, "
+    "or leave the teacher on disk with --teacher-streamed.",
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
 def test_a_refused_run_leaves_nothing_and_names_its_cure(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine(monkeypatch, MIB)
-    with pytest.raises(ConfigError, match=r"of memory.*--batch-size or --samples.*--offload-dir.*--allocation log"):
-        prune(prune_config(model, tmp_path / "out"))
-    assert not list(tmp_path.iterdir())
+    rows, command = tmp_path / "rows.jsonl", asked.split(",")[0]
+    rows.write_text((json.dumps({"text": WORDS}) + "\n") * 64)
+    text = [] if command == "recover" else ["--calibration", str(rows), "--samples", "4", "--seqlen", "32"]
+    words = [word.format(rows=rows) for word in ASKED[asked]]
+    assert cli.main([command, str(model), str(tmp_path / "out"), "--device", "cpu", *text, *words]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("slimgpt: error: this run needs about ")
+    assert said.endswith(f" GiB are free: {CURES[asked]}")
+    assert list(tmp_path.iterdir()) == [rows]
 
 
 # --- what is free ----------------------------------------------------------------------------------
@@ -161,7 +186,7 @@ def test_without_such_groups_the_machine_is_what_there_is(tmp_path: Path) -> Non
 PROGRAM = "import sys; from slimgpt import cli; sys.exit(cli.main(sys.argv[1:]))"
 SHAPE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 16384, "head_dim": 64}
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 512}
-TEXT = ("--calibration", "builtin", "--samples", "16", "--seqlen", "512", "--device", "cpu")
+TEXT = ("--calibration", "{rows}", "--samples", "16", "--seqlen", "512", "--device", "cpu")
 TRAINING = ("--full", "--seqlen", "128", "--max-steps", "2", "--warmup", "1", "--batch-size", "8", "--keep", "last")
 COMMANDS = {
     "prune, searched": ["prune", "{model}", "{out}", "--ratio", "0.25", *TEXT],
@@ -180,7 +205,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_process_takes_what_it_has_announced(command: str, larger: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "out", tmp_path / "rows.jsonl"
-    rows.write_text((json.dumps({"text": "Some words to learn, and some more of them. " * 9}) + "\n") * 16)
+    rows.write_text((json.dumps({"text": WORDS}) + "\n") * 64)
     names = {"{model}": str(larger), "{out}": str(out), "{rows}": str(rows)}
     taken = peak([names.get(word, word) for word in COMMANDS[command]])
     record = json.loads((out / "slimgpt.json").read_text())
