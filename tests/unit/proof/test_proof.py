@@ -19,6 +19,7 @@ from slimgpt.config import DropConfig, ExportConfig, SparsifyConfig
 from slimgpt.depth import drop
 from slimgpt.errors import ProofError
 from slimgpt.exports import export
+from slimgpt.machine import host
 from slimgpt.output import assembly
 from slimgpt.proof import proving
 from slimgpt.proof.agreement import agreement, coarsest
@@ -308,28 +309,31 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("size", "announced", "free", "whole"),
+    ("size", "stored", "announced", "free", "whole"),
     [
-        (100, 10, 4096, True),  # small models always
-        (3000, 6000, 9000, True),
-        (3000, 5999, 9000, False),  # more than was announced
-        (3000, 6000, 5999, False),  # more than is free
-        (3000, None, 12000, True),
-        (3000, None, 11999, False),
+        (100, torch.float16, 10, 4096, True),  # small models always
+        (3000, torch.float16, 9000, 12000, True),  # the files, and their weights in float32
+        (3000, torch.float16, 8999, 12000, False),  # more than was announced
+        (3000, torch.float16, 9000, 8999, False),  # more than is free
+        (3000, torch.float16, None, 18000, True),
+        (3000, torch.float16, None, 17999, False),
+        (3000, torch.float32, 3000, 9000, True),  # the files are the weights
+        (3000, torch.float32, 2999, 9000, False),
     ],
 )
 def test_the_whole_model_is_opened_where_it_takes_no_more_than_was_announced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, announced: int | None, free: int, whole: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    stored: torch.dtype,
+    announced: int | None,
+    free: int,
+    whole: bool,
 ) -> None:
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(size * MIB)  # a hole: it takes no room
-
-    class Memory:
-        available = free * MIB
-
-    monkeypatch.setattr(proving.psutil, "virtual_memory", Memory)
-    float32 = torch.float32
-    witness = Witness(torch.empty(0), torch.empty(0), torch.device("cpu"), float32, float32, float32)
+    monkeypatch.setattr(host, "free_bytes", lambda: free * MIB)
+    witness = Witness(torch.empty(0), torch.empty(0), torch.device("cpu"), torch.float32, stored, torch.float32)
     assert proving._fits(tmp_path, witness, None if announced is None else announced * MIB) == whole
 
 
