@@ -3,6 +3,7 @@
     python benchmarks/memory_plan.py --model SmolLM2.gguf                       # all cases of a real model
     python benchmarks/memory_plan.py --shape 1B --layers 2                      # random weights of that shape
     python benchmarks/memory_plan.py --model SmolLM2.gguf --only recover
+    python benchmarks/memory_plan.py --model SmolLM2.gguf --samples 32 --only "--ratio 0.2"     # that of make demo
 
 Each case is a command in a process of its own, whose peak is what the system says of it (``ru_maxrss``). The plan is
 in the record that the command leaves. ``--float32`` computes as on a CPU that does not multiply bfloat16.
@@ -26,7 +27,7 @@ from typing import Any
 
 import scale
 
-RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).with_name("results"))
+RESULTS = Path(__file__).with_name("results")
 PROGRAM = """
 import sys
 from slimgpt import cli
@@ -50,6 +51,7 @@ class Case:
         return " ".join((self.command, *self.options))
 
 
+DEMO = ("--ratio", "0.2", "--dtype", "bfloat16")  # of examples/demo.py
 PRUNED = [
     ("--allocation", "log"),
     (),
@@ -66,6 +68,7 @@ PRUNED = [
     ("--allocation", "log", "--dtype", "bfloat16"),
     ("--allocation", "log", "--offload-dir", "{scratch}/activations"),
     ("--allocation", "log", "--batch-size", "1"),
+    DEMO,
 ]
 SPARSE = [
     ("--method", "sparsegpt", "--sparsity", "0.5"),
@@ -133,7 +136,7 @@ def measured(case: Case, model: str, text: str, options: Any) -> dict[str, Any]:
             model = dense(model, options)
         else:
             words += ["--calibration", text, "--samples", str(options.samples), "--seqlen", str(options.seqlen)]
-            words += ["--ratio", "0.25"] if case.command == "prune" else []
+            words += ["--ratio", "0.25"] if case.command == "prune" and "--ratio" not in words else []
         peak = run([case.command, model, str(out), *words, "--device", "cpu"], options.float32)
         record = json.loads((out / "slimgpt.json").read_text())
     cost = record["recovery"][-1] if case.command == "recover" else record["cost"]
@@ -143,6 +146,7 @@ def measured(case: Case, model: str, text: str, options: Any) -> dict[str, Any]:
         "float32": options.float32,
         "case": case.name,
         "tokens": f"{options.samples} x {options.seqlen}",
+        "hardware": record["cost"]["device"],
         "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
         "planned_bytes": cost["planned_host_bytes"],
         "peak_bytes": peak,

@@ -64,7 +64,7 @@ def trying(passage: Passage, num_tokens: int, ratio: float) -> list[Stage]:
     layers = 2 * (1 - ratio) * size.all_layers + widest.params
     inputs = num_tokens * size.hidden * (2 * len(size.layers) + 2) * computed.itemsize
     targets = num_tokens * KEPT_TOKENS * TARGET_BYTES
-    logits = 3 * passage.seqlen * size.vocabulary * FLOAT32
+    logits = passage.seqlen * size.vocabulary * computed.itemsize  # of one window
     tried = {
         "layers": round(layers * computed.itemsize),
         "what enters them": inputs + targets,
