@@ -39,7 +39,8 @@ test-export: setup
 	$(BIN)/pip install --quiet --editable ".[llama-cpp,onnx]"
 	$(BIN)/pytest -q -m export tests
 
-# Nightly: every file of every working folder is damaged at every stage, and recover and study are killed at many moments.
+# Nightly: every file of every working folder is damaged at every stage, recover and study are killed at many moments,
+# and what more commands announce is held against what they take.
 test-damage: setup
 	$(BIN)/pytest -q -m nightly tests
 

@@ -20,7 +20,7 @@ TARGET_BYTES = 6  # float16 and int32
 def sweeping(passage: Passage, num_tokens: int) -> list[Stage]:
     """A pass forward and back over ``num_tokens`` of this process, and the curves."""
     size, computed = passage.size, passage.computed
-    searched = replace(passage, tokens=num_tokens, written=computed, carried=computed)
+    searched = replace(_of(passage, num_tokens), written=computed, carried=computed)
     width = size.hidden * (len(size.layers) + 1)
     head = {"embeddings and head": size.read(size.rest, computed), "logits": LOGITS * LOGITS_BYTES}
     stages = [Stage("the search's head", head, activations=searched.kept(width))]
@@ -34,6 +34,11 @@ def sweeping(passage: Passage, num_tokens: int) -> list[Stage]:
             _at(searched, "the search's curves", layer, width, {**layers, "solver": _curves(layer)}),
         ]
     return stages
+
+
+def _of(passage: Passage, num_tokens: int) -> Passage:
+    """The same of so many tokens only."""
+    return replace(passage, tokens=num_tokens, batch_tokens=min(passage.batch_tokens, num_tokens))
 
 
 def _at(passage: Passage, name: str, layer: LayerSize, width: int, device: dict[str, int]) -> Stage:
@@ -74,5 +79,5 @@ def trying(passage: Passage, num_tokens: int, ratio: float) -> list[Stage]:
         (eliminating(site.num_outputs, site.num_inputs) + FLOAT32 * site.num_inputs**2 for site in widest.sites),
         default=0,
     )
-    batch = passage.batch(widest)
+    batch = _of(passage, num_tokens).batch(widest)
     return [Stage("the search's trials", {**tried, "a batch, logits or the solver": max(logits, solver, batch)})]

@@ -20,7 +20,7 @@ from slimgpt.streaming.sizes import LayerSize, ModelSize, SiteSize, model_size
 FLOAT32 = 4  # bytes
 WIDE, NARROW = 4, 4  # tensors of a gated FFN's width, and of the residual stream's, at once in a layer's forward pass
 SCORES = 3  # tensors of all attention scores, where an attention forms them
-HELD = 4  # blocks that glibc may keep of those that it does not map anew each time
+HELD = 2  # blocks that glibc may keep of those that it does not map anew each time
 IN_FLIGHT = 3  # layers on the host at once: one that is read, one at work, one that is written
 CONVEYED = 3  # batches of each kept tensor on a GPU at once: the one at work, the one that comes, the one that goes
 

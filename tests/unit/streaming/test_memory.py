@@ -191,13 +191,14 @@ Path(sys.argv[1]).write_text(Path("/proc/self/status").read_text())
 """
 SHAPE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "vocab_size": 16384, "head_dim": 64}
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 512}
-TEXT = ("--calibration", "{rows}", "--samples", "16", "--seqlen", "512", "--device", "cpu")
+TEXT = ("--calibration", "{rows}", "--samples", "8", "--seqlen", "512", "--device", "cpu")
 TRAINING = ("--full", "--seqlen", "128", "--max-steps", "2", "--warmup", "1", "--batch-size", "8", "--keep", "last")
 COMMANDS = {
     "prune, searched": ["prune", "{model}", "{out}", "--ratio", "0.25", *TEXT],
     "sparsify": ["sparsify", "{model}", "{out}", "--sparsity", "0.5", *TEXT],
     "recover": ["recover", "{model}", "{out}", "--data", "{rows}", "--device", "cpu", *TRAINING],
 }
+NIGHTLY = {"sparsify": pytest.mark.nightly, "recover": pytest.mark.nightly}
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +208,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [pytest.param(name, marks=NIGHTLY.get(name, ())) for name in COMMANDS])
 def test_a_process_takes_what_it_has_announced(command: str, larger: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "out", tmp_path / "rows.jsonl"
     rows.write_text((json.dumps({"text": WORDS}) + "\n") * 64)
@@ -216,7 +217,7 @@ def test_a_process_takes_what_it_has_announced(command: str, larger: Path, tmp_p
     record = json.loads((out / "slimgpt.json").read_text())
     cost = record["recovery"][-1] if command == "recover" else record["cost"]
     assert cost["planned_host_bytes"] == pytest.approx(taken, rel=CAUGHT)
-    assert taken - cost["planned_host_bytes"] < CAUGHT * taken
+    assert cost["peak_host_bytes"] == pytest.approx(taken, rel=0.01)
 
 
 def peak(arguments: list[str], status: Path) -> int:
