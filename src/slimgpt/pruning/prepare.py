@@ -29,9 +29,9 @@ from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
 from slimgpt.model.pruned_config import pruned_config
 from slimgpt.output import record_file
+from slimgpt.output.journal import Journal, take_up
 from slimgpt.output.place import Place
 from slimgpt.pruning.job import Job, Text
-from slimgpt.pruning.journal import Journal, take_up
 from slimgpt.pruning.needs import cure, needs_of
 from slimgpt.searching.task import SearchTask
 from slimgpt.streaming import memory

@@ -11,10 +11,10 @@ from slimgpt.reports.console import out
 from slimgpt.reports.memory import mebibytes, needs_lines
 from slimgpt.reports.progress import Stages
 from slimgpt.streaming.memory import Needs
-from slimgpt.streaming.observer import Observer
+from slimgpt.streaming.observer import StreamObserver
 
 
-class StreamProgress(Stages, Observer):
+class StreamProgress(Stages, StreamObserver):
     """What shows how a run gets on whose text goes through layer after layer, and what it will need."""
 
     def planned(self, needs: Needs, device: object) -> None:

@@ -7,7 +7,7 @@ import torch
 from slimgpt.streaming.memory import Needs
 
 
-class Observer:
+class StreamObserver:
     """What a run tells whoever watches it. Does nothing itself; the command line shows how far the run is."""
 
     def said(self, text: str) -> None:
