@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +238,26 @@ def test_every_command_proves_and_says_so(model: Path, pruned: Path, tmp_path: P
         or f"it was opened by transformers {_transformers()} as `{proof['class']}`" in card.read_text()
     )
     assert card.exists() or command == "padded"
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [("recovered", None), ("recovered", ["LlamaModel"]), ("sparse", None), ("shallower", ["LlamaModel"])],
+)
+def test_a_configuration_without_its_class_is_given_it(
+    shop: Any, model: Path, tmp_path: Path, command: str, named: list[str] | None
+) -> None:
+    from recovery_shop import options as recovery_options
+
+    nameless = Path(shutil.copytree(shop.dense if command == "recovered" else model, tmp_path / "nameless"))
+    tiny_llama.edit_config(nameless, architectures=named)
+    if command == "recovered":
+        given = recovery_options(shop, tmp_path / "out", max_steps=1, warmup=0, eval_every=1)
+        out = recover(replace(given, model=str(nameless))).path
+    else:
+        out = COMMANDS[command](nameless, nameless, tmp_path / "out").path
+    record, settings = (json.loads((out / name).read_text()) for name in ("slimgpt.json", "config.json"))
+    assert settings["architectures"] == [record["proof"]["class"]]
 
 
 def _transformers() -> str:
