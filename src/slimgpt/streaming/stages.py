@@ -91,10 +91,11 @@ class Passage:
         )
 
     def writing(self, merged_bytes: int) -> Stage:
-        """What is outside the layers, and the layers where all goes into one file (they are mapped)."""
+        """What is outside the layers, and the layers where all goes into one file of ``merged_bytes`` (they are
+        mapped)."""
+        layers = max(merged_bytes - self.size.rest * self.written.itemsize, 0)
         return Stage(
-            "writing",
-            host={"embeddings and head": self.size.read(self.size.rest, self.written), "layers": merged_bytes},
+            "writing", host={"embeddings and head": self.size.read(self.size.rest, self.written), "layers": layers}
         )
 
 
