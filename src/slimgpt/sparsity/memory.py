@@ -23,9 +23,10 @@ def masking(passage: Passage, method: str, reads_text: bool) -> list[Stage]:
         batch = {"a batch": passage.batch(layer)} if reads_text else {}
         width = passage.size.hidden if reads_text else 0
         masks = max((_mask(method, site.num_outputs, site.num_inputs) for site in layer.sites), default=0)
+        sparse = layer.params * passage.computed.itemsize  # beside the dense ones, which stay until the layer is done
         stages += [
             passage.stage("a layer's statistics", layer, width, {**sums, **batch}),
-            passage.stage("a layer's masks", layer, width, {**sums, "masks": masks}),
+            passage.stage("a layer's masks", layer, width, {**sums, "masks": masks, "sparse weights": sparse}),
         ]
     return stages
 
