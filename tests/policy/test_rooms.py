@@ -36,7 +36,7 @@ ROOMS = {
     "config": Room(2, "tyro.conf yaml"),
     "arch": Room(2, "torch transformers huggingface_hub"),
     "solvers": Room(2, "torch"),
-    "machine": Room(2, "torch transformers safetensors filelock psutil"),
+    "machine": Room(2, "torch transformers safetensors filelock psutil packaging"),
     "studies": Room(3, "pyarrow scipy yaml ray"),
     "model": Room(3, "torch transformers accelerate huggingface_hub safetensors gguf torchao"),
     "calibration": Room(4, "torch transformers safetensors datasets pyarrow zstandard psutil"),

@@ -70,6 +70,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "inspect": ("slimgpt inspect smaller",),
     "families": ("slimgpt families",),
     "generate": ('slimgpt generate smaller "Once upon a time"', 'slimgpt generate smaller "Who are you?" --chat'),
+    "compare": ('slimgpt compare MODEL smaller "The capital of France is"',),
+    "chat": ("slimgpt chat smaller", "slimgpt chat smaller --against MODEL"),
+    "doctor": ("slimgpt doctor", "slimgpt doctor --json doctor.json"),
     "export": (
         "slimgpt export smaller smaller.gguf --format gguf --outtype q8_0",
         "slimgpt export smaller padded --format padded",
