@@ -147,7 +147,7 @@ def measured(case: Case, model: str, text: str, options: Any) -> dict[str, Any]:
         "float32": options.float32,
         "case": case.name,
         "tokens": f"{options.samples} x {options.seqlen}",
-        "hardware": record["cost"]["device"],
+        "hardware": cost["device"],
         "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
         "planned_bytes": cost["planned_host_bytes"],
         "peak_bytes": peak,
@@ -208,8 +208,8 @@ def markdown(found: list[dict[str, Any]]) -> str:
         "What each command said before it started (`planned_host_bytes` of its record), and the most that its process "
         "took, as the system says (`ru_maxrss`); both with Python and its libraries. "
         f"`python benchmarks/memory_plan.py --help` says how. The plan is to hold within {CAUGHT:.0%}.\n\n"
-        "| date | model | computed in | tokens | threads | command | announced, MiB | taken, MiB | ratio |\n"
-        "|---|---|---|---|---|---|---|---|---|\n"
+        "| date | hardware | model | computed in | tokens | command | announced, MiB | taken, MiB | ratio | |\n"
+        "|---|---|---|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(f"{line(row)}\n" for row in found)
 
@@ -219,8 +219,9 @@ def line(row: dict[str, Any]) -> str:
     ratio = planned / peak
     shown = f"{ratio:.2f}" if abs(ratio - 1) <= CAUGHT else f"**{ratio:.2f}**"
     computed = "float32" if row["float32"] else "as the CPU can"
-    cells = [row["date"], row["model"], computed, row["tokens"], row["threads"], f"`{row['case']}`"]
-    return "| " + " | ".join([*cells, f"{planned / 2**20:,.0f}", f"{peak / 2**20:,.0f}", shown]) + " |"
+    cells = [row["date"], row["hardware"], row["model"], computed, row["tokens"], f"`{row['case']}`"]
+    figures = [f"{planned / 2**20:,.0f}", f"{peak / 2**20:,.0f}", shown, row.get("note", "")]
+    return "| " + " | ".join([*cells, *figures]) + " |"
 
 
 if __name__ == "__main__":
