@@ -32,7 +32,7 @@ test-fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) -m "not e2e and not export and not nightly" tests
 
 test-e2e: setup
-	$(BIN)/pytest -q -m e2e tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile -m "e2e and not nightly" tests
 
 # Nightly: compiles llama.cpp first, which takes some minutes.
 test-export: setup

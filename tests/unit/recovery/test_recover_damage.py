@@ -20,6 +20,7 @@ def world_of(shop: Shop, folder: Path, given: dict[str, Any]) -> World:
     return World(folder, run)
 
 
+@pytest.mark.nightly
 def test_whatever_is_damaged_the_output_is_the_same(shop: Shop, tmp_path: Path) -> None:
     """The best checkpoint is not the last one, and one is as needed as the other."""
     world = world_of(shop, tmp_path / "world", STOPS_EARLY)
