@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from damage import World, check, files_below, in_turn, interrupted_at, kind_of, one_of_each_kind
 from recovery_shop import Shop, options
 
