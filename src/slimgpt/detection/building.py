@@ -1,0 +1,63 @@
+"""A model of any class that transformers knows, with its parameters on the meta device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+)
+
+from slimgpt.errors import ModelError
+
+WRITES_TEXT: tuple[Any, ...] = (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+)
+
+
+def model_class(config: Any) -> Any:
+    """The class that a checkpoint says it was saved from, if transformers itself offers it for this configuration; else
+    the first one that writes text.
+
+    Raises:
+        ModelError: transformers has no class that writes text for this configuration.
+    """
+    offered = [one for mapping in WRITES_TEXT if (one := mapping.get(type(config), None)) is not None]
+    if not offered:
+        raise ModelError(f"model_type {config.model_type!r}: transformers has no class of this type that writes text.")
+    named = [one for one in offered if one.__name__ in (config.architectures or ())]
+    return (named or offered)[0]
+
+
+def empty_model(config: Any) -> Any:
+    """The model of a configuration, its parameters on the meta device, its buffers real: they are computed, not stored.
+
+    Nothing of the parameters' size is ever allocated.
+    """
+    config_class = model_class(config)
+    with torch.device("meta"):
+        model = config_class._from_config(config, dtype=torch.float32)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = torch.zeros_like(buffer, device="cpu")
+    model.initialize_weights()
+    model.tie_weights()
+    return model.eval().requires_grad_(False)
+
+
+def text_config(config: Any) -> Any:
+    """The configuration of the text decoder: the part of it, where there are others too."""
+    return config.get_text_config()
+
+
+def layers_at(model: nn.Module, path: str) -> nn.ModuleList:
+    """The list of layers at ``path``."""
+    layers = model.get_submodule(path)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
