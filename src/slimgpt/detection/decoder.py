@@ -37,11 +37,15 @@ class Call:
     output: Tensor
     returns: int
 
-    def again(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """Call the layer in the same way on another stream of as many tokens."""
+    def again(self, layer: nn.Module, hidden: Tensor) -> tuple[Any, Any]:
+        """Call the layer in the same way on another stream of as many tokens.
+
+        Returns:
+            what it returned, and its arguments as it left them.
+        """
         args, kwargs = _fresh(self.args), _fresh(dict(self.kwargs))
         result = layer(*args, **{self.named: hidden}, **kwargs) if self.named else layer(hidden, *args, **kwargs)
-        return result[0] if isinstance(result, tuple) else result
+        return result, (args, kwargs)
 
 
 def _fresh(value: Any) -> Any:
@@ -89,7 +93,10 @@ def find_decoder(model: nn.Module, ids_BT: Tensor) -> Decoder:
     path = max(outermost, key=lambda one: sum(parameter.numel() for parameter in lists[one].parameters()))
     if seen[path].order != list(range(len(lists[path]))):
         raise ModelError(f"{type(model).__name__} does not run its layers ({path}) once each and in order.")
-    return Decoder(path, tuple(calls[0] for _, calls in sorted(seen[path].calls.items())))
+    calls = tuple(calls[0] for _, calls in sorted(seen[path].calls.items()))
+    if calls[0].hidden.dim() < 3 or calls[0].hidden.shape[:2] != ids_BT.shape:
+        raise ModelError(f"{type(model).__name__} hands on several residual streams at once, not windows x tokens.")
+    return Decoder(path, calls)
 
 
 def _holds_projections(module: nn.Module) -> bool:

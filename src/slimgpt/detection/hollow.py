@@ -11,6 +11,7 @@ Shapes: O outputs of a projection · I its inputs.
 from __future__ import annotations
 
 import zlib
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,16 +20,24 @@ from transformers.pytorch_utils import Conv1D
 
 from slimgpt.arch.family import weight_OI
 
-PLAIN = (nn.Linear.forward, Conv1D.forward)
-
 
 def is_projection(module: nn.Module) -> bool:
-    """A matrix and nothing else; a switch with a single output is none."""
-    return (
-        isinstance(module, (nn.Linear, Conv1D))
-        and type(module).forward in PLAIN
-        and min(weight_OI(module).shape) > 1
-    )
+    """A matrix and perhaps a bias, nothing else; a switch with a single output is none."""
+    if not isinstance(module, (nn.Linear, Conv1D)) or min(weight_OI(module).shape) < 2:
+        return False
+    return type(module) is Conv1D or _only_multiplies(type(module))
+
+
+@cache
+def _only_multiplies(kind: Any) -> bool:
+    """Some subclasses of ``nn.Linear`` do more than it does, such as routers."""
+    if kind.forward is nn.Linear.forward:
+        return True
+    try:
+        small, x = kind(3, 2), torch.eye(3)
+        return torch.equal(small(x), nn.functional.linear(x, small.weight, small.bias))
+    except Exception:  # whatever it wants and is, it is no plain matrix
+        return False
 
 
 def is_fused_experts(module: nn.Module) -> bool:
@@ -43,19 +52,15 @@ class StandIn:
 
     Attributes:
         reads_O: which input each output reads; -1 where that input is gone.
-        answer: what to put out whatever comes in, or None.
     """
 
     def __init__(self, path: str, outputs: int, inputs: int) -> None:
         generator = torch.Generator().manual_seed(zlib.crc32(path.encode()))
         turns = [torch.randperm(inputs, generator=generator) for _ in range(-(-outputs // inputs))]
         self.reads_O = torch.cat(turns)[:outputs]
-        self.answer: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """As the projection's own forward."""
-        if self.answer is not None:
-            return self.answer
         out = x.nan_to_num(0.0).index_select(-1, self.reads_O.clamp(min=0))
         out[..., self.reads_O < 0] = 0.0
         return out
@@ -85,6 +90,6 @@ def _fill_(path: str, module: nn.Module) -> None:
             setattr(module, name, nn.Parameter(numbers, requires_grad=False))
 
 
-def stand_ins(module: nn.Module) -> dict[str, Any]:
-    """Stand-ins by the paths of their projections."""
-    return {path: one.forward for path, one in module.named_modules() if isinstance(one.__dict__.get("forward"), StandIn)}
+def is_stand_in(module: nn.Module) -> bool:
+    """A projection of a hollow model."""
+    return isinstance(module.__dict__.get("forward"), StandIn)

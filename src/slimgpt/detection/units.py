@@ -9,7 +9,7 @@ E pairs of a row and a column that it reaches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,11 +49,12 @@ def find_units(reaches: Mapping[str, Reach], num_columns: int) -> Units:
     Raises:
         NotSeparable: all columns hang together, or units do not lie one after the other.
     """
-    row_E = torch.cat([_offset(reaches, path) + reach.row_E for path, reach in reaches.items()])
-    column_E = torch.cat([reach.column_E for reach in reaches.values()])
-    part_I = connected(row_E, column_E, num_columns)
+    part_I = _parts(reaches, num_columns)
+    if int(part_I.max()) == 0:  # keys and values that serve all queries
+        reaches = {path: _asking(reach) for path, reach in reaches.items()}
+        part_I = _parts(reaches, num_columns)
     num_units = int(part_I.max()) + 1
-    if num_units < 2:
+    if num_units < 2 or not any(len(reach.row_E) for reach in reaches.values()):
         raise NotSeparable("all its inputs hang together")
     width = num_columns // num_units
     if not torch.equal(part_I, torch.arange(num_columns) // width):
@@ -75,6 +76,24 @@ def find_units(reaches: Mapping[str, Reach], num_columns: int) -> Units:
         shared=tuple(path for path, reach in reaches.items() if bool(reach.everywhere_R.any())),
         onward=any(bool(reach.onward_R.any()) for reach in reaches.values()),
     )
+
+
+def _asking(reach: Reach) -> Reach:
+    """Rows that act on their own position alone; the others serve everything."""
+    asking_E = ~reach.onward_R[reach.row_E]
+    return replace(
+        reach,
+        row_E=reach.row_E[asking_E],
+        column_E=reach.column_E[asking_E],
+        everywhere_R=reach.everywhere_R | reach.onward_R,
+    )
+
+
+def _parts(reaches: Mapping[str, Reach], num_columns: int) -> Tensor:
+    """Part of each column, by the rows of all producers."""
+    row_E = torch.cat([_offset(reaches, path) + reach.row_E for path, reach in reaches.items()])
+    column_E = torch.cat([reach.column_E for reach in reaches.values()])
+    return connected(row_E, column_E, num_columns)
 
 
 def _offset(reaches: Mapping[str, Reach], path: str) -> int:
