@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -28,7 +27,11 @@ def model_class(config: Any) -> Any:
     Raises:
         ModelError: transformers has no class that writes text for this configuration.
     """
-    offered = [one for mapping in WRITES_TEXT if (one := mapping.get(type(config), None)) is not None]
+    offered = [
+        one
+        for mapping in WRITES_TEXT
+        if (one := mapping.get(type(config), None)) is not None and isinstance(config, one.config_class)
+    ]
     if not offered:
         raise ModelError(f"model_type {config.model_type!r}: transformers has no class of this type that writes text.")
     named = [one for one in offered if one.__name__ in (config.architectures or ())]
@@ -49,15 +52,3 @@ def empty_model(config: Any) -> Any:
     model.initialize_weights()
     model.tie_weights()
     return model.eval().requires_grad_(False)
-
-
-def text_config(config: Any) -> Any:
-    """The configuration of the text decoder: the part of it, where there are others too."""
-    return config.get_text_config()
-
-
-def layers_at(model: nn.Module, path: str) -> nn.ModuleList:
-    """The list of layers at ``path``."""
-    layers = model.get_submodule(path)
-    assert isinstance(layers, nn.ModuleList)
-    return layers

@@ -75,6 +75,12 @@ class Decoder:
     path: str
     calls: tuple[Call, ...]
 
+    def layers_of(self, model: nn.Module) -> nn.ModuleList:
+        """The layers of a model of this class."""
+        layers = model.get_submodule(self.path)
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
 
 def find_decoder(model: nn.Module, ids_BT: Tensor) -> Decoder:
     """The decoder of a model that runs.

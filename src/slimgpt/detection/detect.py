@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from slimgpt.arch.family import ATTENTION, FFN, weight_OI
-from slimgpt.detection.bench import Bench
-from slimgpt.detection.building import empty_model, layers_at
-from slimgpt.detection.companions import companions
+from slimgpt.detection.building import empty_model
 from slimgpt.detection.decoder import Decoder, find_decoder
-from slimgpt.detection.findings import Detected, LayerFindings, Place, Refusal
-from slimgpt.detection.growth import Build, block_of, builder, growths
+from slimgpt.detection.findings import Detected, LayerFindings, Place
+from slimgpt.detection.growth import block_of
 from slimgpt.detection.hollow import hollow_
-from slimgpt.detection.numbers import PLAIN
-from slimgpt.detection.reach import Reach, reaches
-from slimgpt.detection.rehearsal import rehearse
-from slimgpt.detection.units import NotSeparable, Units, find_units
-from slimgpt.sites import Segment, Site
+from slimgpt.detection.look import Look
+from slimgpt.detection.signature import owned_by_one, signatures
+from slimgpt.detection.whole import arguments_vary, holding_together, why_not_streamed
 
 FEW_TOKENS = 2  # of a window, to see what reaches what
 TOKENS = 8  # of a window, to try what was found
-
-KINDS = {False: FFN, True: ATTENTION}  # by whether units act on other positions than their own
 
 
 def detect(config: Any) -> Detected:
@@ -39,226 +29,48 @@ def detect(config: Any) -> Detected:
     """
     model = empty_model(config)
     hollow_(model)
-    few, more = (find_decoder(model, torch.arange(10, 10 + tokens)[None]) for tokens in (FEW_TOKENS, TOKENS))
-    layers = layers_at(model, more.path)
-    owned = _owned_by_one(layers)
-    looks: dict[Any, LayerFindings] = {}
+    few, more = (find_decoder(model, _ids(1, tokens)) for tokens in (FEW_TOKENS, TOKENS))
+    ids_BT = _ids(2, TOKENS)
+    not_streamed = why_not_streamed(model, more, ids_BT)
+    found = holding_together(model, more, _look(model, config, few, more), ids_BT)
+    return Detected(
+        path=more.path,
+        layers=_named(found),
+        returns=more.calls[0].returns,
+        named=more.calls[0].named,
+        arguments_vary=not_streamed is None and arguments_vary(model, more, ids_BT),
+        not_streamed=not_streamed,
+    )
+
+
+def _ids(windows: int, tokens: int) -> torch.Tensor:
+    return 10 + torch.arange(windows * tokens).view(windows, tokens)
+
+
+def _look(model: Any, config: Any, few: Decoder, more: Decoder) -> list[LayerFindings]:
+    """Every layer alone; layers that are alike are looked at once, and what was found is tried in each."""
+    layers = more.layers_of(model)
+    owned = owned_by_one(layers)
+    known: dict[Any, LayerFindings] = {}
     found = []
     for index, signature in enumerate(signatures(layers)):
-        look = _Look(layers[index], index, config, few, more, owned)
-        if signature not in looks:
-            looks[signature] = look.findings()
-            found.append(looks[signature])
-        else:
-            found.append(look.confirmed(looks[signature]))
-    return Detected(more.path, tuple(found))
+        look = Look(layers[index], index, config, few, more, owned)
+        found.append(look.confirmed(known[signature]) if signature in known else look.findings())
+        known.setdefault(signature, found[-1])
+    return found
 
 
-def _owned_by_one(layers: nn.ModuleList) -> set[int]:
-    """Ids of the parameters that are in one layer only."""
-    count = Counter(number for layer in layers for number in {id(parameter) for parameter in layer.parameters()})
-    return {number for number, times in count.items() if times == 1}
-
-
-def signatures(layers: nn.ModuleList) -> list[Any]:
-    """What a layer is, but for its number and its weights: layers of one signature are looked at once."""
-    seen = [_attributes(layer) for layer in layers]
-    names = {name for attributes in seen for name in attributes}
-    numbers = {name for name in names if all(one.get(name, index) == index for index, one in enumerate(seen))}
-    return [
-        (
-            tuple((path, type(module)) for path, module in layer.named_modules()),
-            tuple((name, parameter.shape) for name, parameter in layer.named_parameters()),
-            tuple(sorted((name, repr(value)) for name, value in attributes.items() if name not in numbers)),
-        )
-        for layer, attributes in zip(layers, seen, strict=True)
-    ]
-
-
-def _attributes(layer: nn.Module) -> dict[tuple[str, str], Any]:
-    return {
-        (path, name): value
-        for path, module in layer.named_modules()
-        for name, value in vars(module).items()
-        if name not in PLAIN and isinstance(value, (bool, int, float, str, tuple, list))
-    }
-
-
-@dataclass(frozen=True)
-class _Look:
-    """At one layer."""
-
-    layer: nn.Module
-    index: int
-    config: Any
-    few: Decoder
-    more: Decoder
-    owned: set[int]
-
-    @cached_property
-    def bench(self) -> Bench:
-        """With few tokens."""
-        return Bench(self.layer, self.few.calls[self.index])
-
-    @cached_property
-    def stage(self) -> Bench:
-        """With more tokens."""
-        return Bench(self.layer, self.more.calls[self.index])
-
-    def findings(self) -> LayerFindings:
-        """Everything there is to find."""
-        places: list[Place] = []
-        refusals: list[Refusal] = []
-        for consumer, reached in self.reached().items():
-            try:
-                places.append(self.place(consumer, reached))
-            except NotSeparable as reason:
-                refusals.append(Refusal(consumer, str(reason)))
-        return LayerFindings(_named(places), tuple(refusals))
-
-    def confirmed(self, other: LayerFindings) -> LayerFindings:
-        """What was found in a layer of the same signature, as far as it holds here."""
-        kept, refusals = [], list(other.refusals)
-        for place in other.places:
-            why = rehearse(self.stage, place.site, place.growth, _trials(place.site)[0])
-            if why is None:
-                kept.append(place)
-            else:
-                refusals.append(Refusal(place.site.consumer, why))
-        return LayerFindings(tuple(kept), tuple(refusals))
-
-    def reached(self) -> dict[str, dict[str, Reach]]:
-        """By consumer, by producer: a consumer writes into the residual stream, a producer runs before it."""
-        order = self.bench.projections
-        found: dict[str, dict[str, Reach]] = {}
-        for number, producer in enumerate(order):
-            consumers = [path for path in order[number + 1 :] if self.writes(path) and not self.carries_state(path)]
-            for consumer, reach in reaches(self.bench, producer, consumers).items() if consumers else ():
-                found.setdefault(consumer, {})[producer] = reach
-        return {path: found[path] for path in order if path in found}
-
-    def writes(self, path: str) -> bool:
-        """A projection puts out as many numbers as the residual stream has."""
-        return weight_OI(self.layer.get_submodule(path)).shape[0] == self.bench.width
-
-    def carries_state(self, path: str) -> bool:
-        """A projection lies beside a convolution: a part that hands on a state of its own from token to token."""
-        beside = path.rpartition(".")[0]
-        return bool(beside) and any(isinstance(one, nn.Conv1d) for one in self.layer.get_submodule(beside).modules())
-
-    def place(self, consumer: str, reached: Mapping[str, Reach]) -> Place:
-        """The site of a consumer.
-
-        Raises:
-            NotSeparable: it has no units, or they do not hold.
-        """
-        units = find_units(reached, weight_OI(self.layer.get_submodule(consumer)).shape[1])
-        segments = (*units.producers, *companions(self.bench, consumer, units))
-        site = self.site(consumer, units, segments)
-        self.require_own(site)
-        build = self.builder()
-        whys: list[str] = []
-        for one in (site, _without_members(site)) if site.members > 1 else (site,):
-            for growth in growths(one, build, self.layer_config):
-                why = next((why for kept in _trials(one) if (why := rehearse(self.stage, one, growth, kept))), None)
-                if why is None:
-                    return Place(one, growth)
-                whys.append(why)
-        shared = f"; {', '.join(units.shared)} serve all of them" if units.shared else ""
-        raise NotSeparable(f"{whys[0]}{shared}")
-
-    def require_own(self, site: Site) -> None:
-        """Raise NotSeparable where weights of a site are those of another layer too."""
-        paths = {site.consumer, *(segment.path for segment in site.producers)}
-        tensors = [one for name, one in self.layer.named_parameters() if name.rpartition(".")[0] in paths or name in paths]
-        if any(id(one) not in self.owned for one in tensors):
-            raise NotSeparable("its weights serve several layers")
-
-    def site(self, consumer: str, units: Units, segments: Sequence[Segment]) -> Site:
-        """With a name that says its kind only."""
-        block, returns_tuple = self.answered_by(consumer)
-        heads = "KV group" if units.members > 1 else "head"
-        return Site(
-            name=KINDS[units.onward],
-            block=block,
-            consumer=consumer,
-            producers=tuple(segments),
-            num_units=units.num_units,
-            unit_width=units.unit_width,
-            members=units.members,
-            returns_tuple=returns_tuple,
-            unit=heads if units.onward else "channel",
-        )
-
-    def answered_by(self, consumer: str) -> tuple[str | None, bool]:
-        """The outermost module around a consumer that puts out what the consumer does; and whether with something else."""
-        outputs = self.stage.outputs
-        names = consumer.split(".")
-        for path in (".".join(names[:count]) for count in range(1, len(names))):
-            output = outputs.get(path)
-            pair = isinstance(output, tuple) and len(output) == 2
-            first = output[0] if pair else output
-            if isinstance(first, Tensor) and _same(first, outputs[consumer]):
-                return path, pair
-        return None, False
-
-    @property
-    def layer_config(self) -> Any:
-        """The configuration that the layer was built from."""
-        configs = (getattr(module, "config", None) for module in self.layer.modules())
-        return next((config for config in configs if config is not None), self.config.get_text_config())
-
-    def builder(self) -> Build:
-        """Layers like this one with other numbers."""
-        inside = self.layer_config
-
-        def whole(changed: Any) -> nn.Module:
-            return layers_at(empty_model(_with_inside(self.config, inside, changed)), self.more.path)[self.index]
-
-        return builder(self.layer, inside, self.index, whole)
-
-
-def _with_inside(config: Any, inside: Any, changed: Any) -> Any:
-    """The whole configuration around a changed part."""
-    if config is inside:
-        return changed
-    import copy
-
-    whole = copy.copy(config)
-    for name, value in vars(config).items():
-        if value is inside:
-            setattr(whole, name, changed)
-    return whole
-
-
-def _same(one: Tensor, other: Any) -> bool:
-    return isinstance(other, Tensor) and one.shape == other.shape and torch.equal(one, other)
-
-
-def _without_members(site: Site) -> Site:
-    producers = tuple(replace(segment, by_member=False) for segment in site.producers)
-    return replace(site, members=1, producers=producers, unit="head")
-
-
-def _trials(site: Site) -> list[Tensor]:
-    """Flags of units that stay: half of them at random, one, all but one; and half of the members of each."""
-    units = site.num_units
-    shuffled = torch.randperm(units, generator=torch.Generator().manual_seed(0))
-    half = torch.zeros(units, dtype=torch.bool).scatter_(0, shuffled[: max(1, units // 2)], True)
-    last = torch.arange(units) == units - 1
-    trials = [half, last, ~last]
-    if site.members > 1:
-        trials.append((torch.arange(site.members) < site.members // 2).repeat(units))
-    return trials
-
-
-def _named(places: Sequence[Place]) -> tuple[Place, ...]:
-    """The first of a kind by its kind alone, others by their block too."""
-    named: list[Place] = []
-    taken: set[str] = set()
-    for place in places:
+def _named(found: Sequence[LayerFindings]) -> tuple[LayerFindings, ...]:
+    """Places by their kind: the first consumer of a kind by that alone, others by their block too, the same in all layers."""
+    names: dict[str, str] = {}
+    for place in (place for of_layer in found for place in of_layer.places):
         site = place.site
-        name = site.name if site.name not in taken else f"{site.name}-{block_of(site).rpartition('.')[2] or len(taken)}"
-        taken.add(name)
-        named.append(replace(place, site=replace(site, name=name)))
-    return tuple(named)
+        taken = set(names.values())
+        if site.consumer not in names:
+            block = block_of(site).rpartition(".")[2] or site.consumer
+            names[site.consumer] = site.name if site.name not in taken else f"{site.name}-{block}"
+
+    def named(place: Place) -> Place:
+        return replace(place, site=replace(place.site, name=names[place.site.consumer]))
+
+    return tuple(replace(of_layer, places=tuple(map(named, of_layer.places))) for of_layer in found)

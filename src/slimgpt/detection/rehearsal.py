@@ -56,6 +56,21 @@ def _lost(layer: nn.Module, site: Site, units: int, members: int) -> dict[tuple[
     return lost
 
 
+def half_of(site: Site) -> Tensor:
+    """Flags of half of a site's units, at random."""
+    shuffled_N = torch.randperm(site.num_units, generator=torch.Generator().manual_seed(0))
+    return torch.zeros(site.num_units, dtype=torch.bool).scatter_(0, shuffled_N[: max(1, site.num_units // 2)], True)
+
+
+def trials(site: Site) -> list[Tensor]:
+    """Flags of units that stay: half of them at random, one, all but one; and half of the members of each."""
+    last_N = torch.arange(site.num_units) == site.num_units - 1
+    some = [half_of(site), last_N, ~last_N]
+    if site.members > 1:
+        some.append((torch.arange(site.members) < site.members // 2).repeat(site.num_units))
+    return some
+
+
 def rehearse(bench: Bench, site: Site, growth: Growth, kept_N: Tensor) -> str | None:
     """Why a layer without the units (or members) flagged False is not the layer that does not read them; None if it is."""
     hidden = bench.stream(bench.most_windows or 2)
@@ -78,16 +93,15 @@ def rehearse(bench: Bench, site: Site, growth: Growth, kept_N: Tensor) -> str | 
 
 
 def trace(bench: Bench, hidden: Tensor) -> dict[str, Tensor]:
-    """What enters every projection of a layer, what leaves the layer, and what it wrote into its arguments."""
+    """What enters every projection of a layer, and what leaves the layer."""
     seen: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for path, module in bench.layer.named_modules():
             if is_stand_in(module):
                 hook = module.register_forward_pre_hook(lambda _, args, path=path: seen.update({path: args[0]}))
                 stack.callback(hook.remove)
-        result, arguments = bench.run(hidden)
-    seen.update({f"returned {path}": one for path, one in tensors_in(result)})
-    seen.update({f"argument {path}": one for path, one in tensors_in(arguments)})
+        result, _ = bench.run(hidden)
+    seen.update({f"returned {path}": one for path, one in tensors_in(result[:1] if isinstance(result, tuple) else result)})
     return {name: one.float() if one.is_floating_point() else one for name, one in seen.items()}
 
 
