@@ -1,8 +1,8 @@
 # Copyright the slimgpt authors. Licensed under the Apache License, Version 2.0.
 """Models of any stock class whose decoder layers have sizes of their own: what plain transformers needs to load them.
 
-This file travels inside checkpoints (``auto_map`` in config.json), so it imports torch and transformers and nothing else.
-It names no model. The configuration is the stock one and one key more, ``slimgpt_layers``: where the decoder layers are,
+This file travels inside checkpoints (``auto_map`` in config.json), so it imports torch and transformers and no more. It
+names no model. The configuration is the stock one and one key more, ``slimgpt_layers``: where the decoder layers are,
 and for each of them the tensors that have other sizes than the stock constructor gives them, the attributes of modules
 that have other values, and the configuration keys that its modules see. They are applied when the stock constructor is
 done, so that parameter names and code are those of the stock model.
@@ -108,7 +108,7 @@ def _slim_config(stock: Any) -> Any:
 
 
 def _slim_model(stock: Any) -> Any:
-    def __init__(self: Any, config, *args: Any, **kwargs: Any) -> None:  # type: ignore[no-untyped-def]  # noqa: N807, ANN001
+    def __init__(self: Any, config, *args: Any, **kwargs: Any) -> None:  # type: ignore[no-untyped-def]  # noqa: N807
         stock.__init__(self, config, *args, **kwargs)
         sizes = getattr(config, LAYERS)
         for layer, own in zip(decoder_layers(self, sizes["path"]), sizes["layers"], strict=True):
@@ -135,9 +135,7 @@ def _share_conversion(stock: str, ours: str) -> None:
 
 def models_of(stock_config: Any) -> dict[str, Any]:
     """Stock model classes of a configuration class that take this very class, by the names of Auto classes."""
-    offered = {
-        auto: getattr(modeling_auto, mapping).get(stock_config, None) for auto, mapping in AUTO_CLASSES.items()
-    }
+    offered = {auto: getattr(modeling_auto, mapping).get(stock_config, None) for auto, mapping in AUTO_CLASSES.items()}
     return {auto: one for auto, one in offered.items() if getattr(one, "config_class", None) is stock_config}
 
 

@@ -48,7 +48,8 @@ SIZES = {
     ),
     **_each(
         HEAD_DIM,
-        "head_dim d_kv attention_head_dim kv_channels hybrid_head_dim global_head_dim swa_head_dim attention_kv_head_dim",
+        "head_dim d_kv attention_head_dim kv_channels hybrid_head_dim global_head_dim swa_head_dim "
+        "attention_kv_head_dim",
     ),
     **_each(
         WIDTH,
@@ -68,7 +69,8 @@ SIZES = {
     **_each(128, "max_position_embeddings n_positions max_sequence_length max_seq_len n_ctx max_seq_length"),
     **_each(
         12,
-        "sliding_window attention_window_size sliding_window_size window_size attention_chunk_size local_attention window",
+        "sliding_window attention_window_size sliding_window_size window_size attention_chunk_size local_attention "
+        "window",
     ),
     **_each(24, "q_lora_rank"),
     **_each(16, "kv_lora_rank o_lora_rank qk_head_dim index_head_dim"),
@@ -82,14 +84,15 @@ SIZES = {
     **_each(8, "linear_num_value_heads linear_key_head_dim linear_value_head_dim"),
     **_each(
         VOCABULARY,
-        "vocab_size text_vocab_size padded_vocab_size vocab_size_per_layer_input audio_vocab_size audio_token_vocab_size",
+        "vocab_size text_vocab_size padded_vocab_size vocab_size_per_layer_input audio_vocab_size "
+        "audio_token_vocab_size",
     ),
     **_each(16, "hidden_size_per_layer_input"),
     **_each(2, "num_codebooks"),
     **_each(8, "laurel_rank index_topk"),
     **_each(4, "index_n_heads"),
 }
-KV_KEYS = {name for name, size in SIZES.items() if size == KV_HEADS and ("kv" in name or "key_value" in name or "query" in name)}
+KV_KEYS = {name for name, size in SIZES.items() if size == KV_HEADS and any(part in name for part in ("kv", "key_v"))}
 VISION = {
     "hidden_size": 32,
     "embed_dim": 32,
@@ -143,7 +146,9 @@ def _size(key: str, value: Any, settings: Mapping[str, Any], layers: int | None)
     if isinstance(value, list):
         return [SIZES[key] if isinstance(one, int) else one for one in value[:LAYERS]] if len(value) == layers else None
     if key in KV_KEYS:
-        heads = next((settings[name] for name in ("num_attention_heads", "n_head", "num_heads") if name in settings), None)
+        heads = next(
+            (settings[name] for name in ("num_attention_heads", "n_head", "num_heads") if name in settings), None
+        )
         return HEADS if value == heads or settings.get("kv_lora_rank") else (1 if value == 1 else KV_HEADS)
     return SIZES[key] if isinstance(value, int) else value
 

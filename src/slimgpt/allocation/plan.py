@@ -22,11 +22,12 @@ from slimgpt.allocation.places import (
     removed_params,
 )
 from slimgpt.allocation.ratios import RANKED, SEARCHED, curves
-from slimgpt.arch.family import Family, member_params, unit_params
+from slimgpt.arch.family import Family
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.sites import Kept, Site, by_part
+from slimgpt.sites.projections import member_params, unit_params
 
 TOLERANCE = 0.003
 """How far the result may be from the asked size, as a fraction of the model, before the plan warns."""

@@ -112,8 +112,8 @@ class Bench:
 
     @contextmanager
     def saying(self, said: Mapping[str, Tensor], windows: int) -> Iterator[None]:
-        """Inside, projections say what they are told, whatever comes in: those in ``said`` that, all others what they say
-        for the first window. What is over before those start does not run at all.
+        """Inside, projections say what they are told, whatever comes in: those in ``said`` that, all others what they
+        say for the first window. What is over before those start does not run at all.
         """
         before = list(self.outputs)[: min(list(self.outputs).index(path) for path in said)]
         over = {path for path in before if not any(path.startswith(other + ".") for other in before)}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slimgpt.detection.bench import Bench
-from slimgpt.detection.hollow import is_fused_experts, is_stand_in
+from slimgpt.detection.hollow import is_fused_experts, is_stand_in, put_
 from slimgpt.detection.units import Units
 from slimgpt.sites import Segment, expand
 
@@ -32,7 +32,7 @@ def companions(bench: Bench, consumer: str, units: Units) -> tuple[Segment, ...]
 
 
 def _candidates(layer: nn.Module, num_units: int) -> list[tuple[str, int]]:
-    """Parameters outside projections and experts that could be of so many parts, with the size of their first dimension."""
+    """Parameters outside projections and experts that could be of so many parts, with their first dimension's size."""
     return [
         (f"{path}.{name}".removeprefix("."), len(parameter))
         for path, module in layer.named_modules()
@@ -58,13 +58,10 @@ def _follows(bench: Bench, consumer: str, path: str, units: Units, parts: int) -
 @contextmanager
 def poisoned(layer: Any, path: str, flags_P: Tensor) -> Iterator[None]:
     """Inside, the flagged ones of equal runs of a parameter's entries are NaN."""
-    owner, _, leaf = path.rpartition(".")
-    module = layer.get_submodule(owner)
-    whole = module.get_parameter(leaf)
-    entries_S = expand(flags_P, len(whole) // len(flags_P))
-    shown = entries_S.view(-1, *[1] * (whole.dim() - 1))
-    setattr(module, leaf, nn.Parameter(whole.data.masked_fill(shown, torch.nan), requires_grad=False))
+    whole = layer.get_parameter(path)
+    entries_S = expand(flags_P, len(whole) // len(flags_P)).view(-1, *[1] * (whole.dim() - 1))
+    put_(layer, path, whole.data.masked_fill(entries_S, torch.nan))
     try:
         yield
     finally:
-        setattr(module, leaf, whole)
+        put_(layer, path, whole.data)

@@ -61,7 +61,7 @@ def _look(model: Any, config: Any, few: Decoder, more: Decoder) -> list[LayerFin
 
 
 def _named(found: Sequence[LayerFindings]) -> tuple[LayerFindings, ...]:
-    """Places by their kind: the first consumer of a kind by that alone, others by their block too, the same in all layers."""
+    """Places by their kind: the first consumer of a kind by that alone, others by their block too."""
     names: dict[str, str] = {}
     for place in (place for of_layer in found for place in of_layer.places):
         site = place.site

@@ -57,7 +57,7 @@ class Detected:
     Attributes:
         path: module path of the decoder layers.
         layers: what was found in each.
-        returns: length of the tuple that a layer returns, the residual stream first; 0 where it returns the stream alone.
+        returns: length of the tuple that a layer returns, the residual stream first; 0 where that is all.
         named: the name by which layers get the stream; None where it comes first.
         arguments_vary: what else they get differs between windows.
         not_streamed: why layers cannot be run one at a time; None where they can.

@@ -1,4 +1,4 @@
-"""Which numbers of a layer follow its units: learned by building the class anew with other numbers in its configuration.
+"""Which numbers of a layer follow its units: learned by building it anew with other numbers in its configuration.
 
 Nothing is matched by value. Configuration keys are doubled, alone and together, until the constructor makes exactly the
 tensors that twice as many units (or members) need; what else it changed on the way are the attributes that follow.
@@ -65,8 +65,9 @@ def _between(corners: Sequence[Any], units: float, members: float) -> Any:
     if isinstance(corners[0], (list, tuple)):
         return [_between(of_one, units, members) for of_one in zip(*corners, strict=True)]
     once, twice_units, twice_members, both = corners
-    u, m = units - 1, members - 1
-    value = once + u * (twice_units - once) + m * (twice_members - once) + u * m * (both - twice_units - twice_members + once)
+    fewer = once + (units - 1) * (twice_units - once)
+    fewer_with_twice_members = twice_members + (units - 1) * (both - twice_members)
+    value = fewer + (members - 1) * (fewer_with_twice_members - fewer)
     return value if isinstance(once, float) else round(value)
 
 
@@ -193,8 +194,9 @@ def _learned(lesson: _Lesson, units: frozenset[Key], members: frozenset[Key], ex
 
 def _says_more(lesson: _Lesson, key: Key) -> bool:
     """A key has a say in other tensors than the site's: the hidden size, where heads fill it."""
-    dims, sizes, changed = dims_of(lesson.dense, lesson.site), sizes_of(lesson.dense), lesson.doubled(frozenset({key}))
-    return changed is not None and any(sizes_of(changed).get(dim) != size for dim, size in sizes.items() if dim not in dims)
+    changed = lesson.doubled(frozenset({key}))
+    made, dims = sizes_of(changed) if changed is not None else {}, dims_of(lesson.dense, lesson.site)
+    return any(made.get(dim, size) != size for dim, size in sizes_of(lesson.dense).items() if dim not in dims)
 
 
 def _alike(values: Sequence[Any]) -> bool:

@@ -2,8 +2,8 @@
 
 Which units of a layer are independent of each other is a fact about that code (norms, attention, gates, residual sums),
 whatever the weights are. So every projection is replaced by a stand-in without a matrix, which reads for each of its
-outputs one of its inputs, and every other parameter by numbers that share their memory. A model of any size, at its true
-size, then runs in the memory of its activations.
+outputs one of its inputs, and every other parameter by numbers that share their memory. A model of any size then runs
+in the memory of its activations.
 
 Shapes: O outputs of a projection · I its inputs.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from slimgpt.arch.family import weight_OI
+from slimgpt.sites.projections import weight_OI
 
 
 def is_projection(module: nn.Module) -> bool:
@@ -83,11 +83,16 @@ def hollow_(model: nn.Module) -> None:
 
 
 def _fill_(path: str, module: nn.Module) -> None:
-    for name, parameter in module.named_parameters(recurse=False):
+    for name, parameter in list(module.named_parameters(recurse=False)):
         if parameter.is_meta:
             seed = zlib.crc32(f"{path}.{name}".encode())
-            numbers = shared_memory(parameter.shape, parameter.dtype, seed)
-            setattr(module, name, nn.Parameter(numbers, requires_grad=False))
+            put_(module, name, shared_memory(parameter.shape, parameter.dtype, seed))
+
+
+def put_(module: nn.Module, path: str, numbers: Tensor) -> None:
+    """Give the parameter at ``path`` inside ``module`` other numbers."""
+    owner, _, leaf = path.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, nn.Parameter(numbers, requires_grad=False))
 
 
 def is_stand_in(module: nn.Module) -> bool:

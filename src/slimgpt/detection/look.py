@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimgpt.arch.family import ATTENTION, FFN, weight_OI
 from slimgpt.detection.bench import Bench
 from slimgpt.detection.building import empty_model
 from slimgpt.detection.companions import companions
@@ -25,7 +24,8 @@ from slimgpt.detection.growth import Build, builder, growths
 from slimgpt.detection.reach import Reach, reaches
 from slimgpt.detection.rehearsal import half_of, rehearse, trials
 from slimgpt.detection.units import NotSeparable, Units, find_units
-from slimgpt.sites import Segment, Site
+from slimgpt.sites import ATTENTION, FFN, Segment, Site
+from slimgpt.sites.projections import weight_OI
 
 KINDS = {False: FFN, True: ATTENTION}  # by whether units act on other positions than their own
 MOST_GROWTHS = 24  # that are tried for a site
@@ -117,8 +117,8 @@ class Look:
     def require_own(self, site: Site) -> None:
         """Raise NotSeparable where weights of a site are those of another layer too."""
         paths = {site.consumer, *(segment.path for segment in site.producers)}
-        tensors = [one for name, one in self.layer.named_parameters() if name.rpartition(".")[0] in paths or name in paths]
-        if any(id(one) not in self.owned for one in tensors):
+        named = self.layer.named_parameters()
+        if any(id(one) not in self.owned for name, one in named if {name, name.rpartition(".")[0]} & paths):
             raise NotSeparable("its weights serve several layers")
 
     def site(self, consumer: str, units: Units, segments: Sequence[Segment]) -> Site:
@@ -138,7 +138,7 @@ class Look:
         )
 
     def answered_by(self, consumer: str) -> tuple[str | None, bool]:
-        """The outermost module around a consumer that puts out what the consumer does; and whether with something else."""
+        """The outermost module around a consumer that puts out what the consumer does, and whether as one of two."""
         outputs = self.stage.outputs
         names = consumer.split(".")
         for path in (".".join(names[:count]) for count in range(1, len(names))):

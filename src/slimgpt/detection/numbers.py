@@ -9,15 +9,13 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
-from slimgpt.arch.family import output_dim
 from slimgpt.detection.hollow import is_projection
 from slimgpt.sites import Site
+from slimgpt.sites.projections import Rows as Dim
+from slimgpt.sites.projections import output_dim, tensors_of_rows
 
 Key = tuple[str, ...]
 """A number in a configuration: the names that lead to it, through configurations inside configurations."""
-
-Dim = tuple[str, int]
-"""A parameter's path in the layer, and one of its dimensions."""
 
 PLAIN = set(vars(nn.Module()))
 
@@ -29,7 +27,7 @@ def numbers_of(config: Any, inside: Key = ()) -> dict[Key, Any]:
         if isinstance(value, PreTrainedConfig):
             found.update(numbers_of(value, (*inside, name)))
         elif not name.startswith("_") and _is_number(value):
-            found[*inside, name] = value
+            found[(*inside, name)] = value
     return found
 
 
@@ -62,23 +60,15 @@ def dims_of(layer: nn.Module, site: Site, by_members: bool = False) -> dict[Dim,
     for segment in site.producers:
         if by_members and not segment.by_member:
             continue
-        for dim in dims_of_rows(layer, segment.path):
+        for dim in tensors_of_rows(layer, segment.path):
             grown[dim] = grown.get(dim, 0) + site.num_units * segment.rows_per_unit
     return grown
 
 
-def dims_of_rows(layer: nn.Module, path: str) -> list[Dim]:
-    """The dimensions that are cut with rows at ``path``, which names a projection or a plain parameter."""
-    modules = dict(layer.named_modules())
-    if path not in modules:
-        return [(path, 0)]
-    dims: list[Dim] = [(f"{path}.weight", output_dim(modules[path]))]
-    return dims + [(f"{path}.bias", 0)] if getattr(modules[path], "bias", None) is not None else dims
-
-
 def attributes_of(layer: nn.Module, block: str) -> dict[tuple[str, str], Any]:
-    """Numbers, and tuples and lists of them, that modules in a block hold beside their tensors; a projection's sizes are
-    those of its tensor.
+    """Numbers, and tuples and lists of them, that modules in a block hold beside their tensors.
+
+    A projection's sizes are those of its tensor.
     """
     return {
         (path, name): value

@@ -9,14 +9,14 @@ E pairs of a row and a column that it reaches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from slimgpt.arch.family import weight_OI
 from slimgpt.detection.bench import Bench
+from slimgpt.sites.projections import weight_OI
 
 NUMBERS = 1 << 21  # in the widest tensor of a pass
 
@@ -160,7 +160,7 @@ def _try(bench: Bench, producer: str, flags_BR: Tensor, consumers: Sequence[str]
     windows = bench.most_windows or len(flags_BR)
     parts = [_tried(bench, producer, flags, consumers) for flags in flags_BR.split(windows)]
     reached = {path for part in parts for path in part}
-    return {path: _Tried(*(torch.cat(one) for one in zip(*(part[path] for part in parts)))) for path in reached}
+    return {path: _Tried(*map(torch.cat, zip(*(part[path] for part in parts), strict=True))) for path in reached}
 
 
 def _tried(bench: Bench, producer: str, flags_BR: Tensor, consumers: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""Sliced = masked, tried on a layer of the hollow model: with the very sizes and attributes that a checkpoint would have.
+"""Sliced = masked, tried on a layer of the hollow model, with the sizes and attributes that a checkpoint would have.
 
 Shapes: N units of a site · I columns of its consumer · R rows of a producer · O outputs of a projection.
 """
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimgpt.arch.family import surviving_rows
 from slimgpt.detection.bench import Bench
 from slimgpt.detection.decoder import last_line
 from slimgpt.detection.growth import Growth
-from slimgpt.detection.numbers import dims_of, dims_of_rows, sizes_of
-from slimgpt.detection.hollow import StandIn, is_stand_in
+from slimgpt.detection.hollow import StandIn, is_stand_in, put_
+from slimgpt.detection.numbers import dims_of, sizes_of
 from slimgpt.modeling_by_path import resize_layer_
 from slimgpt.sites import Kept, Site
+from slimgpt.sites.projections import surviving_rows, tensors_of_rows
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -50,8 +50,12 @@ def _lost(layer: nn.Module, site: Site, units: int, members: int) -> dict[tuple[
     lost[consumer] = site.num_inputs * (whole - units * members) // whole
     for segment in site.producers:
         rows = site.num_units * segment.rows_per_unit
-        gone = rows * (whole - units * members) // whole if segment.by_member else segment.rows_per_unit * (site.num_units - units)
-        for dim in dims_of_rows(layer, segment.path):
+        gone = (
+            rows * (whole - units * members) // whole
+            if segment.by_member
+            else segment.rows_per_unit * (site.num_units - units)
+        )
+        for dim in tensors_of_rows(layer, segment.path):
             lost[dim] = lost.get(dim, 0) + gone
     return lost
 
@@ -72,7 +76,10 @@ def trials(site: Site) -> list[Tensor]:
 
 
 def rehearse(bench: Bench, site: Site, growth: Growth, kept_N: Tensor) -> str | None:
-    """Why a layer without the units (or members) flagged False is not the layer that does not read them; None if it is."""
+    """Why a layer without the units (or members) flagged False is not the layer that does not read them.
+
+    None if it is.
+    """
     hidden = bench.stream(bench.most_windows or 2)
     with unchanged(bench.layer):
         mask_(bench.layer, site, kept_N)
@@ -101,7 +108,9 @@ def trace(bench: Bench, hidden: Tensor) -> dict[str, Tensor]:
                 hook = module.register_forward_pre_hook(lambda _, args, path=path: seen.update({path: args[0]}))
                 stack.callback(hook.remove)
         result, _ = bench.run(hidden)
-    seen.update({f"returned {path}": one for path, one in tensors_in(result[:1] if isinstance(result, tuple) else result)})
+    seen.update(
+        {f"returned {path}": one for path, one in tensors_in(result[:1] if isinstance(result, tuple) else result)}
+    )
     return {name: one.float() if one.is_floating_point() else one for name, one in seen.items()}
 
 
@@ -130,9 +139,7 @@ def cut_(layer: nn.Module, site: Site, growth: Growth, kept_N: Tensor) -> None:
     rows = {path: plain[path] for path in {segment.path for segment in site.producers} if path in plain}
     resize_layer_(layer, own_sizes(layer, [(site, growth, kept)]))
     for path, whole in rows.items():
-        owner, _, leaf = path.rpartition(".")
-        survivors_S = surviving_rows(len(whole), site, path, kept_N).nonzero().squeeze(1)
-        layer.get_submodule(owner).get_parameter(leaf).data = whole.data.index_select(0, survivors_S)
+        put_(layer, path, whole.data[surviving_rows(len(whole), site, path, kept_N)])
     consumer = layer.get_submodule(site.consumer)
     consumer.forward = _reading(consumer, site.kept_columns(kept_N), renumber=True)
     for path in {segment.path for segment in site.producers} - set(rows):

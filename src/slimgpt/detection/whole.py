@@ -109,9 +109,8 @@ def _with(held: Sequence[LayerFindings], more: Sequence[Sequence[Place]]) -> lis
 def all_cut(model: nn.Module, decoder: Decoder, findings: Sequence[LayerFindings], ids_BT: Tensor) -> str | None:
     """Why the model without half of all units is not the model that does not read them; None if it is."""
     layers = decoder.layers_of(model)
-    chosen = [
-        (layer, place, half_of(place.site)) for layer, found in zip(layers, findings, strict=True) for place in found.places
-    ]
+    found_in = zip(layers, findings, strict=True)
+    chosen = [(layer, place, half_of(place.site)) for layer, found in found_in for place in found.places]
     with unchanged(model):
         for layer, place, kept_N in chosen:
             mask_(layer, place.site, kept_N)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimgpt.arch.family import output_dim, surviving_rows
 from slimgpt.config import ExportConfig
 from slimgpt.export.layout import widest_config
 from slimgpt.export.plan import Plan
@@ -26,6 +25,7 @@ from slimgpt.model.skeleton import prunable_model
 from slimgpt.output.assembly import assemble
 from slimgpt.proof import Witness, alone, run_through, short_window
 from slimgpt.sites import Site
+from slimgpt.sites.projections import output_dim, surviving_rows
 
 
 def plan_padded(checkpoint: Checkpoint, config: ExportConfig) -> Plan:

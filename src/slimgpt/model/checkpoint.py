@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from slimgpt.arch import family_of
-from slimgpt.arch.family import Family, misfits
+from slimgpt.arch.family import Family
 from slimgpt.errors import ModelError
 from slimgpt.model import generation_settings
 from slimgpt.model.belonging import check_belong, check_writes
@@ -39,6 +39,7 @@ from slimgpt.model.tokenizer import load_tokenizer
 from slimgpt.model.weights import SafetensorsWeights, Weights
 from slimgpt.modeling_slimgpt import register
 from slimgpt.sites import Site
+from slimgpt.sites.projections import misfits
 
 SAMPLE = 1024  # entries of each tensor that a fingerprint looks at
 

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from slimgpt.allocation.ranking import rank
-from slimgpt.arch.family import weight_OI
 from slimgpt.config import PruneConfig
 from slimgpt.errors import NumericalError
 from slimgpt.machine import host
@@ -27,6 +26,7 @@ from slimgpt.pruning.observer import Observer, PruneResult
 from slimgpt.pruning.prepare import config_of_plan, prepare
 from slimgpt.search import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
+from slimgpt.sites.projections import weight_OI
 from slimgpt.solvers import SOLVERS
 from slimgpt.solvers.correction import correct
 from slimgpt.solvers.members import solve_site

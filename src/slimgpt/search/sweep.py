@@ -22,12 +22,12 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slimgpt.arch.family import weight_OI
 from slimgpt.errors import NumericalError
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, head, layer_calls
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.sites import Site
+from slimgpt.sites.projections import weight_OI
 from slimgpt.solvers.linalg import to_float64
 from slimgpt.solvers.stats import InputStats
 from slimgpt.streaming.activations import ActivationRoom

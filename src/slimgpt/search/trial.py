@@ -18,7 +18,6 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from slimgpt.allocation.places import Allocation, Key, of_layer
-from slimgpt.arch.family import weight_OI
 from slimgpt.evaluation.predictions import divergence_loss, targets_of
 from slimgpt.evaluation.vocabulary import summed_loss
 from slimgpt.model import surgery
@@ -27,6 +26,7 @@ from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, lay
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.search.levels import Levels
 from slimgpt.sites import Kept, Site
+from slimgpt.sites.projections import weight_OI
 
 KEPT_TOKENS = 64  # of each of the dense model's predictions; all others count as one
 

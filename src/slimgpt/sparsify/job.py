@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from slimgpt import calibration
-from slimgpt.arch.family import projections, weight_OI
 from slimgpt.config import SparsifyConfig
 from slimgpt.errors import ConfigError
 from slimgpt.machine import devices
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
 from slimgpt.output.place import Place
+from slimgpt.sites.projections import projections, weight_OI
 from slimgpt.sparsify.masks import NEED_INPUTS
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
