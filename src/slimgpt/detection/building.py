@@ -41,11 +41,11 @@ def model_class(config: Any) -> Any:
 def empty_model(config: Any) -> Any:
     """The model of a configuration, its parameters on the meta device, its buffers real: they are computed, not stored.
 
-    Nothing of the parameters' size is ever allocated.
+    Nothing of the parameters' size is ever allocated. Attention is the plain one, whose code reads all it is told.
     """
-    config_class = model_class(config)
+    one = model_class(config)
     with torch.device("meta"):
-        model = config_class._from_config(config, dtype=torch.float32)
+        model = one._from_config(config, dtype=torch.float32, attn_implementation="eager")
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.zeros_like(buffer, device="cpu")

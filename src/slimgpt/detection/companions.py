@@ -64,4 +64,4 @@ def poisoned(layer: Any, path: str, flags_P: Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        put_(layer, path, whole.data)
+        put_(layer, path, whole)

@@ -33,6 +33,9 @@ def detect(config: Any) -> Detected:
     ids_BT = _ids(2, TOKENS)
     not_streamed = why_not_streamed(model, more, ids_BT)
     found = holding_together(model, more, _look(model, config, few, more), ids_BT)
+    if model._supports_sdpa:  # the fused attention takes other ways through the code
+        model.set_attn_implementation("sdpa")
+        found = holding_together(model, more, found, ids_BT)
     return Detected(
         path=more.path,
         layers=_named(found),

@@ -19,6 +19,7 @@ from torch import nn
 from slimgpt.detection.numbers import Key, attributes_of, dims_of, numbers_of, sizes_of, with_numbers
 from slimgpt.sites import Site
 
+MOST_SETS = 4  # of keys that are tried together
 MOST_KEYS = 3  # that follow one another's units: heads, KV heads, and the hidden size where heads fill it
 
 
@@ -132,8 +133,8 @@ def growths(site: Site, build: Build, config: Any) -> Iterator[Growth]:
     if dense is not None:
         lesson = _Lesson(site, build, dense, numbers_of(config), block_of(site))
         near = _relevant(lesson)
-        by_units = list(_doublings(lesson, near, by_members=False))
-        by_members = list(_doublings(lesson, near, by_members=True)) if site.members > 1 else [(frozenset[Key](), True)]
+        by_units = _doublings(lesson, near, by_members=False)
+        by_members = _doublings(lesson, near, by_members=True) if site.members > 1 else [(frozenset[Key](), True)]
         for exactly in (True, False):
             for (units, one), (members, other) in product(by_units, by_members):
                 if (one and other) is exactly:
@@ -164,15 +165,24 @@ def _relevant(lesson: _Lesson) -> list[Key]:
     return [key for key in lesson.numbers if matters(key)]
 
 
-def _doublings(lesson: _Lesson, near: Sequence[Key], by_members: bool) -> Iterator[tuple[frozenset[Key], bool]]:
-    """Sets of keys whose doubling makes what twice the units (or members) need; and whether it makes nothing else."""
+def _doublings(lesson: _Lesson, near: Sequence[Key], by_members: bool) -> list[tuple[frozenset[Key], bool]]:
+    """Sets of keys whose doubling makes what twice the units (or members) need; and whether it makes nothing else.
+
+    Those that leave alone what a unit is, such as its width and how it is scaled, come first.
+    """
     dims = dims_of(lesson.dense, lesson.site, by_members)
     wanted = {dim: size + dims.get(dim, 0) for dim, size in sizes_of(lesson.dense).items()}
+    attributes = attributes_of(lesson.dense, lesson.block)
+    found = []
     for keys in (frozenset(some) for count in range(1, MOST_KEYS + 1) for some in combinations(near, count)):
         changed = lesson.doubled(keys)
         made = sizes_of(changed) if changed is not None else {}
-        if all(made.get(dim) == wanted[dim] for dim in dims):
-            yield keys, made == wanted
+        if changed is not None and all(made.get(dim) == wanted[dim] for dim in dims):
+            others = attributes_of(changed, lesson.block)
+            moved = [value for name, value in attributes.items() if others.get(name) != value]
+            odd = sum(isinstance(value, float) for value in moved)
+            found.append(((made != wanted, odd, len(moved), len(keys)), (keys, made == wanted)))
+    return [answer for _, answer in sorted(found, key=lambda one: one[0])[:MOST_SETS]]
 
 
 def _learned(lesson: _Lesson, units: frozenset[Key], members: frozenset[Key], exact: bool) -> Iterator[Growth]:
@@ -188,7 +198,7 @@ def _learned(lesson: _Lesson, units: frozenset[Key], members: frozenset[Key], ex
     if len(seen) == len(corners) and alike:
         keys = {key: lesson.numbers[key] for key in units | members}
         near = {key: number for key, number in keys.items() if exact or not _says_more(lesson, key)}
-        for some in [near] if exact else [{}, near, keys]:
+        for some in [near] if exact else [near, {}, keys]:
             yield Growth(units, members, some, follow, exact)
 
 

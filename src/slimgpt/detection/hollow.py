@@ -92,7 +92,8 @@ def _fill_(path: str, module: nn.Module) -> None:
 def put_(module: nn.Module, path: str, numbers: Tensor) -> None:
     """Give the parameter at ``path`` inside ``module`` other numbers."""
     owner, _, leaf = path.rpartition(".")
-    setattr(module.get_submodule(owner), leaf, nn.Parameter(numbers, requires_grad=False))
+    parameter = numbers if isinstance(numbers, nn.Parameter) else nn.Parameter(numbers, requires_grad=False)
+    setattr(module.get_submodule(owner), leaf, parameter)
 
 
 def is_stand_in(module: nn.Module) -> bool:

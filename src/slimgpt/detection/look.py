@@ -99,6 +99,15 @@ class Look:
         Raises:
             NotSeparable: it has no units, or they do not hold.
         """
+        coupling = [path for path, reach in reached.items() if bool(reach.everywhere_R.any())]
+        try:
+            return self.tried(consumer, reached)
+        except NotSeparable as reason:
+            cause = f"; {', '.join(coupling)} serve{'s' * (len(coupling) == 1)} all of them" if coupling else ""
+            raise NotSeparable(f"{reason}{cause}") from reason
+
+    def tried(self, consumer: str, reached: Mapping[str, Reach]) -> Place:
+        """The same without the cause."""
         units = find_units(reached, weight_OI(self.layer.get_submodule(consumer)).shape[1])
         segments = (*units.producers, *companions(self.bench, consumer, units))
         site = self.site(consumer, units, segments)
@@ -111,8 +120,7 @@ class Look:
                 if why is None:
                     return Place(one, growth)
                 whys.append(why)
-        shared = f"; {', '.join(units.shared)} serve all of them" if units.shared else ""
-        raise NotSeparable(f"{whys[0]}{shared}")
+        raise NotSeparable(whys[0])
 
     def require_own(self, site: Site) -> None:
         """Raise NotSeparable where weights of a site are those of another layer too."""
