@@ -129,7 +129,7 @@ def shrunk(settings: Mapping[str, Any], text: bool = True) -> dict[str, Any]:
         elif key in SIZES:
             small[key] = _size(key, value, settings, layers)
         elif isinstance(value, list) and len(value) == layers:
-            small[key] = first_of_each_kind(value, LAYERS)
+            small[key] = first_of_each_kind(value, LAYERS if text else VISION["num_hidden_layers"])
         elif key in ("rope_parameters", "rope_scaling"):
             small[key] = _rope(value)
     return {key: value for key, value in small.items() if value is not None}
@@ -183,11 +183,93 @@ def _update(settings: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         if isinstance(value, Mapping) and isinstance(settings.get(key), dict) and not key.startswith("rope"):
             _update(settings[key], value)
+        elif value is None:
+            settings.pop(key, None)
         else:
             settings[key] = value
 
 
-SPECIAL: dict[str, dict[str, Any]] = {}
+def _rotary(**more: Any) -> dict[str, Any]:
+    return {"rope_type": "default", "rope_theta": 10000.0, **more}
+
+
+_THREE = {"rope_parameters": _rotary(mrope_section=[2, 1, 1])}
+_THREE_OF_HALF = {"rope_parameters": _rotary(mrope_section=[1, 1, 0], partial_rotary_factor=0.5)}
+_EXPERTS = {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+_MAMBA = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
+
+SPECIAL: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1, 3], "layer_types": None, "layers_block_type": None},
+    "codegen": {"rotary_dim": 4},
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _rotary()}, "layer_types": ["full_attention"] * 4},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 4, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": WIDTH, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": HIDDEN},
+    },
+    "deepseek_v2": {**_EXPERTS, "first_k_dense_replace": 1, "topk_method": "greedy"},
+    "deepseek_v3": {"first_k_dense_replace": 1},
+    "dots1": {**_EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "gemma3n_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_kv_shared_layers": 2,
+        "intermediate_size": [WIDTH] * 4,
+        "activation_sparsity_pattern": [0.5, 0.0, 0.5, 0.0],
+    },
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
+    "gemma4_text": {"num_kv_shared_layers": 2},
+    "glm46v": {"text_config": _THREE},
+    "glm4v": {"text_config": _THREE},
+    "glm4v_moe": {"text_config": _THREE_OF_HALF},
+    "glm5_next": {"text_config": {"index_topk": 16}},
+    "glm_ocr": {"text_config": _THREE},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "gptj": {"rotary_dim": 4},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "hunyuan_v1_dense": {"head_dim": HEAD_DIM},
+    "hunyuan_v1_moe": {"head_dim": HEAD_DIM, "num_experts": 4, "moe_topk": 2, "num_shared_expert": 1},
+    "hunyuan_vl": {"text_config": {"head_dim": HEAD_DIM}},
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "layer_types": None,
+    },
+    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"], "num_dense_layers": 1},
+    "llama4": {"text_config": {"no_rope_layers": [1, 1, 1, 0], "moe_layers": [1, 3]}},
+    "llama4_text": {"no_rope_layers": [1, 1, 1, 0], "moe_layers": [1, 3]},
+    "mamba2": {"head_dim": 16},
+    "ministral": {"head_dim": HEAD_DIM},
+    "nemotron": {"num_key_value_heads": KV_HEADS},
+    "paddleocr_vl": {"text_config": _THREE},
+    "qwen2_5_omni_thinker": {"text_config": _THREE},
+    "qwen2_5_vl": {"text_config": _THREE},
+    "qwen2_vl": {"text_config": _THREE},
+    "qwen3_omni_moe_thinker": {"text_config": _THREE},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+        "hc_lowrank": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    "reformer": {"is_decoder": True},
+    "step3p7": {"text_config": {"sliding_window": 12}},
+    "zamba": {"attention_hidden_size": 128, "attention_head_dim": 16, "layers_block_type": _MAMBA},
+    "zamba2": {
+        "attention_hidden_size": 128,
+        "attention_head_dim": 16,
+        "n_mamba_heads": 8,
+        "mamba_headdim": 16,
+        "layers_block_type": _MAMBA,
+        "hybrid_layer_ids": [1, 3],
+        "adapter_rank": 16,
+    },
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 32},
+}
 """By type: what shrinking key by key gets wrong."""
 
 

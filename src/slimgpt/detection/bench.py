@@ -110,6 +110,17 @@ class Bench:
         """Those that run once, in the order in which they do."""
         return [path for path in self.outputs if is_stand_in(self.layer.get_submodule(path))]
 
+    @cached_property
+    def writers(self) -> list[str]:
+        """Projections whose outputs go into the residual stream, and not through another projection alone."""
+        return [path for path in self.projections if self._writes(path)]
+
+    def _writes(self, path: str) -> bool:
+        with self.saying({path: torch.full_like(self.outputs[path], torch.nan)}, 1):
+            result, _ = self.run(self.stream(1))
+        stream = result[0] if isinstance(result, tuple) else result
+        return bool(stream.isnan().any())
+
     @contextmanager
     def saying(self, said: Mapping[str, Tensor], windows: int) -> Iterator[None]:
         """Inside, projections say what they are told, whatever comes in: those in ``said`` that, all others what they

@@ -27,11 +27,9 @@ def model_class(config: Any) -> Any:
     Raises:
         ModelError: transformers has no class that writes text for this configuration.
     """
-    offered = [
-        one
-        for mapping in WRITES_TEXT
-        if (one := mapping.get(type(config), None)) is not None and isinstance(config, one.config_class)
-    ]
+    found = [one for mapping in WRITES_TEXT if (one := mapping.get(type(config), None)) is not None]
+    inside = type(config.get_text_config())
+    offered = [one for one in found if inside is type(config) or one.config_class is not inside]
     if not offered:
         raise ModelError(f"model_type {config.model_type!r}: transformers has no class of this type that writes text.")
     named = [one for one in offered if one.__name__ in (config.architectures or ())]

@@ -77,16 +77,13 @@ class Look:
     def reached(self) -> dict[str, dict[str, Reach]]:
         """By consumer, by producer: a consumer writes into the residual stream, a producer runs before it."""
         order = self.bench.projections
+        writers = [path for path in self.bench.writers if not self.carries_state(path)]
         found: dict[str, dict[str, Reach]] = {}
         for number, producer in enumerate(order):
-            consumers = [path for path in order[number + 1 :] if self.writes(path) and not self.carries_state(path)]
+            consumers = [path for path in order[number + 1 :] if path in writers]
             for consumer, reach in reaches(self.bench, producer, consumers).items() if consumers else ():
                 found.setdefault(consumer, {})[producer] = reach
         return {path: found[path] for path in order if path in found}
-
-    def writes(self, path: str) -> bool:
-        """A projection puts out as many numbers as the residual stream has."""
-        return weight_OI(self.layer.get_submodule(path)).shape[0] == self.bench.width
 
     def carries_state(self, path: str) -> bool:
         """A projection lies beside a convolution: a part that hands on a state of its own from token to token."""
