@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Hostile files of every kind that `make fuzz` tries; test-fast tries 200.
 FUZZ ?= 3000
 
-.PHONY: setup test test-fast test-e2e test-export fuzz check demo clean
+.PHONY: setup test test-fast test-e2e test-export test-damage fuzz check demo clean
 
 setup: .venv/ready
 
@@ -29,7 +29,7 @@ check: setup
 	$(BIN)/pytest -q tests/policy
 
 test-fast: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) -m "not e2e and not export" tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) -m "not e2e and not export and not nightly" tests
 
 test-e2e: setup
 	$(BIN)/pytest -q -m e2e tests
@@ -38,6 +38,10 @@ test-e2e: setup
 test-export: setup
 	$(BIN)/pip install --quiet --editable ".[llama-cpp,onnx]"
 	$(BIN)/pytest -q -m export tests
+
+# Nightly: every file of every working folder is damaged at every stage, and recover and study are killed at many moments.
+test-damage: setup
+	$(BIN)/pytest -q -m nightly tests
 
 # An hour or two: what is damaged on purpose is refused in one line, or read; nothing hangs, connects or runs code.
 fuzz: setup

@@ -14,7 +14,7 @@ from recovery_shop import SETTINGS, Shop
 from study_shop import write_recipe
 from zygote import WRITES, How, Outcome, Zygote, last_of_each
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.nightly
 
 NUM_DEATHS = 20
 VARIANTS: dict[str, dict[str, Any]] = {

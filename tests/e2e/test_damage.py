@@ -19,9 +19,9 @@ from slimgpt.pruning.driver import prune
 from slimgpt.pruning.observer import Observer
 from slimgpt.recovery import recover, save
 from slimgpt.recovery.run import Unwatched
-from slimgpt.study import run_study, table
+from slimgpt.studies import run_study, table
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.nightly
 
 HEADERS = {"out.partial/journal.json", "search/curves.json", "out/study.json"}
 """Nobody can tell what they were: damage to them may be refused."""
@@ -86,7 +86,7 @@ def test_prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str,
             folder, lambda resume: prune(tiny_llama.prune_config(model, folder / "out", resume=resume, **asked))
         )
 
-    holds(world(), world(seed=1), tmp_path, [(Observer, "stage"), (place, "publish")])
+    holds(world(), world(seed=1), tmp_path, [(Observer, "stage"), (place.Place, "publish")])
 
 
 @pytest.mark.parametrize("given", RECOVERING.values(), ids=list(RECOVERING))
@@ -97,7 +97,7 @@ def test_recover(shop: Shop, tmp_path: Path, given: dict[str, Any]) -> None:
         asked = {"max_steps": 4, **placed(given, WORLD=folder, DENSE=shop.dense), **changes}
         return World(folder, lambda resume: recover(options(shop, folder / "out", resume=resume, **asked)))
 
-    stops = [(Unwatched, "taught"), (Unwatched, "stepped"), (save, "write"), (place, "publish")]
+    stops = [(Unwatched, "taught"), (Unwatched, "stepped"), (save, "write"), (place.Place, "publish")]
     holds(world(), world(seed=1), tmp_path, stops)
 
 

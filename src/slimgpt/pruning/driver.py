@@ -24,7 +24,7 @@ from slimgpt.pruning.finish import finish
 from slimgpt.pruning.job import Job
 from slimgpt.pruning.observer import Observer, PruneResult
 from slimgpt.pruning.prepare import config_of_plan, prepare
-from slimgpt.search import read_metric, search
+from slimgpt.searching import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.sites.projections import weight_OI
 from slimgpt.solvers import SOLVERS

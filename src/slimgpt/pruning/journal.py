@@ -44,7 +44,7 @@ class Journal:
         """
         header = self._folder / HEADER
         if not header.is_file():
-            if any(file.name != LOCK for file in self._folder.iterdir()):
+            if any(file.name != LOCK and file.suffix != ".tmp" for file in self._folder.iterdir()):
                 warn(f"{header} is gone: nothing that lies beside it counts, and the run starts anew.")
             self.discard()  # layers whose header is gone may also belong to a run that was being dropped
             seal(header, self.fingerprint, HEADER)

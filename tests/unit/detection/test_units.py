@@ -102,7 +102,9 @@ def test_tensors_that_all_units_share_are_no_companions() -> None:
 
 def test_a_norm_before_the_block_is_no_producer() -> None:
     bench = on_bench(Attention(keys=3, queries=1), Gated(7))
-    assert set(bench.projections) == {f"attention.{name}" for name in "qkvo"} | {f"ffn.{n}" for n in ("gate", "up", "down")}
+    assert set(bench.projections) == {f"attention.{name}" for name in "qkvo"} | {
+        f"ffn.{n}" for n in ("gate", "up", "down")
+    }
     assert reaches(bench, "attention.v", ["ffn.down"]) == {}
 
 
