@@ -60,6 +60,8 @@ def __getattr__(name: str) -> Any:
 
 @when_imported("transformers.models.auto.modeling_auto")
 def _teach_transformers(module: Any) -> None:
-    from slimgpt.modeling_slimgpt import register
+    from slimgpt import modeling_by_path, modeling_slimgpt
 
-    register()
+    for ours in (modeling_slimgpt, modeling_by_path):
+        if hasattr(ours, "register"):  # else it is its own import that has come to transformers
+            ours.register()

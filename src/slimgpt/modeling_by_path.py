@@ -15,10 +15,10 @@ from functools import cache
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 PREFIX = "slimgpt_"
@@ -64,15 +64,39 @@ def resize_layer_(layer: nn.Module, own: dict[str, Any]) -> None:
         empty = torch.empty(shape, dtype=old.dtype, device=old.device)
         setattr(module, leaf, nn.Parameter(empty, requires_grad=old.requires_grad))
         _restate_sizes_(module)
+    state_sizes_(layer, own)
+
+
+def state_sizes_(layer: nn.Module, own: dict[str, Any]) -> None:
+    """The same of what is no tensor. Safe to call again.
+
+    Raises:
+        ValueError: something else than numbers is to be set, or in place of something else.
+    """
     for path, values in own.get("attributes", {}).items():
+        module = layer.get_submodule(path)
         for name, value in values.items():
-            setattr(layer.get_submodule(path), name, tuple(value) if isinstance(value, list) else value)
+            if not _are_numbers(value) or not _are_numbers(getattr(module, name, None)):
+                raise ValueError(f"{path}.{name} cannot be set to {value!r}")
+            setattr(module, name, tuple(value) if isinstance(value, list) else value)
     if keys := own.get("config"):
-        configured = [module for module in layer.modules() if getattr(module, "config", None) is not None]
-        kinds = [type(module.config) for module in configured]
-        for module, kind in zip(configured, kinds, strict=True):
-            if kind is kinds[0]:
-                module.config = OwnSizes(module.config, keys)
+        if not _are_numbers(list(keys.values())):
+            raise ValueError(f"a layer's configuration cannot say {keys!r}")
+        configured: list[Any] = [one for one in layer.modules() if getattr(one, "config", None) is not None]
+        shared = [_shared(module.config) for module in configured]
+        for module, config in zip(configured, shared, strict=True):
+            if type(config) is type(shared[0]):
+                module.config = OwnSizes(config, keys)
+
+
+def _shared(config: Any) -> Any:
+    return config.shared if isinstance(config, OwnSizes) else config
+
+
+def _are_numbers(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_are_numbers, value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _restate_sizes_(module: Any) -> None:
@@ -95,11 +119,15 @@ def decoder_layers(model: Any, path: str) -> Any:
 
 
 @cache
-def slim_class(stock: Any) -> Any:
-    """The class of ours that goes with a stock configuration or model class, made once and kept in this module."""
+def _slim_class(stock: Any) -> Any:
     made = _slim_config(stock) if issubclass(stock, PreTrainedConfig) else _slim_model(stock)
     globals()[made.__name__] = made
     return made
+
+
+def slim_class(stock: Any) -> Any:
+    """The class of ours that goes with a stock configuration or model class, made once and kept in this module."""
+    return _slim_class(stock)
 
 
 def _slim_config(stock: Any) -> Any:
@@ -133,9 +161,15 @@ def _share_conversion(stock: str, ours: str) -> None:
         register_checkpoint_conversion_mapping(ours, conversion, overwrite=True)
 
 
+def _auto_lists() -> Any:
+    """transformers' lists of classes; they are imported as late as this, for slimgpt looks at this file when they are."""
+    return importlib.import_module("transformers.models.auto.modeling_auto")
+
+
 def models_of(stock_config: Any) -> dict[str, Any]:
     """Stock model classes of a configuration class that take this very class, by the names of Auto classes."""
-    offered = {auto: getattr(modeling_auto, mapping).get(stock_config, None) for auto, mapping in AUTO_CLASSES.items()}
+    lists = _auto_lists()
+    offered = {auto: getattr(lists, mapping).get(stock_config, None) for auto, mapping in AUTO_CLASSES.items()}
     return {auto: one for auto, one in offered.items() if getattr(one, "config_class", None) is stock_config}
 
 
@@ -165,15 +199,17 @@ def register_type(stock_config: Any) -> None:
     ours = slim_class(stock_config)
     CONFIG_MAPPING.register(ours.model_type, ours, exist_ok=True)
     for auto, stock in models_of(stock_config).items():
-        getattr(modeling_auto, auto).register(ours, slim_class(stock), exist_ok=True)
+        getattr(transformers, auto).register(ours, slim_class(stock), exist_ok=True)
 
 
 def register() -> None:
     """Teach transformers' AutoConfig every type that writes text, so that no remote code is needed."""
+    lists = _auto_lists()
     for model_type in {
-        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-        *modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+        *lists.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        *lists.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        *lists.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     }:
         if PREFIX + model_type not in CONFIG_MAPPING:
-            CONFIG_MAPPING.register(PREFIX + model_type, Door, exist_ok=True)
+            mapping: Any = CONFIG_MAPPING
+            mapping.register(PREFIX + model_type, Door, exist_ok=True)

@@ -33,6 +33,8 @@ ROOMS = {
     "errors": Room(1),
     "sites": Room(1, "torch"),
     "modeling_slimgpt": Room(1, "torch transformers huggingface_hub"),
+    "modeling_by_path": Room(1, "torch transformers"),
+    "detection": Room(2, "torch transformers"),
     "config": Room(2, "tyro.conf yaml"),
     "arch": Room(2, "torch transformers huggingface_hub"),
     "solvers": Room(2, "torch"),

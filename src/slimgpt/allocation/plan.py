@@ -147,10 +147,14 @@ def along(
 def places_of(checkpoint: Checkpoint) -> tuple[Place, ...]:
     """What a model has: the parts of its layers in order, and what is beside them."""
     layers: list[tuple[int | None, nn.Module]] = [*enumerate(checkpoint.layers), (None, checkpoint.skeleton)]
-    return tuple(_place(index, module, sites) for index, module in layers for sites in by_part(checkpoint.sites(index)))
+    return tuple(
+        _place(index, module, sites, checkpoint.family.blocks_go)
+        for index, module in layers
+        for sites in by_part(checkpoint.sites(index))
+    )
 
 
-def _place(index: int | None, module: nn.Module, sites: Sequence[Site]) -> Place:
+def _place(index: int | None, module: nn.Module, sites: Sequence[Site], blocks_go: bool) -> Place:
     """Sites of one part lose a unit together."""
     first = sites[0]
     per_unit = sum(unit_params(module, site) for site in sites)
@@ -164,7 +168,7 @@ def _place(index: int | None, module: nn.Module, sites: Sequence[Site]) -> Place
         fine=first.fine,
         unit=first.unit,
         cache_values=sum(site.cache_values for site in sites),
-        block_params=_block_params(module, first, per_unit),
+        block_params=_block_params(module, first, per_unit) if blocks_go else None,
     )
 
 

@@ -39,12 +39,18 @@ class Family:
         sites_beside: ``sites_beside(config)``: sites that the model has behind its layers, with paths in the causal LM
             and without a block.
         resized_beside: ``resized_beside(config, kept)``: configuration keys of the model when those are cut.
+        layer_config: ``layer_config(config, index)``: what ``sites`` and ``resized`` are asked with.
+        own_sizes: ``own_sizes(layer_config, kept)``: what :mod:`slimgpt.modeling_by_path` builds that layer from; None
+            where ``resized`` says it all, to :mod:`slimgpt.modeling_slimgpt`.
+        stays: ``stays(layer_config)``: what cannot go in that layer, and why, by module path.
+        returns: length of the tuple that a layer returns, the residual stream first; 0 where that is all.
+        blocks_go: a layer runs without one of its blocks.
     """
 
     model_type: str
     layers: str
     sites: Callable[[Any], tuple[Site, ...]]
-    resized: Callable[[Any, Mapping[str, Kept]], dict[str, int]]
+    resized: Callable[[Any, Mapping[str, Kept]], dict[str, Any]]
     stock_config: Callable[[Mapping[str, Any]], Any]
     pruned: Mapping[str, str]
     spellings: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +60,16 @@ class Family:
     prepare: Callable[[nn.Module], None] = lambda layer: None
     sites_beside: Callable[[Any], tuple[Site, ...]] = lambda config: ()
     resized_beside: Callable[[Any, Mapping[str, Kept]], dict[str, int]] = lambda config, kept: {}
+    layer_config: Callable[[Any, int], Any] = lambda config, index: config.per_layer_config[index]
+    own_sizes: Callable[[Any, Mapping[str, Kept]], dict[str, Any]] | None = None
+    stays: Callable[[Any], Mapping[str, str]] = lambda layer_config: {}
+    returns: int = 0
+    blocks_go: bool = True
+
+    @property
+    def tested(self) -> bool:
+        """A file of ours describes it, and tests of ours hold it to that; else its description has been detected."""
+        return self.own_sizes is None
 
 
 def head_dim(config: Any) -> int:

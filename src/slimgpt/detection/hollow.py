@@ -25,7 +25,8 @@ def is_projection(module: nn.Module) -> bool:
     """A matrix and perhaps a bias, nothing else; a switch with a single output is none."""
     if not isinstance(module, (nn.Linear, Conv1D)) or min(weight_OI(module).shape) < 2:
         return False
-    return type(module) is Conv1D or _only_multiplies(type(module))
+    kind: Any = type(module)
+    return kind is Conv1D or _only_multiplies(kind)
 
 
 @cache

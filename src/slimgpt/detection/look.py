@@ -144,7 +144,7 @@ class Look:
 
     def answered_by(self, consumer: str) -> tuple[str | None, bool]:
         """The outermost module around a consumer that puts out what the consumer does, and whether as one of two."""
-        outputs = self.stage.outputs
+        outputs: Any = self.stage.outputs
         names = consumer.split(".")
         for path in (".".join(names[:count]) for count in range(1, len(names))):
             output = outputs.get(path)

@@ -27,7 +27,7 @@ def numbers_of(config: Any, inside: Key = ()) -> dict[Key, Any]:
         if isinstance(value, PreTrainedConfig):
             found.update(numbers_of(value, (*inside, name)))
         elif not name.startswith("_") and _is_number(value):
-            found[(*inside, name)] = value
+            found.update({(*inside, name): value})
     return found
 
 

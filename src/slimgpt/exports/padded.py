@@ -67,7 +67,7 @@ def _write(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, folder: Path
 def _padded_layer(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, index: int) -> dict[str, Tensor]:
     layer = skeleton.get_submodule(checkpoint.family.layers)[index]  # type: ignore[index]
     state = checkpoint.layer_state(index)
-    wide_sites = checkpoint.family.sites(stock.per_layer_config[index])
+    wide_sites = checkpoint.family.sites(checkpoint.family.layer_config(stock, index))
     for site, wide in zip(checkpoint.sites(index), wide_sites, strict=True):
         if site.num_inputs < wide.num_inputs:
             state.update(pad_site(layer, wide, state, site))

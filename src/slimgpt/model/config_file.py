@@ -13,11 +13,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from transformers import CONFIG_MAPPING
-
-from slimgpt.arch import family_of
 from slimgpt.errors import ModelError, last_line, shown
 from slimgpt.machine.json_files import read_object
+from slimgpt.model.families import config_class, require_type
 from slimgpt.model.reading import border
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
@@ -82,7 +80,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{file} is not a JSON object: {last_line(error)}. Download it again.") from error
     if not isinstance(settings.get("model_type"), str):
         settings["model_type"] = str(settings.get("model_type"))
-    family_of(_ModelType(_type_in_transformers(settings)))  # in our words, not in transformers'
+    require_type(_type_in_transformers(settings))
     return settings
 
 
@@ -149,20 +147,20 @@ def make_config(folder: Path, settings: Mapping[str, Any]) -> Any:
         ModelError: it cannot.
     """
     _refuse_odd(folder, settings)
-    config_class: Any = CONFIG_MAPPING[settings["model_type"]]
+    kind = config_class(settings["model_type"])
     with border(f"{folder}: {CONFIG} is not valid", MEND):
-        config = config_class(**_its_own(settings, config_class), name_or_path=str(folder))
+        config = kind(**_its_own(settings, kind), name_or_path=str(folder))
         config.to_dict()
     return config
 
 
-def _its_own(settings: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
+def _its_own(settings: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     """The settings without what is ours to choose, and without names that would stand before a method's."""
-    settable = {*(field.name for field in dataclasses.fields(config_class)), *PROPERTIES}
+    settable = {*(field.name for field in dataclasses.fields(kind)), *PROPERTIES}
     return {
         key: value
         for key, value in settings.items()
-        if key not in OURS_TO_CHOOSE and (key in settable or not hasattr(config_class, key))
+        if key not in OURS_TO_CHOOSE and (key in settable or not hasattr(kind, key))
     }
 
 
@@ -205,8 +203,3 @@ def _type_in_transformers(settings: Mapping[str, Any]) -> str:
     """A Mistral whose layers differ in kind is a Ministral to transformers' AutoConfig."""
     model_type = str(settings["model_type"])
     return "ministral" if model_type == "mistral" and "layer_types" in settings else model_type
-
-
-@dataclasses.dataclass(frozen=True)
-class _ModelType:
-    model_type: str

@@ -61,14 +61,19 @@ def head(
 def _behind_layers(checkpoint: Checkpoint, hidden_BTD: Tensor) -> Tensor:
     """The logits that the skeleton makes of what leaves its last layer."""
     skeleton: Any = checkpoint.skeleton
-    first, *others = checkpoint.layers
+    (first, *others), returns = checkpoint.layers, checkpoint.family.returns
     with ExitStack() as stack:
-        stack.enter_context(forward_replaced(first, lambda *args, **kwargs: hidden_BTD))
+        stack.enter_context(forward_replaced(first, lambda *args, **kwargs: _returned(hidden_BTD, returns)))
         for layer in others:
-            stack.enter_context(forward_replaced(layer, lambda hidden, *args, **kwargs: hidden))
+            stack.enter_context(forward_replaced(layer, lambda hidden, *args, **kwargs: _returned(hidden, returns)))
         any_ids = torch.zeros(hidden_BTD.shape[:2], dtype=torch.int64, device=hidden_BTD.device)
         result: Tensor = skeleton(input_ids=any_ids, use_cache=False).logits
         return result
+
+
+def _returned(hidden: Tensor, returns: int) -> Any:
+    """As a layer gives it back that returns so many things (0: the stream alone)."""
+    return (hidden, *[None] * (returns - 1)) if returns else hidden
 
 
 @contextmanager
@@ -148,15 +153,16 @@ def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     setattr(model.get_submodule(path), leaf, parameter)
 
 
-def layer_calls(body: nn.Module, layers: nn.ModuleList, window_BT: Tensor) -> list[Call]:
+def layer_calls(body: nn.Module, checkpoint: Checkpoint, window_BT: Tensor) -> list[Call]:
     """What the body passes to each of its layers beside the residual stream."""
     calls: list[Call] = []
+    layers, returns = checkpoint.layers, checkpoint.family.returns
 
-    def recorder(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def recorder(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         calls.append((args, kwargs))
         if len(calls) == len(layers):
             raise Stop
-        return hidden
+        return _returned(hidden, returns)
 
     with ExitStack() as stack:
         for layer in layers:

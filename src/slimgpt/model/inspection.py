@@ -21,7 +21,7 @@ def inspect_model(model: str) -> dict[str, Any]:
         "model": model,
         "family": checkpoint.config.model_type,
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
-        "hidden_size": checkpoint.config.hidden_size,
+        "hidden_size": checkpoint.width,
         "layers": [_layer(checkpoint, index) for index in range(len(checkpoint.layers))],
         "parameters": _parts(checkpoint),
     }

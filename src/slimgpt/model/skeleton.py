@@ -38,7 +38,7 @@ def prunable_model(config: Any, family: Family, build: Callable[[Any], nn.Module
     """
     model = build(config)
     for index, layer in enumerate(model.get_submodule(family.layers).children()):
-        family.sites(config.per_layer_config[index])  # says what is wrong before anything looks for it
+        family.sites(family.layer_config(config, index))  # says what is wrong before anything looks for it
         family.prepare(layer)
     return model
 

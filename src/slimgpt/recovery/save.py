@@ -62,7 +62,7 @@ def _copy_the_rest(source: Path, folder: Path, config: Any) -> None:
             shutil.copyfile(source / name, folder / name)
     copy_companions(source, folder, replace=True)
     if is_per_layer(config):
-        add_modelling_file(folder)
+        add_modelling_file(folder, config)
 
 
 def _record(job: Job, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Sweep:
         self._seeds_B = seeds_B
         self._stage = stage
         self._progress = progress
-        shape = (*windows_BT.shape, checkpoint.config.hidden_size)
+        shape = (*windows_BT.shape, checkpoint.width)
         self._inputs = [room.empty(f"input-{index}", shape) for index in range(len(checkpoint.layers) + 1)]
         self._batches = [
             slice(start, min(start + batch_size, len(windows_BT))) for start in range(0, len(windows_BT), batch_size)
@@ -109,7 +109,9 @@ class Sweep:
         """Fill the inputs of all layers. (Inference mode would make tensors that no backward pass may use.)"""
         with embeddings(self._checkpoint, self._windows_BT.unique(), self._dtype) as body:
             layers = self._checkpoint.layers
-            self._calls: list[Call] = send_to_device(layer_calls(body, layers, self._windows_BT[:1]), self._device)
+            self._calls: list[Call] = send_to_device(
+                layer_calls(body, self._checkpoint, self._windows_BT[:1]), self._device
+            )
             for rows in self._batches:
                 self._inputs[0][rows] = first_input(body, layers[0], self._windows_BT[rows]).to(self._inputs[0])
         for index in range(len(layers)):

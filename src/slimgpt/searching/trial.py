@@ -22,6 +22,7 @@ from slimgpt.evaluation.predictions import divergence_loss, targets_of
 from slimgpt.evaluation.vocabulary import summed_loss
 from slimgpt.model import surgery
 from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.config_by_path import state_sizes_
 from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, layer_calls
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.searching.levels import Levels
@@ -138,6 +139,7 @@ class Trial:
         removal = self._levels.removal(index, site, keep, weight)
         if site.fine:
             surgery.remove(module, site, removal)
+            state_sizes_(self._checkpoint, module, index, {site.part: keep})
             return
         zeroed_OI = torch.zeros_like(weight)
         zeroed_OI[:, site.kept_columns(removal.kept_N)] = removal.weight_OI.to(zeroed_OI)
@@ -169,7 +171,7 @@ class Trial:
 
     def _embedded(self, windows_BT: Tensor) -> Tensor:
         with embeddings(self._checkpoint, windows_BT.unique(), self._dtype) as body:
-            calls = layer_calls(body, self._checkpoint.layers, windows_BT[:1])
+            calls = layer_calls(body, self._checkpoint, windows_BT[:1])
             self._calls: list[Call] = send_to_device(calls, self._device)
             return first_input(body, self._checkpoint.layers[0], windows_BT).to(self._device, self._dtype)
 

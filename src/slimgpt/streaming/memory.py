@@ -73,7 +73,7 @@ def estimate(
     what enters every layer; allocations that are tried out on ``tried_windows`` have the model's layers in memory, and
     what enters each; a run that ``corrects`` errors carries the dense model's activations as well.
     """
-    hidden = checkpoint.config.hidden_size
+    hidden = checkpoint.width
     layer_params = max(sum(p.numel() for p in layer.parameters()) for layer in checkpoint.layers)
     layers = [checkpoint.sites(index) for index in range(len(checkpoint.layers))]
     kept = max(sum(site.num_inputs for site in sites if keeps_input(site, device)) for sites in layers)
@@ -88,7 +88,7 @@ def estimate(
     tokens = batch_size * seqlen
     batch = tokens * max(widest, hidden) * computed
     conveyed = CONVEYED * tokens * per_token * computed if device.type == "cuda" else 0
-    logits = seqlen * checkpoint.config.vocab_size * 4 * LOGIT_COPIES + embeddings * computed
+    logits = seqlen * checkpoint.vocabulary * 4 * LOGIT_COPIES + embeddings * computed
     tried = tried_windows * seqlen * hidden * (2 * len(layers) + 2) * computed
     return Needs(
         device=(checkpoint.num_params if tried_windows else layer_params) * computed

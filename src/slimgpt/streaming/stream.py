@@ -274,8 +274,8 @@ class ActivationStream:
         Masks and rotary embeddings depend on positions alone, so one window's serve them all by broadcasting.
         """
         with embeddings(checkpoint, windows_BT.unique(), self._dtype) as body:
-            calls = layer_calls(body, checkpoint.layers, windows_BT[:1])
-            self._hidden = self._conveyor("residual", checkpoint.config.hidden_size, windows_BT.shape)
+            calls = layer_calls(body, checkpoint, windows_BT[:1])
+            self._hidden = self._conveyor("residual", checkpoint.width, windows_BT.shape)
             for rows in self._batches():
                 self._hidden.host[rows] = first_input(body, checkpoint.layers[0], windows_BT[rows])
         self._calls = send_to_device(calls, self._device)
