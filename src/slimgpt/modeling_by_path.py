@@ -23,7 +23,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 PREFIX = "slimgpt_"
 LAYERS = "slimgpt_layers"
-NAME = "Slim"
+NAME, OF = "Slim", "__"
 
 AUTO_CLASSES = {
     "AutoModel": "MODEL_MAPPING",
@@ -119,15 +119,28 @@ def decoder_layers(model: Any, path: str) -> Any:
 
 
 @cache
-def _slim_class(stock: Any) -> Any:
-    made = _slim_config(stock) if issubclass(stock, PreTrainedConfig) else _slim_model(stock)
+def _slim_class(stock: Any, config: Any) -> Any:
+    made = _slim_config(config) if stock is None else _slim_model(stock, config)
     globals()[made.__name__] = made
     return made
 
 
-def slim_class(stock: Any) -> Any:
-    """The class of ours that goes with a stock configuration or model class, made once and kept in this module."""
-    return _slim_class(stock)
+def slim_config(stock: Any) -> Any:
+    """The configuration class of ours that goes with a stock one, made once and kept in this module."""
+    return _slim_class(None, stock)
+
+
+def slim_model(stock: Any, config: Any) -> Any:
+    """The model class of ours that goes with a stock one and the stock class of its configurations: several types of
+    configuration may share a model.
+    """
+    return _slim_class(stock, config)
+
+
+def slim_name(stock: Any, config: Any) -> str:
+    """What that is called."""
+    shared = stock.config_class is not config
+    return f"{NAME}{config.__name__}{OF}{stock.__name__}" if shared else NAME + stock.__name__
 
 
 def _slim_config(stock: Any) -> Any:
@@ -135,7 +148,7 @@ def _slim_config(stock: Any) -> Any:
     return type(NAME + stock.__name__, (stock,), {**body, "model_type": PREFIX + stock.model_type})
 
 
-def _slim_model(stock: Any) -> Any:
+def _slim_model(stock: Any, stock_config: Any) -> Any:
     def __init__(self: Any, config, *args: Any, **kwargs: Any) -> None:  # type: ignore[no-untyped-def]  # noqa: N807
         stock.__init__(self, config, *args, **kwargs)
         sizes = getattr(config, LAYERS)
@@ -146,12 +159,13 @@ def _slim_model(stock: Any) -> Any:
     body = {
         "__module__": __name__,
         "__doc__": f"{stock.__name__} whose decoder layers have sizes of their own.",
-        "config_class": slim_class(stock.config_class),
+        "config_class": slim_config(stock_config),
         "__init__": __init__,
     }
-    _share_conversion(stock.__name__, NAME + stock.__name__)
-    _share_conversion(stock.config_class.model_type, PREFIX + stock.config_class.model_type)
-    return type(NAME + stock.__name__, (stock,), body)
+    name = slim_name(stock, stock_config)
+    _share_conversion(stock.__name__, name)
+    _share_conversion(stock_config.model_type, PREFIX + stock_config.model_type)
+    return type(name, (stock,), body)
 
 
 def _share_conversion(stock: str, ours: str) -> None:
@@ -162,22 +176,26 @@ def _share_conversion(stock: str, ours: str) -> None:
 
 
 def _auto_lists() -> Any:
-    """transformers' lists of classes; they are imported as late as this, for slimgpt looks at this file when they are."""
+    """transformers' lists of classes, imported as late as this: slimgpt looks at this file when they are."""
     return importlib.import_module("transformers.models.auto.modeling_auto")
 
 
 def models_of(stock_config: Any) -> dict[str, Any]:
-    """Stock model classes of a configuration class that take this very class, by the names of Auto classes."""
+    """Stock model classes of a configuration class, not of a part of it, by the names of Auto classes."""
     lists = _auto_lists()
     offered = {auto: getattr(lists, mapping).get(stock_config, None) for auto, mapping in AUTO_CLASSES.items()}
-    return {auto: one for auto, one in offered.items() if getattr(one, "config_class", None) is stock_config}
+    inside = set(stock_config.sub_configs.values())
+    return {auto: one for auto, one in offered.items() if one is not None and one.config_class not in inside}
 
 
 def __getattr__(name: str) -> Any:
     """Make a class when transformers (or pickle) first asks this module for it."""
-    stock = getattr(importlib.import_module("transformers"), name.removeprefix(NAME), None)
-    if name.startswith(NAME) and isinstance(stock, type) and issubclass(stock, (PreTrainedConfig, PreTrainedModel)):
-        return slim_class(stock)
+    said, _, model = name.removeprefix(NAME).partition(OF)
+    stock = getattr(transformers, said, None) if name.startswith(NAME) else None
+    if isinstance(stock, type) and issubclass(stock, PreTrainedConfig):
+        return slim_model(getattr(transformers, model), stock) if model else slim_config(stock)
+    if isinstance(stock, type) and issubclass(stock, PreTrainedModel):
+        return slim_model(stock, stock.config_class)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -191,15 +209,15 @@ class Door:
         """As that of the configuration class that ``settings`` name."""
         stock = CONFIG_MAPPING[settings["model_type"].removeprefix(PREFIX)]
         register_type(stock)
-        return slim_class(stock).from_dict(settings, **kwargs)
+        return slim_config(stock).from_dict(settings, **kwargs)
 
 
 def register_type(stock_config: Any) -> None:
     """Teach transformers' Auto classes the models of one configuration class. Safe to call again."""
-    ours = slim_class(stock_config)
+    ours = slim_config(stock_config)
     CONFIG_MAPPING.register(ours.model_type, ours, exist_ok=True)
     for auto, stock in models_of(stock_config).items():
-        getattr(transformers, auto).register(ours, slim_class(stock), exist_ok=True)
+        getattr(transformers, auto).register(ours, slim_model(stock, stock_config), exist_ok=True)
 
 
 def register() -> None:

@@ -22,6 +22,7 @@ from slimgpt.errors import ModelError
 from slimgpt.model import generation_settings
 from slimgpt.model.belonging import check_belong, check_layers, check_writes
 from slimgpt.model.config_file import CONFIG, MEND, check_counts, make_config, read_settings, refuse_quantised
+from slimgpt.model.conversion import Converted
 from slimgpt.model.families import PROVED, family_for, register
 from slimgpt.model.gguf_file import open_gguf
 from slimgpt.model.naming import Renamed
@@ -173,7 +174,8 @@ def _family(path: Path, config: Any, stored: Weights, accepted: str) -> Family:
     if not is_tested(config.model_type) and accepted == PROVED:
         with border(f"{path}: {CONFIG} is not valid", MEND):
             skeleton = shapes_alone(config)
-        check_belong(path, skeleton, Renamed(stored, skeleton.state_dict(), str(skeleton.base_model_prefix), {}))
+            weights = Converted(stored, skeleton)
+        check_belong(path, skeleton, weights)
     return family_for(config, accepted)
 
 
@@ -186,11 +188,18 @@ def _fitted(path: Path, config: Any, family: Family, stored: Weights) -> tuple[n
     for build in (shapes_alone, empty_model):
         with border(f"{path}: {CONFIG} is not valid", MEND):
             skeleton = prunable_model(config, family, build)
-        weights = Renamed(stored, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
+        weights = _under_names(stored, skeleton, family)
         check_belong(path, skeleton, weights)
         check_layers(path, skeleton, family.layers)
         _check_sites(path, config, family, skeleton)
     return skeleton, weights
+
+
+def _under_names(stored: Weights, skeleton: Any, family: Family) -> Weights:
+    """Of tested families we say ourselves what tensors are called; of others, transformers does."""
+    if family.tested:
+        return Renamed(stored, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
+    return Converted(stored, skeleton)
 
 
 def _check_sites(path: Path, config: Any, family: Family, skeleton: nn.Module) -> None:

@@ -26,19 +26,20 @@ def config_by_path(checkpoint: Checkpoint, kept: Sequence[Mapping[str, Kept]], d
     for key in ("model_type", "architectures", "auto_map", modeling.LAYERS, "transformers_version"):
         settings.pop(key, None)
     settings["dtype"] = str(dtype).removeprefix("torch.")
-    config = modeling.slim_class(stock)(**{key: value for key, value in settings.items() if not key.startswith("_")})
+    config = modeling.slim_config(stock)(**{key: value for key, value in settings.items() if not key.startswith("_")})
     layers = [own_sizes(checkpoint.layer_config(index), of_layer) for index, of_layer in enumerate(kept)]
     setattr(config, modeling.LAYERS, {"path": checkpoint.family.layers, "layers": layers})
     module, models = Path(str(modeling.__file__)).stem, modeling.models_of(stock)
-    config.auto_map = {auto: f"{module}.{modeling.slim_class(one).__name__}" for auto, one in models.items()}
+    config.auto_map = {auto: f"{module}.{modeling.slim_name(one, stock)}" for auto, one in models.items()}
     config.auto_map["AutoConfig"] = f"{module}.{type(config).__name__}"
-    config.architectures = [slim_name(type(checkpoint.skeleton))]
+    config.architectures = [slim_name(checkpoint.skeleton, stock)]
     return config
 
 
-def slim_name(kind: type) -> str:
+def slim_name(model: Any, stock_config: Any) -> str:
     """What the class of a smaller model is called; of one that is ours already, as it is."""
-    return kind.__name__ if kind.__name__.startswith(modeling.NAME) else modeling.NAME + kind.__name__
+    kind = type(model)
+    return kind.__name__ if kind.__module__ == modeling.__name__ else modeling.slim_name(kind, stock_config)
 
 
 def state_sizes_(checkpoint: Checkpoint, layer: nn.Module, index: int | None, kept: Mapping[str, Kept]) -> None:

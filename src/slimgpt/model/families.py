@@ -59,7 +59,7 @@ def config_class(model_type: str) -> Any:
     if model_type.startswith(PREFIX) and not is_tested(model_type):
         stock = CONFIG_MAPPING[model_type.removeprefix(PREFIX)]
         by_path.register_type(stock)
-        return by_path.slim_class(stock)
+        return by_path.slim_config(stock)
     return CONFIG_MAPPING[model_type]
 
 
