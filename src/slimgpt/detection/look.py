@@ -143,9 +143,11 @@ class Look:
         )
 
     def answered_by(self, consumer: str) -> tuple[str | None, bool]:
-        """The outermost module around a consumer that puts out what the consumer does, and whether as one of two."""
+        """The outermost module around a consumer that puts out what the consumer does, and whether as one of two; None
+        where there is none, or where the tokens of all windows enter the consumer in a row.
+        """
         outputs: Any = self.stage.outputs
-        names = consumer.split(".")
+        names = consumer.split(".") if outputs[consumer].dim() > 2 else []
         for path in (".".join(names[:count]) for count in range(1, len(names))):
             output = outputs.get(path)
             pair = isinstance(output, tuple) and len(output) == 2

@@ -60,21 +60,13 @@ def why_not_streamed(model: nn.Module, decoder: Decoder, ids_BT: Tensor) -> str 
 
 
 def arguments_vary(model: nn.Module, decoder: Decoder, ids_BT: Tensor) -> bool:
-    """The arguments of one window do not serve all: layers are told something of the tokens, or of their number."""
+    """The arguments of one window do not serve another: layers are told something of the tokens."""
     first, last = calls_of(model, decoder, ids_BT[:1]), calls_of(model, decoder, ids_BT[-1:])
-    both = calls_of(model, decoder, ids_BT)
-    return any(_told(one) != _told(other) for one, other in zip(first, last, strict=True)) or any(
-        not _serves(one, other) for one, other in zip(first, both, strict=True)
-    )
+    return any(_told(one) != _told(other) for one, other in zip(first, last, strict=True))
 
 
 def _told(call: Call) -> list[Any]:
     return [(path, one.tolist()) for path, one in tensors_in((call.args, call.kwargs))]
-
-
-def _serves(one: Call, all_windows: Call) -> bool:
-    pairs = zip(tensors_in((one.args, one.kwargs)), tensors_in((all_windows.args, all_windows.kwargs)), strict=False)
-    return all(len(a) == len(b) or len(a) == 1 for (_, a), (_, b) in pairs if a.dim() and b.dim())
 
 
 def holding_together(

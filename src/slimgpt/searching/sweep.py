@@ -18,13 +18,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional
 
 from slimgpt.errors import NumericalError
 from slimgpt.model.checkpoint import Checkpoint
-from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, head, layer_calls
+from slimgpt.model.embeddings_and_head import embeddings, first_input, head, layer_calls
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.sites import Site
 from slimgpt.sites.projections import weight_OI
@@ -109,9 +108,8 @@ class Sweep:
         """Fill the inputs of all layers. (Inference mode would make tensors that no backward pass may use.)"""
         with embeddings(self._checkpoint, self._windows_BT.unique(), self._dtype) as body:
             layers = self._checkpoint.layers
-            self._calls: list[Call] = send_to_device(
-                layer_calls(body, self._checkpoint, self._windows_BT[:1]), self._device
-            )
+            size = self._batches[0].stop
+            self._calls = layer_calls(body, self._checkpoint, self._windows_BT, size, self._device)
             for rows in self._batches:
                 self._inputs[0][rows] = first_input(body, layers[0], self._windows_BT[rows]).to(self._inputs[0])
         for index in range(len(layers)):
@@ -126,7 +124,7 @@ class Sweep:
         return self._inputs[index][rows].to(self._device, self._dtype)
 
     def _run(self, layer: nn.Module, index: int, hidden_BTD: Tensor) -> Tensor:
-        args, kwargs = self._calls[index]
+        args, kwargs = self._calls.of(index, len(hidden_BTD))
         output = layer(hidden_BTD, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 

@@ -18,11 +18,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from slimgpt.model.checkpoint import Checkpoint
-from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, forward_replaced, layer_calls
+from slimgpt.model.embeddings_and_head import Calls, embeddings, first_input, forward_replaced, layer_calls
 from slimgpt.sites import Removal, Site
 from slimgpt.solvers.stats import GapStats, InputStats
 from slimgpt.streaming.activations import ActivationRoom
@@ -79,7 +78,7 @@ class ActivationStream:
         self._batch_size = batch_size
         self._progress = progress
         self._room = room
-        self._calls: list[Call] = []
+        self._calls = Calls({})
         self._hidden = Conveyor(torch.empty(0), device, dtype)
         self._inputs: dict[str, Conveyor] = {}
         self._pruned: dict[str, tuple[Site, Tensor]] = {}
@@ -244,7 +243,7 @@ class ActivationStream:
             yield slice(start, min(start + self._batch_size, total))
 
     def _run(self, layer: nn.Module, index: int, rows: slice) -> Tensor:
-        args, kwargs = self._calls[index]
+        args, kwargs = self._calls.of(index, rows.stop - rows.start)
         output = layer(self._hidden.take(rows), *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
@@ -269,16 +268,12 @@ class ActivationStream:
 
     @torch.inference_mode()
     def _embed(self, checkpoint: Checkpoint, windows_BT: Tensor) -> None:
-        """Fill the residual stream with embeddings, and learn which arguments each layer is called with.
-
-        Masks and rotary embeddings depend on positions alone, so one window's serve them all by broadcasting.
-        """
+        """Fill the residual stream with embeddings, and learn which arguments each layer is called with."""
         with embeddings(checkpoint, windows_BT.unique(), self._dtype) as body:
-            calls = layer_calls(body, checkpoint, windows_BT[:1])
+            self._calls = layer_calls(body, checkpoint, windows_BT, self._batch_size, self._device)
             self._hidden = self._conveyor("residual", checkpoint.width, windows_BT.shape)
             for rows in self._batches():
                 self._hidden.host[rows] = first_input(body, checkpoint.layers[0], windows_BT[rows])
-        self._calls = send_to_device(calls, self._device)
 
 
 def _adds_up(before_BTD: Tensor, outputs: Sequence[Tensor], after_BTD: Tensor) -> bool:
