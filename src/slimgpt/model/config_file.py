@@ -122,6 +122,9 @@ def check_counts(folder: Path, settings: Mapping[str, Any], num_tensors: int) ->
     Raises:
         ModelError: there are more layers or experts than tensors.
     """
+    for part in settings.values():
+        if isinstance(part, dict):
+            check_counts(folder, part, num_tensors)
     for key in COUNTS:
         count, most = settings.get(key), MOST_LABELS if key == "num_labels" else num_tensors
         if isinstance(count, int) and count > most:

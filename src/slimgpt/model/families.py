@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
 
@@ -15,6 +16,7 @@ import slimgpt.modeling_by_path as by_path
 import slimgpt.modeling_slimgpt as per_layer
 from slimgpt.arch import FAMILIES, family_of, is_tested
 from slimgpt.arch.family import Family
+from slimgpt.detection.building import model_class
 from slimgpt.errors import ModelError, shown
 from slimgpt.model.detected import detected_family
 
@@ -61,6 +63,22 @@ def config_class(model_type: str) -> Any:
         by_path.register_type(stock)
         return by_path.slim_config(stock)
     return CONFIG_MAPPING[model_type]
+
+
+def auto_class(config: Any) -> Any:
+    """The Auto class that opens a model of this configuration as what it was saved from.
+
+    Raises:
+        ModelError: none does.
+    """
+    if is_tested(config.model_type):
+        return transformers.AutoModelForCausalLM
+    kind = model_class(config)
+    return next(
+        getattr(transformers, auto)
+        for auto, mapping in by_path.AUTO_CLASSES.items()
+        if getattr(modeling_auto, mapping).get(type(config), None) is kind and auto != "AutoModel"
+    )
 
 
 def modelling_file(config: Any) -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from slimgpt.arch.family import Family
+from slimgpt.model.families import auto_class
 
 
 def empty_model(config: Any) -> nn.Module:
@@ -19,14 +19,14 @@ def empty_model(config: Any) -> nn.Module:
     Buffers (rotary frequencies) are real: they are computed, not stored.
     """
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = auto_class(config).from_config(config, trust_remote_code=False)
     return _resting(model)
 
 
 def shapes_alone(config: Any) -> nn.Module:
     """The same with its buffers on the meta device too: it takes no memory, whatever the configuration says."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = auto_class(config).from_config(config, trust_remote_code=False)
     return _resting(model)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
-from slimgpt.model.families import modelling_file
+from slimgpt.model.families import auto_class, modelling_file
 from slimgpt.model.tokenizer import load_tokenizer
 
 TEXT = (
@@ -33,7 +33,7 @@ def open_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
         Unproved: they do not.
     """
     where = {} if device.type == "cpu" else {"device_map": {"": device}}
-    opened: Any = AutoModelForCausalLM.from_pretrained(
+    opened: Any = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,

@@ -221,6 +221,10 @@ class ActivationStream:
         """The residual stream of these windows in front of the next layer, B x T x D, to be read only."""
         return self._hidden.take(rows)
 
+    def output(self, layer: nn.Module, index: int) -> Tensor:
+        """What ``layer`` makes of all windows at once, B x T x D; the residual stream stays where it is."""
+        return self._run(layer, index, slice(0, len(self._hidden.host)))
+
     def close(self) -> None:
         """Give the activations' space back."""
         self._inputs.clear()
