@@ -15,7 +15,8 @@ from slimgpt.detection.growth import block_of
 from slimgpt.detection.hollow import hollow_
 from slimgpt.detection.look import Look
 from slimgpt.detection.signature import owned_by_one, signatures
-from slimgpt.detection.whole import arguments_vary, holding_together, why_not_streamed
+from slimgpt.detection.whole import arguments_vary, holding_together, reads_ahead, why_not_streamed
+from slimgpt.errors import ModelError
 
 FEW_TOKENS = 2  # of a window, to see what reaches what
 TOKENS = 8  # of a window, to try what was found
@@ -31,6 +32,8 @@ def detect(config: Any) -> Detected:
     hollow_(model)
     few, more = (find_decoder(model, _ids(1, tokens)) for tokens in (FEW_TOKENS, TOKENS))
     ids_BT = _ids(2, TOKENS)
+    if reads_ahead(model, ids_BT):
+        raise ModelError(f"{type(model).__name__} reads later tokens before earlier ones: it does not write text.")
     not_streamed = why_not_streamed(model, more, ids_BT)
     found = holding_together(model, more, _look(model, config, few, more), ids_BT)
     if model._supports_sdpa:  # the fused attention takes other ways through the code

@@ -85,8 +85,8 @@ def rehearse(bench: Bench, site: Site, growth: Growth, kept_N: Tensor) -> str | 
         mask_(bench.layer, site, kept_N)
         masked = trace(bench, hidden)
     with unchanged(bench.layer):
-        cut_(bench.layer, site, growth, kept_N)
         try:
+            cut_(bench.layer, site, growth, kept_N)
             sliced = trace(bench, hidden)
         except Exception as error:  # the code of any model may stumble in any way
             return f"the layer does not run without some of them ({type(error).__name__}: {last_line(error)})"

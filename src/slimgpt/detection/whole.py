@@ -59,6 +59,13 @@ def why_not_streamed(model: nn.Module, decoder: Decoder, ids_BT: Tensor) -> str 
     return None if _close(out, whole[-1].output) else "its layers do something else when they run one at a time"
 
 
+def reads_ahead(model: nn.Module, ids_BT: Tensor) -> bool:
+    """What the model says of the first tokens depends on the last: it does not write text from left to right."""
+    other_BT = ids_BT.clone()
+    other_BT[:, -1] += 1
+    return not _close(_logits(model, ids_BT)[:, :-1], _logits(model, other_BT)[:, :-1])
+
+
 def arguments_vary(model: nn.Module, decoder: Decoder, ids_BT: Tensor) -> bool:
     """The arguments of one window do not serve another: layers are told something of the tokens."""
     first, last = calls_of(model, decoder, ids_BT[:1]), calls_of(model, decoder, ids_BT[-1:])
@@ -108,9 +115,9 @@ def all_cut(model: nn.Module, decoder: Decoder, findings: Sequence[LayerFindings
             mask_(layer, place.site, kept_N)
         masked = _logits(model, ids_BT)
     with unchanged(model):
-        for layer, place, kept_N in chosen:
-            cut_(layer, place.site, place.growth, kept_N)
         try:
+            for layer, place, kept_N in chosen:
+                cut_(layer, place.site, place.growth, kept_N)
             sliced = _logits(model, ids_BT)
         except Exception as error:  # the code of any model may stumble in any way
             return f"the model does not run without some of them ({type(error).__name__}: {last_line(error)})"

@@ -66,11 +66,7 @@ def config_class(model_type: str) -> Any:
 
 
 def auto_class(config: Any) -> Any:
-    """The Auto class that opens a model of this configuration as what it was saved from.
-
-    Raises:
-        ModelError: none does.
-    """
+    """The Auto class that opens a model of this configuration as what it was saved from."""
     if is_tested(config.model_type):
         return transformers.AutoModelForCausalLM
     kind = model_class(config)
