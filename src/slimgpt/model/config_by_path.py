@@ -46,5 +46,4 @@ def state_sizes_(checkpoint: Checkpoint, layer: nn.Module, index: int | None, ke
     """What else than tensors changes in a layer of a detected family when some of its parts keep ``kept``."""
     own_sizes = checkpoint.family.own_sizes
     if own_sizes is not None and index is not None:
-        sizes = {site.part: Kept(site.num_units) for site in checkpoint.sites(index)}
-        modeling.state_sizes_(layer, own_sizes(checkpoint.layer_config(index), {**sizes, **kept}))
+        modeling.state_sizes_(layer, own_sizes(checkpoint.layer_config(index), kept))

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from slimgpt.arch import is_tested
 from slimgpt.errors import ModelError, last_line, shown
 from slimgpt.machine.json_files import read_object
 from slimgpt.model.families import config_class, require_type
@@ -170,13 +171,20 @@ def _its_own(settings: Mapping[str, Any], kind: Any) -> dict[str, Any]:
 def _refuse_odd(folder: Path, settings: Mapping[str, Any]) -> None:
     """Values that no configuration has, and that nobody checks later."""
     odd = [key for key, value in settings.items() if not _finite(value)]
-    odd += [key for key in SIZES if not isinstance(settings.get(key), (int, NoneType))]
+    odd += [key for key in SIZES if not _is_count(settings.get(key), by_layer=not is_tested(settings["model_type"]))]
     odd += [key for key in ("dtype", "torch_dtype") if settings.get(key) not in (None, *FLOATS)]
     if not _are_sizes(settings.get("per_layer_config", {})):
         odd.append("per_layer_config")
     if odd:
         value = shown(settings[odd[0]])
         raise ModelError(f"{folder}: {CONFIG} is not valid ({odd[0]} cannot be {value}). {MEND}")
+
+
+def _is_count(value: Any, by_layer: bool) -> bool:
+    """A whole number, or none; or a list of them, in types that have such."""
+    if by_layer and isinstance(value, list):
+        return all(isinstance(one, int) for one in value)
+    return isinstance(value, (int, NoneType))
 
 
 def _finite(value: Any) -> bool:

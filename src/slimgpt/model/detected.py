@@ -183,11 +183,12 @@ def _lost_before(segment: Segment, layer: DetectedLayer) -> int:
 
 
 def _total(layer: DetectedLayer, kept: Mapping[str, Kept]) -> dict[str, Kept]:
-    """What is kept, with the number of members said."""
-    return {
+    """What every part keeps, with the number of members said; parts that are not named keep all they have."""
+    said = {
         part: Kept(units, layer.kept[part].members if members is None else members)
         for part, (units, members) in kept.items()
     }
+    return {**layer.kept, **said}
 
 
 def _resized(layer: DetectedLayer, kept: Mapping[str, Kept]) -> dict[str, Any]:

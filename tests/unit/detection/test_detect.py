@@ -95,7 +95,6 @@ def test_biases_by_head_from_outside_couple_heads() -> None:
     assert "the layer does not run without some of them" in found.layers[0].refusals[0].reason
 
 
-
 def test_sinks_and_routers() -> None:
     found = small("GptOssConfig", head_dim=8, num_local_experts=4, num_experts_per_tok=2)
     (site,) = found.layers[0].sites
