@@ -29,7 +29,7 @@ check: setup
 	$(BIN)/pytest -q tests/policy
 
 test-fast: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) -m "not e2e and not export and not nightly" tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) -m "not e2e and not export and not nightly and not families" tests
 
 test-e2e: setup
 	$(BIN)/pytest -q -m e2e tests
@@ -42,6 +42,11 @@ test-export: setup
 # Nightly: every file of every working folder is damaged at every stage, and recover and study are killed at many moments.
 test-damage: setup
 	$(BIN)/pytest -q -m nightly tests
+
+# Nightly, about an hour: every model type of the installed transformers, and the table of docs/families.md anew.
+test-families: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m families tests
+	OMP_NUM_THREADS=1 $(BIN)/python tests/families/write_table.py docs/families.md
 
 # An hour or two: what is damaged on purpose is refused in one line, or read; nothing hangs, connects or runs code.
 fuzz: setup

@@ -7,6 +7,7 @@ transformers' Auto classes to load pruned checkpoints, as soon as transformers i
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from wrapt import when_imported
@@ -63,5 +64,5 @@ def _teach_transformers(module: Any) -> None:
     from slimgpt import modeling_by_path, modeling_slimgpt
 
     for ours in (modeling_slimgpt, modeling_by_path):
-        if hasattr(ours, "register"):  # else it is its own import that has come to transformers
+        with suppress(ImportError, AttributeError):  # what they need is only being made: who opens a model asks again
             ours.register()

@@ -34,7 +34,7 @@ SLOWER = {
     "afmoe": {ATTENTION, FFN, "ffn-shared_experts"},  # tokens of all windows in a row
 }
 every_type = pytest.mark.parametrize(
-    "model_type", [*TYPES, *(pytest.param(name, marks=pytest.mark.nightly) for name in SLOWER)]
+    "model_type", [*TYPES, *(pytest.param(name, marks=pytest.mark.families) for name in SLOWER)]
 )
 
 
@@ -69,26 +69,33 @@ def test_is_pruned_again(cases: dict[str, Case], model_type: str) -> None:
     assert load(case.twice).num_parameters() < load(case.pruned).num_parameters()
 
 
-FRESH = """
+PLAIN = """
 import sys, torch, transformers
 sys.modules["slimgpt"] = None  # importing it fails
-folder, kind, prompt, out = sys.argv[1:]
-model = getattr(transformers, kind).from_pretrained(folder, trust_remote_code=True).eval()
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
+"""
+OURS = """
+import sys, torch
+from slimgpt.model.loading import load_model
+model, _ = load_model(sys.argv[1], "cpu")
+"""
+SAVE = """
 with torch.inference_mode():
-    torch.save(model(input_ids=torch.load(prompt)).logits, out)
+    torch.save(model.eval()(input_ids=torch.load(sys.argv[2])).logits, sys.argv[3])
 """
 
 
+@pytest.mark.parametrize(
+    "program", [pytest.param(PLAIN, marks=pytest.mark.families, id="plain"), pytest.param(OURS, id="ours")]
+)
 @pytest.mark.parametrize("model_type", ["exaone"])
-def test_plain_transformers_loads_it_in_a_fresh_process(
-    cases: dict[str, Case], tmp_path: Path, model_type: str
-) -> None:
+def test_loads_in_a_fresh_process(cases: dict[str, Case], tmp_path: Path, model_type: str, program: str) -> None:
     prompt, out = tmp_path / "prompt.pt", tmp_path / "logits.pt"
     torch.save(PROMPT, prompt)
     settings = json.loads((cases[model_type].pruned / "config.json").read_text())
     assert set(settings["auto_map"]) >= {"AutoConfig", "AutoModelForCausalLM"}
     subprocess.run(
-        [sys.executable, "-c", FRESH, cases[model_type].pruned, "AutoModelForCausalLM", prompt, out],
+        [sys.executable, "-c", program + SAVE, cases[model_type].pruned, prompt, out],
         env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"},
         check=True,
     )

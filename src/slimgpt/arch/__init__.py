@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers.models.auto import modeling_auto as _first  # noqa: F401 - families' classes come to it half-made else
+
 from slimgpt.arch.family import Family
 from slimgpt.arch.gemma import GEMMA
 from slimgpt.arch.gemma2 import GEMMA2

@@ -52,6 +52,7 @@ SIZES = (
 )
 """Keys that families compute with; not every class of transformers checks that they are whole numbers."""
 
+FLOAT = "__float__"  # of the objects that stand for infinite numbers
 SKIP = "skip"  # of a layer's own settings: parts that it has lost
 MOST_LABELS = 10_000
 FLOATS = ("float32", "float16", "bfloat16", "float64")  # what dtype may be
@@ -153,9 +154,20 @@ def make_config(folder: Path, settings: Mapping[str, Any]) -> Any:
     _refuse_odd(folder, settings)
     kind = config_class(settings["model_type"])
     with border(f"{folder}: {CONFIG} is not valid", MEND):
-        config = kind(**_its_own(settings, kind), name_or_path=str(folder))
+        config = kind(**_its_own(_with_floats(settings), kind), name_or_path=str(folder))
         config.to_dict()
     return config
+
+
+def _with_floats(value: Any) -> Any:
+    """Infinite numbers, which JSON has no word for and transformers writes as objects."""
+    if isinstance(value, list):
+        return [_with_floats(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {FLOAT}:
+        return float(value[FLOAT])
+    return {key: _with_floats(one) for key, one in value.items()}
 
 
 def _its_own(settings: Mapping[str, Any], kind: Any) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
     model --arch--> Site --stream--> InputStats --solver--> Removal --surgery--> smaller model
 
+Comes in: what a family or a detector knows of a layer. Goes out: sites, and the rows and columns that belong to them.
+
 Shapes: O consumer outputs · I consumer inputs (= N·K) · N units · K channels per unit · M members of all units.
 """
 
