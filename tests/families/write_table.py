@@ -30,13 +30,13 @@ HEAD = """# Model types
 
 Made by `make test-families`, on random models of {versions}: every type of that version that writes
 text, {total} of them, each with its own default settings, shrunk. **{tested}** are tested families; of the other types
-**{detected}** are accepted, because their units are found by running the class without weights and proved on the weights of
-the model at hand before anything goes ([how](add_a_family.md)). FFN channels go in {ffn} of those, attention units
-in {attention}. The rest is refused before any work, with the reason given here.
+**{detected}** are accepted, because their units are found by running the class without weights and proved on the
+weights of the model at hand before anything goes ([how](add_a_family.md)). FFN channels go in {ffn} of those, attention
+units in {attention}. The rest is refused before any work, with the reason given here.
 
 *sliced = masked*: the smaller model's logits are those of the whole one that does not read what went. *cache*: written
-one token at a time as in one pass. *padding*: behind padding on the left as alone. *bfloat16*: within {rough:.0%} of the
-range of logits. "–": not tried.
+one token at a time as in one pass. *padding*: behind padding on the left as alone. *bfloat16*: within {rough:.0%} of
+the range of logits. "–": not tried.
 
 | type | known by | FFN | attention | {checks} | what stays, or why refused |
 |---|---|---|---|{rules}|---|

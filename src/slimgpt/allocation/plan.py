@@ -106,6 +106,7 @@ def make_plan(
         ConfigError: the ratio or target cannot be attained, the layout does not fit, or the allocation file is wrong.
     """
     _check_round_to(shape.round_to, checkpoint.family)
+    _check_blocks(shape.blocks, checkpoint.family)
     places, num_layers = places_of(checkpoint), len(checkpoint.layers)
     goal = goal_of(asked, checkpoint.num_params, bytes_per_param, _header_bytes(checkpoint), times, places)
     found = allocation in (SEARCHED, RANKED)
@@ -196,6 +197,14 @@ def tokens_per_input(checkpoint: Checkpoint, num_tokens: int) -> tuple[float, in
             share = shared / len(part) if len(part) > 1 else 1
             found.append((num_tokens * share / part[0].num_inputs, part[0].num_inputs))
     return min(found)
+
+
+def _check_blocks(blocks: Sequence[str], family: Family) -> None:
+    if blocks and not family.blocks_go:
+        raise ConfigError(
+            f"--blocks: whole blocks go in the tested families alone (slimgpt families), and {family.model_type} is none "
+            "of them: leave the option out."
+        )
 
 
 def _check_round_to(round_to: int, family: Family) -> None:
