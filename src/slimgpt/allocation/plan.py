@@ -202,8 +202,8 @@ def tokens_per_input(checkpoint: Checkpoint, num_tokens: int) -> tuple[float, in
 def _check_blocks(blocks: Sequence[str], family: Family) -> None:
     if blocks and not family.blocks_go:
         raise ConfigError(
-            f"--blocks: whole blocks go in the tested families alone (slimgpt families), and {family.model_type} is none "
-            "of them: leave the option out."
+            f"--blocks: whole blocks go in the tested families alone (slimgpt families), and {family.model_type} is "
+            "none of them: leave the option out."
         )
 
 

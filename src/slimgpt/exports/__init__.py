@@ -75,8 +75,8 @@ def _require_tested(checkpoint: Checkpoint) -> None:
     """Raise ConfigError where it is not known what other formats call the parts of a model."""
     if not checkpoint.family.tested:
         raise ConfigError(
-            f"{checkpoint.source}: {checkpoint.family.model_type} is not one of the tested families (slimgpt families), "
-            "for which alone exports are written; the folder itself loads in transformers."
+            f"{checkpoint.source}: {checkpoint.family.model_type} is not one of the tested families (slimgpt "
+            "families), for which alone exports are written; the folder itself loads in transformers."
         )
 
 
