@@ -38,7 +38,7 @@ ROOMS = {
     "config": Room(2, "tyro.conf yaml"),
     "arch": Room(2, "torch transformers huggingface_hub"),
     "solvers": Room(2, "torch"),
-    "machine": Room(2, "torch transformers safetensors filelock psutil"),
+    "machine": Room(2, "torch transformers safetensors filelock psutil packaging"),
     "studies": Room(3, "pyarrow scipy yaml ray"),
     "model": Room(3, "torch transformers accelerate huggingface_hub safetensors gguf torchao"),
     "calibration": Room(4, "torch transformers safetensors datasets pyarrow zstandard psutil"),
@@ -55,7 +55,7 @@ ROOMS = {
     "pruning": Room(7, "torch safetensors"),
     "recovery": Room(7, "torch transformers peft safetensors"),
     "reports": Room(8, "rich matplotlib jinja2 markupsafe yaml"),
-    "cli": Room(9, "tyro"),
+    "cli": Room(9, "tyro rich"),
     "__init__": Room(9, "wrapt"),
     "__main__": Room(10),
 }

@@ -7,10 +7,11 @@ Comes in: flags, recipes, Python arguments. Goes out: frozen options, each withi
 """
 
 from slimgpt.config.bench import BenchConfig
+from slimgpt.config.doctor import DoctorConfig
 from slimgpt.config.drop import DropConfig
 from slimgpt.config.evaluate import EvalConfig
 from slimgpt.config.export import ExportConfig
-from slimgpt.config.generate import GenerateConfig
+from slimgpt.config.generate import ChatConfig, CompareConfig, GenerateConfig
 from slimgpt.config.inspect import FamiliesConfig, InspectConfig
 from slimgpt.config.prune import PruneConfig
 from slimgpt.config.recipe import options_from, read_recipe
@@ -22,6 +23,9 @@ from slimgpt.config.study import StudyConfig
 
 __all__ = [
     "BenchConfig",
+    "ChatConfig",
+    "CompareConfig",
+    "DoctorConfig",
     "DropConfig",
     "EvalConfig",
     "ExportConfig",
