@@ -36,7 +36,8 @@ units in {attention}. The rest is refused before any work, with the reason given
 
 *sliced = masked*: the smaller model's logits are those of the whole one that does not read what went. *cache*: written
 one token at a time as in one pass. *padding*: behind padding on the left as alone. *bfloat16*: within {rough:.0%} of
-the range of logits. "–": not tried.
+the range of logits. "–": not tried. A type is *found* rather than *detected* where its class has been looked at without
+weights, and no model of it was pruned yet.
 
 | type | known by | FFN | attention | {checks} | what stays, or why refused |
 |---|---|---|---|{rules}|---|
@@ -96,7 +97,7 @@ def _send_row(model_type: str, there: Any) -> None:
 
 
 def _lines(rows: list[Row]) -> Iterator[str]:
-    detected = [row for row in rows if row.known and row.known != TESTED]
+    detected = [row for row in rows if row.known in ("detected", "found")]
     yield HEAD.format(
         versions=f"transformers {transformers.__version__}",
         total=len(rows),
