@@ -30,9 +30,10 @@ HEAD = """# Model types
 
 Made by `make test-families`, on random models of {versions}: every type of that version that writes
 text, {total} of them, each with its own default settings, shrunk. **{tested}** are tested families; of the other types
-**{detected}** are accepted, because their units are found by running the class without weights and proved on the
-weights of the model at hand before anything goes ([how](add_a_family.md)). FFN channels go in {ffn} of those, attention
-units in {attention}. The rest is refused before any work, with the reason given here.
+**{detected}** have units that are found by running the class without weights, and that are proved on the weights of
+the model at hand before anything goes ([how](add_a_family.md)): FFN channels in {ffn} of those, attention units
+in {attention}. Of {run} of them a model has been pruned, loaded and compared for this table. The rest is refused before
+any work, with the reason given here, or has not been tried.
 
 *sliced = masked*: the smaller model's logits are those of the whole one that does not read what went. *cache*: written
 one token at a time as in one pass. *padding*: behind padding on the left as alone. *bfloat16*: within {rough:.0%} of
@@ -40,7 +41,7 @@ the range of logits. "–": not tried. A type is *found* rather than *detected* 
 weights, and no model of it was pruned yet.
 
 | type | known by | FFN | attention | {checks} | what stays, or why refused |
-|---|---|---|---|{rules}|---|
+|---|---|---|---|{rules}---|
 """
 
 
@@ -103,6 +104,7 @@ def _lines(rows: list[Row]) -> Iterator[str]:
         total=len(rows),
         tested=sum(row.known == TESTED for row in rows),
         detected=len(detected),
+        run=sum(row.known == "detected" for row in rows),
         ffn=sum("ffn" in row.parts for row in detected),
         attention=sum("attention" in row.parts for row in detected),
         rough=0.1,
