@@ -50,6 +50,7 @@ ROOMS = {
     "evaluation": Room(5, "torch transformers lm_eval yaml"),
     "depth": Room(6, "torch safetensors"),
     "exports": Room(6, "torch transformers gguf numpy"),
+    "sharing": Room(6, "huggingface_hub"),
     "sparsity": Room(6, "torch safetensors transformers"),
     "searching": Room(6, "torch accelerate safetensors numpy yaml"),
     "pruning": Room(7, "torch safetensors"),

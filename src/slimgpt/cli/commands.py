@@ -17,6 +17,7 @@ from slimgpt.config import (
     GenerateConfig,
     InspectConfig,
     PruneConfig,
+    PushConfig,
     RecoverConfig,
     ReportConfig,
     SearchConfig,
@@ -245,6 +246,20 @@ def _export(config: ExportConfig) -> None:
         print(f"Written to {done.path}")
 
 
+def _push(config: PushConfig) -> None:
+    from slimgpt.reports.console import err
+    from slimgpt.reports.progress import Headway
+    from slimgpt.sharing import push
+
+    with Headway(err) as progress:
+        progress.begin("sending")
+        done = push(config)
+    if done.url is None:
+        print("\n".join([f"Would be sent to {config.repo}:", *done.files, "", done.card]))
+    else:
+        print(f"Sent to {done.url}")
+
+
 EXIT_CELLS_FAILED = 1
 
 
@@ -271,5 +286,6 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(CompareConfig, _compare),
     "chat": Command(ChatConfig, _chat),
     "export": Command(ExportConfig, _export),
+    "push": Command(PushConfig, _push),
     "doctor": Command(DoctorConfig, _doctor),
 }

@@ -14,6 +14,7 @@ from slimgpt.config.export import ExportConfig
 from slimgpt.config.generate import ChatConfig, CompareConfig, GenerateConfig
 from slimgpt.config.inspect import FamiliesConfig, InspectConfig
 from slimgpt.config.prune import PruneConfig
+from slimgpt.config.push import PushConfig
 from slimgpt.config.recipe import options_from, read_recipe
 from slimgpt.config.recover import RecoverConfig
 from slimgpt.config.report import ReportConfig
@@ -33,6 +34,7 @@ __all__ = [
     "GenerateConfig",
     "InspectConfig",
     "PruneConfig",
+    "PushConfig",
     "RecoverConfig",
     "ReportConfig",
     "SearchConfig",

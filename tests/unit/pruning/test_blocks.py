@@ -38,7 +38,7 @@ def without(model: Path, out: Path, keys: list[Key], monkeypatch: pytest.MonkeyP
     def found(task: Any, stage: Any, tokens: Any) -> Any:
         return {**whole(task.places), **dict.fromkeys(keys, Kept(0))}
 
-    monkeypatch.setattr(driver, "search", found)
+    monkeypatch.setattr(driver, "find_allocation", found)
     monkeypatch.setattr(driver, "read_metric", lambda *_: None)
     monkeypatch.setattr("slimgpt.pruning.record.tried", lambda task: None)
     options = {"allocation": "searched", "blocks": "attention,ffn", **changes}
