@@ -29,7 +29,7 @@ check: setup
 	$(BIN)/pytest -q tests/policy
 
 test-fast: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) -m "not e2e and not export and not nightly" tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) -m "not e2e and not export and not nightly and not families" tests
 
 test-e2e: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile -m "e2e and not nightly" tests
@@ -43,6 +43,11 @@ test-export: setup
 # and what more commands announce is held against what they take.
 test-damage: setup
 	$(BIN)/pytest -q -m nightly tests
+
+# Nightly, about an hour: every model type of the installed transformers, and the table of docs/families.md anew.
+test-families: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m families tests
+	OMP_NUM_THREADS=1 $(BIN)/python tests/families/write_table.py docs/families.md
 
 # An hour or two: what is damaged on purpose is refused in one line, or read; nothing hangs, connects or runs code.
 fuzz: setup

@@ -23,9 +23,9 @@ from transformers.models.mistral import modeling_mistral as mistral
 
 from slimgpt import modeling_slimgpt
 from slimgpt.arch import FAMILIES, gated
-from slimgpt.arch.family import ATTENTION, FFN, Family, stock
+from slimgpt.arch.family import Family, stock
 from slimgpt.modeling_slimgpt import Base
-from slimgpt.sites import Kept, Segment, Site
+from slimgpt.sites import ATTENTION, FFN, Kept, Segment, Site
 
 HIDDEN, FFN_WIDTH, SHARED_WIDTH, NECK, LAYERS = 48, 96, 56, 40, 4
 SHARED, BEHIND = "shared", "neck"

@@ -9,6 +9,7 @@ pruned checkpoints, as soon as transformers itself is imported.
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from wrapt import when_imported
@@ -143,6 +144,8 @@ def __dir__() -> list[str]:
 
 @when_imported("transformers.models.auto.modeling_auto")
 def _teach_transformers(module: Any) -> None:
-    from slimgpt.modeling_slimgpt import register
+    from slimgpt import modeling_by_path, modeling_slimgpt
 
-    register()
+    for ours in (modeling_slimgpt, modeling_by_path):
+        with suppress(ImportError, AttributeError):  # what they need is only being made: who opens a model asks again
+            ours.register()

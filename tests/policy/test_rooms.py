@@ -33,6 +33,8 @@ ROOMS = {
     "errors": Room(1),
     "sites": Room(1, "torch"),
     "modeling_slimgpt": Room(1, "torch transformers huggingface_hub"),
+    "modeling_by_path": Room(1, "torch transformers"),
+    "detection": Room(2, "torch transformers"),
     "config": Room(2, "tyro.conf yaml"),
     "arch": Room(2, "torch transformers huggingface_hub"),
     "solvers": Room(2, "torch"),
@@ -66,7 +68,12 @@ MODULE_NAMES = re.compile(
     r"\b([qkvo]_proj|(gate|up|down|gate_up|qkv)_proj|self_attn|self_attention|c_attn|c_proj|c_fc|query_key_value|"
     r"dense_h_to_4h|dense_4h_to_h|fc[12]|mlp)\b"
 )
-PARAMETERS_IN = {"model.surgery", "model.embeddings_and_head"}  # the latter fills the empty skeleton around its layers
+PARAMETERS_IN = {
+    "model.surgery",
+    "model.embeddings_and_head",  # fills the empty skeleton around its layers
+    "detection.hollow",  # fills a model that has no weights
+    "modeling_by_path",  # makes empty ones
+}
 SAYS = re.compile(r"Comes in: .*Goes\s+out: ", re.DOTALL)
 PRINTS_IN = {"cli", "reports"}
 

@@ -22,11 +22,12 @@ from slimgpt.allocation.places import (
     removed_params,
 )
 from slimgpt.allocation.ratios import RANKED, SEARCHED, curves
-from slimgpt.arch.family import Family, member_params, unit_params
+from slimgpt.arch.family import Family
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.sites import Kept, Site, by_part
+from slimgpt.sites.projections import member_params, unit_params
 
 TOLERANCE = 0.003
 """How far the result may be from the asked size, as a fraction of the model, before the plan warns."""
@@ -105,6 +106,7 @@ def make_plan(
         ConfigError: the ratio or target cannot be attained, the layout does not fit, or the allocation file is wrong.
     """
     _check_round_to(shape.round_to, checkpoint.family)
+    _check_blocks(shape.blocks, checkpoint.family)
     places, num_layers = places_of(checkpoint), len(checkpoint.layers)
     goal = goal_of(asked, checkpoint.num_params, bytes_per_param, _header_bytes(checkpoint), times, places)
     found = allocation in (SEARCHED, RANKED)
@@ -146,10 +148,14 @@ def along(
 def places_of(checkpoint: Checkpoint) -> tuple[Place, ...]:
     """What a model has: the parts of its layers in order, and what is beside them."""
     layers: list[tuple[int | None, nn.Module]] = [*enumerate(checkpoint.layers), (None, checkpoint.skeleton)]
-    return tuple(_place(index, module, sites) for index, module in layers for sites in by_part(checkpoint.sites(index)))
+    return tuple(
+        _place(index, module, sites, checkpoint.family.blocks_go)
+        for index, module in layers
+        for sites in by_part(checkpoint.sites(index))
+    )
 
 
-def _place(index: int | None, module: nn.Module, sites: Sequence[Site]) -> Place:
+def _place(index: int | None, module: nn.Module, sites: Sequence[Site], blocks_go: bool) -> Place:
     """Sites of one part lose a unit together."""
     first = sites[0]
     per_unit = sum(unit_params(module, site) for site in sites)
@@ -163,7 +169,7 @@ def _place(index: int | None, module: nn.Module, sites: Sequence[Site]) -> Place
         fine=first.fine,
         unit=first.unit,
         cache_values=sum(site.cache_values for site in sites),
-        block_params=_block_params(module, first, per_unit),
+        block_params=_block_params(module, first, per_unit) if blocks_go else None,
     )
 
 
@@ -191,6 +197,14 @@ def tokens_per_input(checkpoint: Checkpoint, num_tokens: int) -> tuple[float, in
             share = shared / len(part) if len(part) > 1 else 1
             found.append((num_tokens * share / part[0].num_inputs, part[0].num_inputs))
     return min(found)
+
+
+def _check_blocks(blocks: Sequence[str], family: Family) -> None:
+    if blocks and not family.blocks_go:
+        raise ConfigError(
+            f"--blocks: whole blocks go in the tested families alone (slimgpt families), and {family.model_type} is "
+            "none of them: leave the option out."
+        )
 
 
 def _check_round_to(round_to: int, family: Family) -> None:

@@ -19,13 +19,13 @@ from slimgpt.allocation.curves import Curve
 from slimgpt.allocation.goal import Goal
 from slimgpt.allocation.places import Key, Place
 from slimgpt.allocation.plan import Shape, along
-from slimgpt.arch.family import weight_OI
 from slimgpt.errors import NumericalError
 from slimgpt.machine.processes import Processes
 from slimgpt.machine.setup import Machine
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.sites import Kept, Site, SolverOptions, by_part
+from slimgpt.sites.projections import weight_OI
 from slimgpt.solvers.flap import fluctuation
 from slimgpt.solvers.stats import InputStats
 from slimgpt.streaming.activations import ActivationRoom

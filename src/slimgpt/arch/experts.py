@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from slimgpt.arch import gated
-from slimgpt.arch.family import ATTENTION, FFN
-from slimgpt.sites import Segment, Site
+from slimgpt.sites import ATTENTION, FFN, Segment, Site
 
 PRUNED = {
     ATTENTION: gated.PRUNED[ATTENTION],

@@ -7,20 +7,15 @@ all families.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import nn
 
 from slimgpt.errors import ConfigError
-from slimgpt.sites import Kept, Segment, Site, expand
-
-ATTENTION = "attention"
-FFN = "ffn"
+from slimgpt.sites import Kept, Site
 
 
 @dataclass(frozen=True)
@@ -44,12 +39,18 @@ class Family:
         sites_beside: ``sites_beside(config)``: sites that the model has behind its layers, with paths in the causal LM
             and without a block.
         resized_beside: ``resized_beside(config, kept)``: configuration keys of the model when those are cut.
+        layer_config: ``layer_config(config, index)``: what ``sites`` and ``resized`` are asked with.
+        own_sizes: ``own_sizes(layer_config, kept)``: what :mod:`slimgpt.modeling_by_path` builds that layer from; None
+            where ``resized`` says it all, to :mod:`slimgpt.modeling_slimgpt`.
+        stays: ``stays(layer_config)``: what cannot go in that layer, and why, by module path.
+        returns: length of the tuple that a layer returns, the residual stream first; 0 where that is all.
+        blocks_go: a layer runs without one of its blocks.
     """
 
     model_type: str
     layers: str
     sites: Callable[[Any], tuple[Site, ...]]
-    resized: Callable[[Any, Mapping[str, Kept]], dict[str, int]]
+    resized: Callable[[Any, Mapping[str, Kept]], dict[str, Any]]
     stock_config: Callable[[Mapping[str, Any]], Any]
     pruned: Mapping[str, str]
     spellings: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +60,16 @@ class Family:
     prepare: Callable[[nn.Module], None] = lambda layer: None
     sites_beside: Callable[[Any], tuple[Site, ...]] = lambda config: ()
     resized_beside: Callable[[Any, Mapping[str, Kept]], dict[str, int]] = lambda config, kept: {}
+    layer_config: Callable[[Any, int], Any] = lambda config, index: config.per_layer_config[index]
+    own_sizes: Callable[[Any, Mapping[str, Kept]], dict[str, Any]] | None = None
+    stays: Callable[[Any], Mapping[str, str]] = lambda layer_config: {}
+    returns: int = 0
+    blocks_go: bool = True
+
+    @property
+    def tested(self) -> bool:
+        """A file of ours describes it, and tests of ours hold it to that; else its description has been detected."""
+        return self.own_sizes is None
 
 
 def head_dim(config: Any) -> int:
@@ -103,75 +114,3 @@ def stock_with_implied_head_dim(
         return config_class(**{key: value for key, value in settings.items() if key != "head_dim"})
 
     return stock_config
-
-
-def output_dim(module: nn.Module) -> int:
-    """The dimension of ``module.weight`` that holds its outputs: GPT-2's Conv1D stores its weight transposed."""
-    return 1 if isinstance(module, Conv1D) else 0
-
-
-def weight_OI(module: nn.Module) -> Tensor:
-    """A projection's weight as outputs x inputs, whatever the family stores."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.T if output_dim(module) == 1 else weight
-
-
-def projections(layer: nn.Module) -> dict[str, nn.Module]:
-    """All projections of a decoder layer by their paths in it; a switch with a single output is none."""
-    return {
-        path: module
-        for path, module in layer.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and weight_OI(module).shape[0] > 1
-    }
-
-
-def unit_params(layer: nn.Module, site: Site) -> int:
-    """Parameters that leave with one unit: its consumer columns, producer rows and their biases."""
-    return _params(layer, site, site.producers)
-
-
-def member_params(layer: nn.Module, site: Site) -> int:
-    """Parameters that leave with one member of a unit that stays."""
-    return _params(layer, site, [segment for segment in site.producers if segment.by_member]) // site.members
-
-
-def _params(layer: nn.Module, site: Site, segments: Sequence[Segment]) -> int:
-    count = weight_OI(layer.get_submodule(site.consumer)).shape[0] * site.unit_width
-    for segment in segments:
-        producer = layer.get_submodule(segment.path)
-        per_row = weight_OI(producer).shape[1] + (getattr(producer, "bias", None) is not None)
-        count += segment.rows_per_unit * per_row
-    return count
-
-
-def misfits(layer: nn.Module, sites: tuple[Site, ...]) -> Iterator[str]:
-    """Where a family's description does not fit the modules of a layer: a slip in a family file, or a configuration
-    whose numbers of heads contradict each other.
-    """
-    for site in sites:
-        parts = [site.unit_width, *(segment.rows_per_unit for segment in site.producers if segment.by_member)]
-        if any(part % site.members for part in parts):
-            yield f"{site.members} members do not divide {' or '.join(map(str, parts))} of {site.name}"
-        width = weight_OI(layer.get_submodule(site.consumer)).shape[1]
-        if width != site.num_units * site.unit_width:
-            yield f"{site.consumer} has {width} inputs, not {site.num_units} times {site.unit_width}"
-        for segment in site.producers:
-            rows = weight_OI(layer.get_submodule(segment.path)).shape[0]
-            last = segment.offset + site.num_units * segment.rows_per_unit
-            if last > rows:
-                yield f"{segment.path} has {rows} outputs, fewer than {last}"
-
-
-def surviving_rows(num_rows: int, site: Site, path: str, kept_N: Tensor) -> Tensor:
-    """bool over a producer's rows: True where the row stays when the units (or members) flagged False go.
-
-    What belongs to a unit as a whole stays while any of its members does.
-    """
-    rows = torch.ones(num_rows, dtype=torch.bool)
-    for segment in site.producers:
-        if segment.path == path:
-            size = site.num_units * segment.rows_per_unit
-            flags = kept_N.cpu() if segment.by_member else kept_N.cpu().view(site.num_units, -1).any(1)
-            rows[segment.offset : segment.offset + size] = expand(flags, size // len(flags))
-    return rows

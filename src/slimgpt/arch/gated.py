@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from slimgpt.arch.family import ATTENTION, FFN, Family, head_dim, stock
-from slimgpt.sites import Kept, Segment, Site
+from slimgpt.arch.family import Family, head_dim, stock
+from slimgpt.sites import ATTENTION, FFN, Kept, Segment, Site
 
 PRUNED = {
     ATTENTION: "KV groups (a KV head with its query heads), and query heads, as many from every group",

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import OPTConfig
 
-from slimgpt.arch.family import ATTENTION, FFN, Family, head_dim, stock_with_implied_head_dim
-from slimgpt.sites import Kept, Segment, Site
+from slimgpt.arch.family import Family, head_dim, stock_with_implied_head_dim
+from slimgpt.sites import ATTENTION, FFN, Kept, Segment, Site
 
 
 def sites(config: Any) -> tuple[Site, ...]:

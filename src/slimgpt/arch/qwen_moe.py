@@ -12,9 +12,9 @@ from transformers import Qwen2MoeConfig, Qwen3MoeConfig
 
 from slimgpt.arch import experts, gated
 from slimgpt.arch.experts import ExpertNames
-from slimgpt.arch.family import FFN, Family, stock
+from slimgpt.arch.family import Family, stock
 from slimgpt.errors import ModelError
-from slimgpt.sites import Kept, Site
+from slimgpt.sites import FFN, Kept, Site
 
 EXPERTS = ExpertNames("mlp.experts", gate="gate_proj", up="up_proj", down="down_proj")
 

@@ -110,7 +110,7 @@ def _run_folders(models: tuple[str, ...]) -> list[Path]:
 def _check(model: str, config: BenchConfig) -> int:
     """Bytes of the model's weights on disk, after a look at whether it can be measured as asked."""
     checkpoint = open_checkpoint(model)
-    context = getattr(checkpoint.config, "max_position_embeddings", None)
+    context = getattr(checkpoint.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if context is not None and config.prompt_tokens + config.new_tokens > context:
         raise ConfigError(
             f"--prompt-tokens {config.prompt_tokens} and --new-tokens {config.new_tokens} are together beyond the "

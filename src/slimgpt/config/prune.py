@@ -28,6 +28,10 @@ class PruneConfig(CalibrationOptions, TargetOptions):
     recipe: str | None = None
     """YAML file with any of these options; flags win over it."""
 
+    families: Literal["proved", "known"] = "proved"
+    """proved: any model of transformers; where no tested family describes it, its units are found, and proved on its
+    weights before anything goes. known: tested families alone (slimgpt families)."""
+
     solver: Literal["obs", "slimgpt", "flap", "wanda", "magnitude", "random"] = "obs"
     """obs: exact greedy Optimal Brain Surgeon. slimgpt: the paper's. flap: by fluctuation, a bias for what goes, where
     the family can carry one. The others are baselines."""

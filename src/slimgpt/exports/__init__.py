@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from slimgpt.config import ExportConfig
-from slimgpt.errors import ModelError
+from slimgpt.errors import ConfigError, ModelError
 from slimgpt.exports.gguf import plan_gguf
 from slimgpt.exports.onnx import plan_onnx
 from slimgpt.exports.padded import plan_padded
@@ -59,6 +59,7 @@ def export(config: ExportConfig) -> ExportResult:
     """
     config.check()
     checkpoint = open_checkpoint(config.model)
+    _require_tested(checkpoint)
     if config.format == "uniform-check":
         return ExportResult(None, describe(checkpoint, config, PLANNERS))
     assert config.out is not None  # check() saw to it
@@ -68,6 +69,15 @@ def export(config: ExportConfig) -> ExportResult:
     place = Place(config.out, MODEL if plan.folder else GGUF)
     place.check(checkpoint.path, plan.num_bytes, config.force)
     return ExportResult(Path(config.out).expanduser(), (*plan.notes, *_write(place, plan, checkpoint, config)))
+
+
+def _require_tested(checkpoint: Checkpoint) -> None:
+    """Raise ConfigError where it is not known what other formats call the parts of a model."""
+    if not checkpoint.family.tested:
+        raise ConfigError(
+            f"{checkpoint.source}: {checkpoint.family.model_type} is not one of the tested families (slimgpt "
+            "families), for which alone exports are written; the folder itself loads in transformers."
+        )
 
 
 def _write(place: Place, plan: Plan, checkpoint: Checkpoint, config: ExportConfig) -> tuple[str, ...]:

@@ -6,12 +6,11 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from slimgpt.arch.family import ATTENTION
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.inspection import layer_sizes
 from slimgpt.model.pruned_config import stock_config
-from slimgpt.sites import Kept
+from slimgpt.sites import ATTENTION, Kept
 
 
 def is_uniform(checkpoint: Checkpoint) -> bool:

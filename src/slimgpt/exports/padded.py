@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimgpt.arch.family import output_dim, surviving_rows
 from slimgpt.config import ExportConfig
 from slimgpt.exports.layout import widest_config
 from slimgpt.exports.plan import Plan
@@ -26,6 +25,7 @@ from slimgpt.model.skeleton import prunable_model
 from slimgpt.output.assembly import assemble
 from slimgpt.proof import Witness, alone, run_through, short_window
 from slimgpt.sites import Site
+from slimgpt.sites.projections import output_dim, surviving_rows
 
 
 def plan_padded(checkpoint: Checkpoint, config: ExportConfig) -> Plan:
@@ -67,7 +67,7 @@ def _write(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, folder: Path
 def _padded_layer(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, index: int) -> dict[str, Tensor]:
     layer = skeleton.get_submodule(checkpoint.family.layers)[index]  # type: ignore[index]
     state = checkpoint.layer_state(index)
-    wide_sites = checkpoint.family.sites(stock.per_layer_config[index])
+    wide_sites = checkpoint.family.sites(checkpoint.family.layer_config(stock, index))
     for site, wide in zip(checkpoint.sites(index), wide_sites, strict=True):
         if site.num_inputs < wide.num_inputs:
             state.update(pad_site(layer, wide, state, site))

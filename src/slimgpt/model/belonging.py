@@ -37,7 +37,7 @@ WRAPPINGS: Mapping[str, Wrapping] = {
 """By what stands in the names."""
 
 
-def check_belong(path: Path, skeleton: Any, weights: Weights, layers: str) -> None:
+def check_belong(path: Path, skeleton: Any, weights: Weights) -> None:
     """See that the weights are those of the model that the configuration describes, all of them numbers.
 
     Raises:
@@ -47,6 +47,10 @@ def check_belong(path: Path, skeleton: Any, weights: Weights, layers: str) -> No
     _check_head(path, skeleton, weights)
     _check_tensors(path, skeleton, weights)
     _check_tie(path, skeleton, weights)
+
+
+def check_layers(path: Path, skeleton: nn.Module, layers: str) -> None:
+    """Raise ModelError where the model has no decoder layers at ``layers``."""
     if not any(name.startswith(f"{layers}.") for name, _ in skeleton.named_parameters()):
         raise ModelError(
             f"{path}: its configuration says that there are no decoder layers, so there is nothing to work on."

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimgpt.arch import family_of
-from slimgpt.arch.family import Family, misfits
+from slimgpt.arch import is_tested
+from slimgpt.arch.family import Family
 from slimgpt.errors import ModelError
 from slimgpt.model import generation_settings
-from slimgpt.model.belonging import check_belong, check_writes
+from slimgpt.model.belonging import check_belong, check_layers, check_writes
 from slimgpt.model.config_file import CONFIG, MEND, check_counts, make_config, read_settings, refuse_quantised
+from slimgpt.model.conversion import Converted
+from slimgpt.model.families import PROVED, family_for, register
 from slimgpt.model.gguf_file import open_gguf
 from slimgpt.model.naming import Renamed
 from slimgpt.model.reading import border
@@ -30,8 +32,8 @@ from slimgpt.model.skeleton import empty_model, prunable_model, shapes_alone
 from slimgpt.model.source import resolve
 from slimgpt.model.tokenizer import load_tokenizer
 from slimgpt.model.weights import SafetensorsWeights, Weights
-from slimgpt.modeling_slimgpt import register
 from slimgpt.sites import Site
+from slimgpt.sites.projections import misfits
 
 SAMPLE = 1024  # entries of each tensor that a fingerprint looks at
 
@@ -67,9 +69,20 @@ class Checkpoint:
         assert isinstance(layers, nn.ModuleList)
         return layers
 
+    @property
+    def width(self) -> int:
+        """D, of the residual stream."""
+        return int(self.config.get_text_config(decoder=True).hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        """V, tokens that have an embedding."""
+        skeleton: Any = self.skeleton
+        return int(skeleton.get_input_embeddings().weight.shape[0])
+
     def layer_config(self, index: int) -> Any:
-        """Configuration of one layer: its own where sizes are per layer, else the model's."""
-        return self.config.per_layer_config[index]
+        """What its family says of one layer from: its own configuration where sizes are per layer, else the model's."""
+        return self.family.layer_config(self.config, index)
 
     def sites(self, index: int | None) -> tuple[Site, ...]:
         """Sites of one layer, or (None) of the model behind its layers, in the order in which they are pruned."""
@@ -128,8 +141,10 @@ def sites_of(family: Family, layer_config: Any) -> tuple[Site, ...]:
     return tuple(site for site in family.sites(layer_config) if site.part not in gone)
 
 
-def open_checkpoint(model: str) -> Checkpoint:
+def open_checkpoint(model: str, families: str = PROVED) -> Checkpoint:
     """Open ``model`` (folder, hub id or GGUF file) and check it from end to end, reading only headers.
+
+    Where no tested family describes it, its layers are looked at without weights, if ``families`` lets them.
 
     Raises:
         ModelError: see the module's text; the message says what is wrong, where, and what to do.
@@ -137,7 +152,7 @@ def open_checkpoint(model: str) -> Checkpoint:
     register()
     path = resolve(model)
     config, stored = open_gguf(path) if path.is_file() else _open_folder(path)
-    family = family_of(config)
+    family = _family(path, config, stored, families)
     skeleton, weights = _fitted(path, config, family, stored)
     config.architectures = [type(skeleton).__name__]  # it may name none, or the model without its head
     first = next(name for name, _ in skeleton.named_parameters() if name.startswith(f"{family.layers}."))
@@ -155,6 +170,16 @@ def open_checkpoint(model: str) -> Checkpoint:
     )
 
 
+def _family(path: Path, config: Any, stored: Weights, accepted: str) -> Family:
+    """The family; a configuration that nobody has described is only looked at when the weights have borne it out."""
+    if not is_tested(config.model_type) and accepted == PROVED:
+        with border(f"{path}: {CONFIG} is not valid", MEND):
+            skeleton = shapes_alone(config)
+            weights = Converted(stored, skeleton)
+        check_belong(path, skeleton, weights)
+    return family_for(config, accepted)
+
+
 def _fitted(path: Path, config: Any, family: Family, stored: Weights) -> tuple[nn.Module, Weights]:
     """The skeleton, and the weights under its names.
 
@@ -164,16 +189,24 @@ def _fitted(path: Path, config: Any, family: Family, stored: Weights) -> tuple[n
     for build in (shapes_alone, empty_model):
         with border(f"{path}: {CONFIG} is not valid", MEND):
             skeleton = prunable_model(config, family, build)
-        weights = Renamed(stored, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
-        check_belong(path, skeleton, weights, family.layers)
+        weights = _under_names(stored, skeleton, family)
+        check_belong(path, skeleton, weights)
+        check_layers(path, skeleton, family.layers)
         _check_sites(path, config, family, skeleton)
     return skeleton, weights
+
+
+def _under_names(stored: Weights, skeleton: Any, family: Family) -> Weights:
+    """Of tested families we say ourselves what tensors are called; of others, transformers does."""
+    if family.tested:
+        return Renamed(stored, skeleton.state_dict(), str(skeleton.base_model_prefix), family.spellings)
+    return Converted(stored, skeleton)
 
 
 def _check_sites(path: Path, config: Any, family: Family, skeleton: nn.Module) -> None:
     """See that the family's description fits the modules."""
     layers = skeleton.get_submodule(family.layers).children()
-    places = [(layer, sites_of(family, config.per_layer_config[index])) for index, layer in enumerate(layers)]
+    places = [(layer, sites_of(family, family.layer_config(config, index))) for index, layer in enumerate(layers)]
     for part, sites in [*places, (skeleton, family.sites_beside(config))]:
         if (slip := next(misfits(part, sites), None)) is not None:
             raise ModelError(f"{path}: {CONFIG} contradicts itself: {slip}. {MEND}")

@@ -13,7 +13,7 @@ from slimgpt.model.weights import require_finite
 
 def check_context(model_config: Any, seqlen: int) -> None:
     """Raise ConfigError if windows of ``seqlen`` tokens are longer than the model was made for."""
-    context = getattr(model_config, "max_position_embeddings", None)
+    context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
     if context is not None and seqlen > context:
         raise ConfigError(f"--seqlen {seqlen} is beyond the model's context of {context} tokens.")
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from transformers import CONFIG_MAPPING
-
-from slimgpt.arch import family_of
+from slimgpt.arch import is_tested
 from slimgpt.errors import ModelError, last_line, shown
 from slimgpt.machine.json_files import read_object
+from slimgpt.model.families import config_class, require_type
 from slimgpt.model.reading import border
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
@@ -53,6 +52,7 @@ SIZES = (
 )
 """Keys that families compute with; not every class of transformers checks that they are whole numbers."""
 
+FLOAT = "__float__"  # of the objects that stand for infinite numbers
 SKIP = "skip"  # of a layer's own settings: parts that it has lost
 MOST_LABELS = 10_000
 FLOATS = ("float32", "float16", "bfloat16", "float64")  # what dtype may be
@@ -82,7 +82,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{file} is not a JSON object: {last_line(error)}. Download it again.") from error
     if not isinstance(settings.get("model_type"), str):
         settings["model_type"] = str(settings.get("model_type"))
-    family_of(_ModelType(_type_in_transformers(settings)))  # in our words, not in transformers'
+    require_type(_type_in_transformers(settings))
     return settings
 
 
@@ -124,6 +124,9 @@ def check_counts(folder: Path, settings: Mapping[str, Any], num_tensors: int) ->
     Raises:
         ModelError: there are more layers or experts than tensors.
     """
+    for part in settings.values():
+        if isinstance(part, dict):
+            check_counts(folder, part, num_tensors)
     for key in COUNTS:
         count, most = settings.get(key), MOST_LABELS if key == "num_labels" else num_tensors
         if isinstance(count, int) and count > most:
@@ -149,33 +152,51 @@ def make_config(folder: Path, settings: Mapping[str, Any]) -> Any:
         ModelError: it cannot.
     """
     _refuse_odd(folder, settings)
-    config_class: Any = CONFIG_MAPPING[settings["model_type"]]
+    kind = config_class(settings["model_type"])
     with border(f"{folder}: {CONFIG} is not valid", MEND):
-        config = config_class(**_its_own(settings, config_class), name_or_path=str(folder))
+        config = kind(**_its_own(_with_floats(settings), kind), name_or_path=str(folder))
         config.to_dict()
     return config
 
 
-def _its_own(settings: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
+def _with_floats(value: Any) -> Any:
+    """Infinite numbers, which JSON has no word for and transformers writes as objects."""
+    if isinstance(value, list):
+        return [_with_floats(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {FLOAT}:
+        return float(value[FLOAT])
+    return {key: _with_floats(one) for key, one in value.items()}
+
+
+def _its_own(settings: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     """The settings without what is ours to choose, and without names that would stand before a method's."""
-    settable = {*(field.name for field in dataclasses.fields(config_class)), *PROPERTIES}
+    settable = {*(field.name for field in dataclasses.fields(kind)), *PROPERTIES}
     return {
         key: value
         for key, value in settings.items()
-        if key not in OURS_TO_CHOOSE and (key in settable or not hasattr(config_class, key))
+        if key not in OURS_TO_CHOOSE and (key in settable or not hasattr(kind, key))
     }
 
 
 def _refuse_odd(folder: Path, settings: Mapping[str, Any]) -> None:
     """Values that no configuration has, and that nobody checks later."""
     odd = [key for key, value in settings.items() if not _finite(value)]
-    odd += [key for key in SIZES if not isinstance(settings.get(key), (int, NoneType))]
+    odd += [key for key in SIZES if not _is_count(settings.get(key), by_layer=not is_tested(settings["model_type"]))]
     odd += [key for key in ("dtype", "torch_dtype") if settings.get(key) not in (None, *FLOATS)]
     if not _are_sizes(settings.get("per_layer_config", {})):
         odd.append("per_layer_config")
     if odd:
         value = shown(settings[odd[0]])
         raise ModelError(f"{folder}: {CONFIG} is not valid ({odd[0]} cannot be {value}). {MEND}")
+
+
+def _is_count(value: Any, by_layer: bool) -> bool:
+    """A whole number, or none; or a list of them, in types that have such."""
+    if by_layer and isinstance(value, list):
+        return all(isinstance(one, int) for one in value)
+    return isinstance(value, (int, NoneType))
 
 
 def _finite(value: Any) -> bool:
@@ -205,8 +226,3 @@ def _type_in_transformers(settings: Mapping[str, Any]) -> str:
     """A Mistral whose layers differ in kind is a Ministral to transformers' AutoConfig."""
     model_type = str(settings["model_type"])
     return "ministral" if model_type == "mistral" and "layer_types" in settings else model_type
-
-
-@dataclasses.dataclass(frozen=True)
-class _ModelType:
-    model_type: str

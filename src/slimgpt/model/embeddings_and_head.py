@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -17,6 +19,19 @@ from slimgpt.model.checkpoint import Checkpoint
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of a decoder layer, after the residual stream."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Arguments of the layers by the number of windows in a batch; those of one window serve batches of all sizes for
+    which there are none.
+    """
+
+    by_size: Mapping[int, list[Call]]
+
+    def of(self, index: int, num_windows: int) -> Call:
+        """Of one layer."""
+        return self.by_size.get(num_windows, self.by_size[1])[index]
 
 
 PIECE = 8192
@@ -61,14 +76,19 @@ def head(
 def _behind_layers(checkpoint: Checkpoint, hidden_BTD: Tensor) -> Tensor:
     """The logits that the skeleton makes of what leaves its last layer."""
     skeleton: Any = checkpoint.skeleton
-    first, *others = checkpoint.layers
+    (first, *others), returns = checkpoint.layers, checkpoint.family.returns
     with ExitStack() as stack:
-        stack.enter_context(forward_replaced(first, lambda *args, **kwargs: hidden_BTD))
+        stack.enter_context(forward_replaced(first, lambda *args, **kwargs: _returned(hidden_BTD, returns)))
         for layer in others:
-            stack.enter_context(forward_replaced(layer, lambda hidden, *args, **kwargs: hidden))
+            stack.enter_context(forward_replaced(layer, lambda hidden, *args, **kwargs: _returned(hidden, returns)))
         any_ids = torch.zeros(hidden_BTD.shape[:2], dtype=torch.int64, device=hidden_BTD.device)
         result: Tensor = skeleton(input_ids=any_ids, use_cache=False).logits
         return result
+
+
+def _returned(hidden: Tensor, returns: int) -> Any:
+    """As a layer gives it back that returns so many things (0: the stream alone)."""
+    return (hidden, *[None] * (returns - 1)) if returns else hidden
 
 
 @contextmanager
@@ -148,20 +168,34 @@ def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     setattr(model.get_submodule(path), leaf, parameter)
 
 
-def layer_calls(body: nn.Module, layers: nn.ModuleList, window_BT: Tensor) -> list[Call]:
-    """What the body passes to each of its layers beside the residual stream."""
-    calls: list[Call] = []
+def layer_calls(
+    body: nn.Module, checkpoint: Checkpoint, windows_BT: Tensor, batch_size: int, device: torch.device
+) -> Calls:
+    """What the body passes to each of its layers beside the residual stream, on ``device``.
 
-    def recorder(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    Masks and rotary embeddings depend on positions alone. In tested families one window's serve them all by
+    broadcasting; in others each size of a batch has its own.
+    """
+    sizes = {1}
+    if not checkpoint.family.tested:
+        sizes |= {min(batch_size, len(windows_BT)), len(windows_BT) % batch_size} - {0}
+    return Calls({size: send_to_device(_calls(body, checkpoint, windows_BT[:size]), device) for size in sizes})
+
+
+def _calls(body: nn.Module, checkpoint: Checkpoint, windows_BT: Tensor) -> list[Call]:
+    calls: list[Call] = []
+    layers, returns = checkpoint.layers, checkpoint.family.returns
+
+    def recorder(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         calls.append((args, kwargs))
         if len(calls) == len(layers):
             raise Stop
-        return hidden
+        return _returned(hidden, returns)
 
     with ExitStack() as stack:
         for layer in layers:
             stack.enter_context(forward_replaced(layer, recorder))
-        _run_until_stop(body, window_BT)
+        _run_until_stop(body, windows_BT)
     return calls
 
 

@@ -9,6 +9,8 @@ from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.pruned_config import resized_layer
 from slimgpt.sites import Kept
 
+TESTED, DETECTED = "a tested family", "detection: prune proves it on the weights before anything goes"
+
 
 def inspect_model(model: str) -> dict[str, Any]:
     """Describe a model (folder, hub id or GGUF file), dense or pruned, as plain data.
@@ -20,11 +22,21 @@ def inspect_model(model: str) -> dict[str, Any]:
     return {
         "model": model,
         "family": checkpoint.config.model_type,
+        "known_by": TESTED if checkpoint.family.tested else DETECTED,
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
-        "hidden_size": checkpoint.config.hidden_size,
+        "hidden_size": checkpoint.width,
+        "stays_whole": staying(checkpoint),
         "layers": [_layer(checkpoint, index) for index in range(len(checkpoint.layers))],
         "parameters": _parts(checkpoint),
     }
+
+
+def staying(checkpoint: Checkpoint) -> list[str]:
+    """What cannot go in a model and why, a sentence each, with the number of layers where it is so."""
+    layers = range(len(checkpoint.layers))
+    found = [checkpoint.family.stays(checkpoint.layer_config(index)).items() for index in layers]
+    count = Counter(f"{path} stays whole: {reason}" for of_layer in found for path, reason in of_layer)
+    return [f"{text} ({times} of {len(found)} layers)." for text, times in count.items()]
 
 
 def _layer(checkpoint: Checkpoint, index: int) -> dict[str, Any]:

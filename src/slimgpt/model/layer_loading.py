@@ -34,11 +34,21 @@ def materialised(
 ) -> Iterator[nn.Module]:
     """A decoder layer of the skeleton with its weights; it may be pruned inside, and is empty again afterwards."""
     there = {name: tensor.to(device, dtype, non_blocking=True) for name, tensor in state.items()}
+    computed = [
+        (module, name, buffer)
+        for module in layer.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and name in module._non_persistent_buffers_set
+    ]
     layer.load_state_dict(there, assign=True)
     layer.requires_grad_(False)
+    for module, name, buffer in computed:
+        module._buffers[name] = buffer.to(device)
     try:
         yield layer
     finally:
         layer.to("meta")
         del there, state
+        for module, name, buffer in computed:  # no file would bring them back
+            module._buffers[name] = buffer
         host.give_back()

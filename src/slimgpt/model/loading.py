@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from slimgpt.machine import devices
 from slimgpt.model.checkpoint import open_checkpoint
 from slimgpt.model.config_file import read_config
+from slimgpt.model.families import auto_class
 from slimgpt.model.gguf_file import load_gguf
 
 
@@ -35,9 +35,10 @@ def load_as(path: Path, dtype: torch.dtype, **placement: Any) -> Any:
     """
     if path.is_file():
         return load_gguf(path, dtype)
-    return AutoModelForCausalLM.from_pretrained(
+    config = read_config(path)
+    return auto_class(config).from_pretrained(
         path,
-        config=read_config(path),
+        config=config,
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,

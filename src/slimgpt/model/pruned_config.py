@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 import slimgpt.modeling_slimgpt as modeling
 from slimgpt.arch.family import head_dim
 from slimgpt.model.checkpoint import Checkpoint, skipped
+from slimgpt.model.config_by_path import config_by_path
 from slimgpt.sites import Kept
 
 
@@ -29,6 +30,8 @@ def pruned_config(
     Raises:
         ConfigError: no stock class can hold the uniform sizes.
     """
+    if layout != "uniform" and not checkpoint.family.tested:
+        return config_by_path(checkpoint, kept, dtype)
     resized = resized_layers(checkpoint, kept)
     whole = checkpoint.family.resized_beside(checkpoint.config, beside or {})
     if layout == "uniform":

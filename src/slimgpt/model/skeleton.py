@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from slimgpt.arch.family import Family
+from slimgpt.model.families import auto_class
 
 
 def empty_model(config: Any) -> nn.Module:
@@ -19,14 +19,14 @@ def empty_model(config: Any) -> nn.Module:
     Buffers (rotary frequencies) are real: they are computed, not stored.
     """
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = auto_class(config).from_config(config, trust_remote_code=False)
     return _resting(model)
 
 
 def shapes_alone(config: Any) -> nn.Module:
     """The same with its buffers on the meta device too: it takes no memory, whatever the configuration says."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = auto_class(config).from_config(config, trust_remote_code=False)
     return _resting(model)
 
 
@@ -38,7 +38,7 @@ def prunable_model(config: Any, family: Family, build: Callable[[Any], nn.Module
     """
     model = build(config)
     for index, layer in enumerate(model.get_submodule(family.layers).children()):
-        family.sites(config.per_layer_config[index])  # says what is wrong before anything looks for it
+        family.sites(family.layer_config(config, index))  # says what is wrong before anything looks for it
         family.prepare(layer)
     return model
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from slimgpt.arch.family import output_dim, surviving_rows, weight_OI
 from slimgpt.sites import Removal, Site
+from slimgpt.sites.projections import output_dim, surviving_rows, tensors_of_rows, weight_OI
 
 
 def remove(layer: nn.Module, site: Site, removal: Removal) -> None:
@@ -15,7 +15,7 @@ def remove(layer: nn.Module, site: Site, removal: Removal) -> None:
     bias stays, unless the solver has moved it: it belongs to the outputs.
     """
     for path in dict.fromkeys(segment.path for segment in site.producers):
-        _keep_rows_(layer.get_submodule(path), site, path, removal.kept_N)
+        _keep_rows_(layer, site, path, removal.kept_N)
     replace_weight(layer, site.consumer, removal.weight_OI)
     if removal.bias_O is not None:
         _assign_(layer.get_submodule(site.consumer), "bias", removal.bias_O)
@@ -28,14 +28,14 @@ def replace_weight(layer: nn.Module, path: str, new_OI: Tensor) -> None:
     _restate_shape_(module)
 
 
-def _keep_rows_(producer: nn.Module, site: Site, path: str, kept_N: Tensor) -> None:
-    dim = output_dim(producer)
-    weight = producer.get_parameter("weight")
-    rows = surviving_rows(weight.shape[dim], site, path, kept_N).nonzero().squeeze(1).to(weight.device)
-    _assign_(producer, "weight", weight.index_select(dim, rows))
-    if getattr(producer, "bias", None) is not None:
-        _assign_(producer, "bias", producer.get_parameter("bias").index_select(0, rows))
-    _restate_shape_(producer)
+def _keep_rows_(layer: nn.Module, site: Site, path: str, kept_N: Tensor) -> None:
+    for name, dim in tensors_of_rows(layer, path):
+        owner, _, leaf = name.rpartition(".")
+        whole = layer.get_parameter(name)
+        rows = surviving_rows(whole.shape[dim], site, path, kept_N).nonzero().squeeze(1).to(whole.device)
+        _assign_(layer.get_submodule(owner), leaf, whole.index_select(dim, rows))
+        if owner == path:  # a projection
+            _restate_shape_(layer.get_submodule(owner))
 
 
 def _assign_(module: nn.Module, name: str, value: Tensor) -> None:

@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-import slimgpt.modeling_slimgpt as modeling
 from slimgpt.machine.atomic import write_json
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model import generation_settings
 from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.families import PREFIX, modelling_file
 from slimgpt.model.weights import INDEX
 from slimgpt.output import place
 from slimgpt.output.companions import copy_companions
@@ -50,7 +50,7 @@ def add_the_rest(folder: Path, checkpoint: Checkpoint, config: Any, tokenizer: A
     """
     config.save_pretrained(folder)
     if is_per_layer(config):
-        add_modelling_file(folder)
+        add_modelling_file(folder, config)
     generation_settings.write_settings(checkpoint.path, checkpoint.config, folder)
     tokenizer.save_pretrained(folder)
     copy_companions(checkpoint.path, folder)
@@ -58,7 +58,7 @@ def add_the_rest(folder: Path, checkpoint: Checkpoint, config: Any, tokenizer: A
 
 def is_per_layer(config: Any) -> bool:
     """Layers have their own sizes, so that our modelling file goes with the weights."""
-    return str(config.model_type).startswith(modeling.PREFIX)
+    return str(config.model_type).startswith(PREFIX)
 
 
 def write_weights(folder: Path, rest: Mapping[str, Tensor], shards: Sequence[Path], total_bytes: int) -> None:
@@ -89,7 +89,7 @@ def _tensor_names(file: Path) -> list[str]:
         return list(tensors.keys())
 
 
-def add_modelling_file(folder: Path) -> None:
+def add_modelling_file(folder: Path, config: Any) -> None:
     """What plain transformers needs to load layers of different sizes."""
-    assert modeling.__file__ is not None
-    shutil.copyfile(modeling.__file__, folder / Path(modeling.__file__).name)
+    file = modelling_file(config)
+    shutil.copyfile(file, folder / file.name)

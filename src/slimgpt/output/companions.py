@@ -10,6 +10,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 LICENCES = ("licen[cs]e*", "copying*", "notice*", "use_policy*", "*use_policy*", "acceptable_use*")
+PROCESSORS = ("*preprocessor_config.json", "processor_config.json")
+"""How pictures and sounds become what models read."""
+
 TEMPLATES = ("*.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 VOCABULARIES = (
     "tokenizer.json",
@@ -27,7 +30,7 @@ VOCABULARIES = (
 EMBEDDERS = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "[0-9]*_*/config.json")
 """sentence-transformers' files, one folder a module."""
 
-PATTERNS = (*LICENCES, *TEMPLATES, *VOCABULARIES, *EMBEDDERS)
+PATTERNS = (*LICENCES, *TEMPLATES, *PROCESSORS, *VOCABULARIES, *EMBEDDERS)
 """Of paths below the model's folder, in small letters."""
 
 NEVER = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
-import slimgpt.modeling_slimgpt as modeling
+from slimgpt.model.families import auto_class, modelling_file
 from slimgpt.model.tokenizer import load_tokenizer
 
 TEXT = (
@@ -32,7 +33,7 @@ def open_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
         Unproved: they do not.
     """
     where = {} if device.type == "cpu" else {"device_map": {"": device}}
-    opened: Any = AutoModelForCausalLM.from_pretrained(
+    opened: Any = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,
@@ -57,7 +58,7 @@ def open_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
 def check_files(folder: Path, config: Any, tokenizer: Any) -> None:
     """Raise Unproved where what lies beside the weights is not what it should be."""
     for name in (getattr(config, "auto_map", None) or {}).values():
-        _check_modelling_file(folder, name)
+        _check_modelling_file(folder, config, name)
     if (folder / "generation_config.json").is_file():
         GenerationConfig.from_pretrained(folder)
     stored = load_tokenizer(folder)
@@ -70,14 +71,13 @@ def check_files(folder: Path, config: Any, tokenizer: Any) -> None:
             raise Unproved(f"its tokenizer is another one than the model's: it differs by its {what}")
 
 
-def _check_modelling_file(folder: Path, name: str) -> None:
+def _check_modelling_file(folder: Path, config: Any, name: str) -> None:
     """Plain transformers takes the class ``name`` from a file beside the weights: from ours, as it is."""
     module, _, made = name.rpartition(".")
-    assert modeling.__file__ is not None
-    path, ours = folder / f"{module}.py", Path(modeling.__file__)
+    path, ours = folder / f"{module}.py", modelling_file(config)
     if not path.is_file() or path.read_bytes() != ours.read_bytes():
         raise Unproved(f"config.json names {name}, but {path.name} is not there, or not slimgpt's")
-    if not hasattr(modeling, made):
+    if not hasattr(importlib.import_module(f"slimgpt.{ours.stem}"), made):
         raise Unproved(f"config.json names {name}, but there is no such class in {path.name}")
 
 

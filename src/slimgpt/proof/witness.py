@@ -53,7 +53,8 @@ def short_window(checkpoint: Checkpoint, tokenizer: Any, windows_BT: Tensor | No
     ids_T = torch.tensor(tokenizer(TEXT)["input_ids"]) if windows_BT is None else windows_BT[0]
     skeleton: Any = checkpoint.skeleton
     known_T = ids_T[ids_T < skeleton.get_input_embeddings().weight.shape[0]]
-    return known_T[: min(SHORT, getattr(checkpoint.config, "max_position_embeddings", SHORT))]
+    text = checkpoint.config.get_text_config(decoder=True)
+    return known_T[: min(SHORT, getattr(text, "max_position_embeddings", SHORT))]
 
 
 @torch.inference_mode()

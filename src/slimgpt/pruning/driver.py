@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from slimgpt.allocation.ranking import rank
-from slimgpt.arch.family import weight_OI
 from slimgpt.config import PruneConfig
 from slimgpt.errors import NumericalError
 from slimgpt.machine import host
 from slimgpt.machine.clock import Clock
 from slimgpt.model import surgery
+from slimgpt.model.config_by_path import state_sizes_
 from slimgpt.model.embeddings_and_head import head
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.weights import require_finite
@@ -27,6 +27,7 @@ from slimgpt.pruning.observer import Observer, PruneResult
 from slimgpt.pruning.prepare import config_of_plan, prepare
 from slimgpt.searching import find_allocation, read_metric
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
+from slimgpt.sites.projections import weight_OI
 from slimgpt.solvers import SOLVERS
 from slimgpt.solvers.correction import correct
 from slimgpt.solvers.members import solve_site
@@ -220,7 +221,7 @@ class _Run:
                 with _naming(index, site):
                     lead = self.processes.leads
                     solved = self._solve(layer, stats.pop(site.name), index, site) if lead else None
-                removals[site.name] = self._cut(layer, site, solved)
+                removals[site.name] = self._cut(layer, index, site, solved)
         return removals
 
     def _solve(self, layer: nn.Module, stats: InputStats | GapStats, index: int | None, site: Site) -> Removal:
@@ -259,13 +260,14 @@ class _Run:
             self.stream.observe(layer, index, sites)
         for site in sites:
             decided = record.removal(self.job, index, site, done) if self.processes.leads else None
-            self._cut(layer, site, decided)
+            self._cut(layer, index, site, decided)
 
-    def _cut(self, layer: nn.Module, site: Site, decided: Removal | None) -> Removal:
+    def _cut(self, layer: nn.Module, index: int | None, site: Site, decided: Removal | None) -> Removal:
         """Carry out what the leader decided."""
         removal = self.processes.from_leader(decided)
         assert removal is not None
         surgery.remove(layer, site, removal)
+        state_sizes_(self.job.checkpoint, layer, index, {site.part: self.job.plan.of_layer(index)[site.part]})
         self.stream.pruned(site, removal)
         return removal
 

@@ -27,12 +27,14 @@ from slimgpt.model.beginning import first_tokens
 from slimgpt.model.biases import with_biases
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
+from slimgpt.model.inspection import staying
 from slimgpt.model.pruned_config import pruned_config
 from slimgpt.output import record_file
 from slimgpt.output.journal import Journal, take_up
 from slimgpt.output.place import Place
 from slimgpt.pruning.job import Job, Text
 from slimgpt.pruning.needs import cure, needs_of
+from slimgpt.pruning.units_proof import prove_units
 from slimgpt.searching.task import SearchTask
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
@@ -53,6 +55,7 @@ NOT_IN_FINGERPRINT = frozenset(
         "search_cache",
         "latency_table",
         "report",
+        "families",
     }
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
@@ -71,7 +74,7 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
     config.check()
     device = devices.pick_device(config.device)
     processes = Processes.join(device)
-    model = _model(config.model, config.seqlen, biases=config.solver == "flap")
+    model = _model(config.model, config.families, config.seqlen, biases=config.solver == "flap")
     machine = _machine(model.dtype, device, processes, config.dtype, config.batch_size, config.seqlen)
     place, shape = Place(config.out), shape_of(config)
     table = processes.from_leader(_latency_table(config, model, machine, place, note) if processes.leads else None)
@@ -81,6 +84,10 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
     if processes.leads:
         place.check(model.path, plan.bytes_after, config.force, config.resume)
     text = _text(config, model, machine, note, say)
+    if processes.leads and not model.family.tested:
+        for line in (*staying(model), "proving on the weights that the others can go …"):
+            note(line) if line.endswith("…") else say(line)
+        prove_units(model, text.windows_BT, machine)
     needs = needs_of(config, model, text.windows_BT, plan, machine)
     machine = _with_offloading(machine, needs, config, place)
     fingerprint = _fingerprint(config, model, text.windows_BT, table, machine)
@@ -104,9 +111,9 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
     )
 
 
-def _model(name: str, seqlen: int, biases: bool) -> Checkpoint:
+def _model(name: str, families: str, seqlen: int, biases: bool) -> Checkpoint:
     """The model, with room for ``biases`` that FLAP leaves behind."""
-    checkpoint = open_checkpoint(name)
+    checkpoint = open_checkpoint(name, families)
     check_context(checkpoint.config, seqlen)
     return with_biases(checkpoint) if biases else checkpoint
 

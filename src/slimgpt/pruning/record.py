@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from slimgpt.allocation import latency
 from slimgpt.allocation.places import whole
-from slimgpt.arch.family import output_dim, weight_OI
 from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
@@ -23,6 +22,7 @@ from slimgpt.output.record_sites import SiteRecord, sites_of
 from slimgpt.pruning.job import Job
 from slimgpt.searching import tried
 from slimgpt.sites import Removal, Site
+from slimgpt.sites.projections import output_dim, weight_OI
 from slimgpt.solvers.members import nothing_left
 from slimgpt.streaming.conveyor import to_host
 

@@ -235,10 +235,10 @@ def _bytes(config: RecoverConfig, checkpoint: Checkpoint, train: list[Row]) -> i
 
 def _check_tokens(checkpoint: Checkpoint, found: list[Row]) -> None:
     largest = max(max(row.ids) for row in found)
-    if largest >= checkpoint.config.vocab_size:
+    if largest >= checkpoint.vocabulary:
         raise ModelError(
             f"{checkpoint.path}: the tokenizer makes token {largest}, but the model has embeddings for "
-            f"{checkpoint.config.vocab_size} tokens only: the tokenizer belongs to another model."
+            f"{checkpoint.vocabulary} tokens only: the tokenizer belongs to another model."
         )
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from slimgpt.arch.family import weight_OI
 from slimgpt.config import RecoverConfig
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.proof.memory import proved
 from slimgpt.recovery import lora
+from slimgpt.sites.projections import weight_OI
 from slimgpt.solvers.memory import FLOAT32
 from slimgpt.streaming import memory
 from slimgpt.streaming.memory import Needs, Stage

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from slimgpt.arch.family import projections
 from slimgpt.machine.tensor_files import write_tensors
+from slimgpt.sites.projections import projections
 from slimgpt.sparsity.masks.method import count, lowest
 
 FILE = "movement.safetensors"

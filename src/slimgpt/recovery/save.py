@@ -63,7 +63,7 @@ def _copy_the_rest(source: Path, folder: Path, config: Any) -> None:
     _name_the_class(folder / "config.json", config)
     copy_companions(source, folder, replace=True)
     if is_per_layer(config):
-        add_modelling_file(folder)
+        add_modelling_file(folder, config)
 
 
 def _name_the_class(path: Path, config: Any) -> None:

@@ -168,6 +168,9 @@ def print_inspection(inspection: Mapping[str, Any]) -> None:
     for part, count in inspection["parameters"].items():
         parts.add_row(part, f"{count:,}", f"{count / inspection['parameters']['total']:.1%}")
     out.print(parts)
+    out.print(f"Known by {inspection['known_by']}.")
+    for line in inspection["stays_whole"]:
+        out.print(line)
 
 
 def _cell(value: int | list[str] | None) -> str:

@@ -16,15 +16,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from slimgpt.arch.family import weight_OI
 from slimgpt.model.checkpoint import Checkpoint
-from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, head, layer_calls
+from slimgpt.model.embeddings_and_head import embeddings, first_input, head, layer_calls
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.searching.drawn import drawn_gradient
 from slimgpt.sites import Site
+from slimgpt.sites.projections import weight_OI
 from slimgpt.solvers.stats import InputStats
 from slimgpt.streaming.activations import ActivationRoom
 
@@ -78,7 +77,7 @@ class Sweep:
         self._seeds_B = seeds_B
         self._stage = stage
         self._progress = progress
-        shape = (*windows_BT.shape, checkpoint.config.hidden_size)
+        shape = (*windows_BT.shape, checkpoint.width)
         self._inputs = [room.empty(f"input-{index}", shape) for index in range(len(checkpoint.layers) + 1)]
         self._batch_size = batch_size
         self._room = room
@@ -106,7 +105,8 @@ class Sweep:
         """Fill the inputs of all layers. (Inference mode would make tensors that no backward pass may use.)"""
         with embeddings(self._checkpoint, self._windows_BT.unique(), self._dtype) as body:
             layers = self._checkpoint.layers
-            self._calls: list[Call] = send_to_device(layer_calls(body, layers, self._windows_BT[:1]), self._device)
+            size = min(self._batch_size, len(self._windows_BT))
+            self._calls = layer_calls(body, self._checkpoint, self._windows_BT, size, self._device)
             for rows in self._batches():
                 self._inputs[0][rows] = first_input(body, layers[0], self._windows_BT[rows]).to(self._inputs[0])
         for index in range(len(layers)):
@@ -127,7 +127,7 @@ class Sweep:
         return self._inputs[index][rows].to(self._device, self._dtype)
 
     def _run(self, layer: nn.Module, index: int, hidden_BTD: Tensor) -> Tensor:
-        args, kwargs = self._calls[index]
+        args, kwargs = self._calls.of(index, len(hidden_BTD))
         output = layer(hidden_BTD, *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 

@@ -14,20 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from slimgpt.allocation.places import Allocation, Key, of_layer
-from slimgpt.arch.family import weight_OI
 from slimgpt.evaluation.predictions import divergence_loss, targets_of
 from slimgpt.evaluation.vocabulary import summed_loss
 from slimgpt.machine import host
 from slimgpt.model import surgery
 from slimgpt.model.checkpoint import Checkpoint
-from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, layer_calls
+from slimgpt.model.config_by_path import state_sizes_
+from slimgpt.model.embeddings_and_head import embeddings, first_input, layer_calls
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.searching.levels import Levels
 from slimgpt.sites import Kept, Site
+from slimgpt.sites.projections import weight_OI
 
 KEPT_TOKENS = 64  # of each of the dense model's predictions; all others count as one
 
@@ -141,6 +141,7 @@ class Trial:
         removal = self._levels.removal(index, site, keep, weight)
         if site.fine:
             surgery.remove(module, site, removal)
+            state_sizes_(self._checkpoint, module, index, {site.part: keep})
             return
         zeroed_OI = torch.zeros_like(weight)
         zeroed_OI[:, site.kept_columns(removal.kept_N)] = removal.weight_OI.to(zeroed_OI)
@@ -163,17 +164,16 @@ class Trial:
                 skeleton.set_submodule(path, module)
 
     def _through(self, layer: nn.Module, index: int, hidden_BTD: Tensor) -> Tensor:
-        args, kwargs = self._calls[index]
         outputs = []
         for batch_BTD in hidden_BTD.split(self._batch_size):
+            args, kwargs = self._calls.of(index, len(batch_BTD))
             output = layer(batch_BTD, *args, **kwargs)
             outputs.append(output[0] if isinstance(output, tuple) else output)
         return torch.cat(outputs)
 
     def _embedded(self, windows_BT: Tensor) -> Tensor:
         with embeddings(self._checkpoint, windows_BT.unique(), self._dtype) as body:
-            calls = layer_calls(body, self._checkpoint.layers, windows_BT[:1])
-            self._calls: list[Call] = send_to_device(calls, self._device)
+            self._calls = layer_calls(body, self._checkpoint, windows_BT, self._batch_size, self._device)
             return first_input(body, self._checkpoint.layers[0], windows_BT).to(self._device, self._dtype)
 
     def _through_dense(self) -> Tensor:

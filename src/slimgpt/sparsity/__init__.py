@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
-from slimgpt.arch.family import projections, weight_OI
 from slimgpt.config import SparsifyConfig
 from slimgpt.machine.clock import Clock
 from slimgpt.model.layer_loading import read_layer
 from slimgpt.output import assembly
 from slimgpt.output.record_file import write
 from slimgpt.proof import Witness, alone, prove, run_through, short_window
+from slimgpt.sites.projections import projections, weight_OI
 from slimgpt.sparsity import record
 from slimgpt.sparsity.job import Job, prepare
 from slimgpt.sparsity.ratios import along_curve, fractions, owl

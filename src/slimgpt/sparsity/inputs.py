@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from slimgpt.arch.family import projections, weight_OI
 from slimgpt.errors import NumericalError
+from slimgpt.sites.projections import projections, weight_OI
 from slimgpt.solvers.stats import InputStats
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from slimgpt import calibration
-from slimgpt.arch.family import projections, weight_OI
 from slimgpt.config import SparsifyConfig
 from slimgpt.errors import ConfigError
 from slimgpt.machine import devices
@@ -18,6 +17,7 @@ from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
 from slimgpt.output.place import Place, merged_bytes
 from slimgpt.proof.memory import proved
+from slimgpt.sites.projections import projections, weight_OI
 from slimgpt.sparsity.masks import NEED_INPUTS
 from slimgpt.sparsity.memory import CURE, masking
 from slimgpt.streaming import memory

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from slimgpt.arch.family import projections, weight_OI
 from slimgpt.errors import NumericalError
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model import surgery
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.weights import require_finite
+from slimgpt.sites.projections import projections, weight_OI
 from slimgpt.solvers.linalg import relative_error
 from slimgpt.sparsity.inputs import LayerInputs, watched_inputs
 from slimgpt.sparsity.job import Job

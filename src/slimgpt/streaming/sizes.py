@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from slimgpt.arch.family import weight_OI
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.sites import Site, by_part
+from slimgpt.sites.projections import weight_OI
 from slimgpt.streaming.stream import keeps_input
 
 
@@ -107,8 +107,8 @@ def model_size(checkpoint: Checkpoint, device: torch.device) -> ModelSize:
     layers = tuple(_layer(checkpoint, index, device) for index in range(len(checkpoint.layers)))
     heads = [getattr(checkpoint.layer_config(index), "num_attention_heads", 0) for index in range(len(layers))]
     return ModelSize(
-        hidden=config.hidden_size,
-        vocabulary=config.vocab_size,
+        hidden=checkpoint.width,
+        vocabulary=checkpoint.vocabulary,
         params=checkpoint.num_params,
         rest=sum(checkpoint.skeleton.get_parameter(name).numel() for name in checkpoint.other_names()),
         layers=layers,

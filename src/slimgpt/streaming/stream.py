@@ -18,11 +18,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from slimgpt.model.checkpoint import Checkpoint
-from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, forward_replaced, layer_calls
+from slimgpt.model.embeddings_and_head import Calls, embeddings, first_input, forward_replaced, layer_calls
 from slimgpt.sites import Removal, Site
 from slimgpt.solvers.stats import GapStats, InputStats
 from slimgpt.streaming.activations import ActivationRoom
@@ -79,7 +78,7 @@ class ActivationStream:
         self._batch_size = batch_size
         self._progress = progress
         self._room = room
-        self._calls: list[Call] = []
+        self._calls = Calls({})
         self._hidden = Conveyor(torch.empty(0), device, dtype)
         self._inputs: dict[str, Conveyor] = {}
         self._pruned: dict[str, tuple[Site, Tensor]] = {}
@@ -222,6 +221,10 @@ class ActivationStream:
         """The residual stream of these windows in front of the next layer, B x T x D, to be read only."""
         return self._hidden.take(rows)
 
+    def output(self, layer: nn.Module, index: int) -> Tensor:
+        """What ``layer`` makes of all windows at once, B x T x D; the residual stream stays where it is."""
+        return self._run(layer, index, slice(0, len(self._hidden.host)))
+
     def close(self) -> None:
         """Give the activations' space back."""
         self._inputs.clear()
@@ -245,7 +248,7 @@ class ActivationStream:
             self._room.let_go()
 
     def _run(self, layer: nn.Module, index: int, rows: slice) -> Tensor:
-        args, kwargs = self._calls[index]
+        args, kwargs = self._calls.of(index, rows.stop - rows.start)
         output = layer(self._hidden.take(rows), *args, **kwargs)
         return output[0] if isinstance(output, tuple) else output
 
@@ -270,16 +273,12 @@ class ActivationStream:
 
     @torch.inference_mode()
     def _embed(self, checkpoint: Checkpoint, windows_BT: Tensor) -> None:
-        """Fill the residual stream with embeddings, and learn which arguments each layer is called with.
-
-        Masks and rotary embeddings depend on positions alone, so one window's serve them all by broadcasting.
-        """
+        """Fill the residual stream with embeddings, and learn which arguments each layer is called with."""
         with embeddings(checkpoint, windows_BT.unique(), self._dtype) as body:
-            calls = layer_calls(body, checkpoint.layers, windows_BT[:1])
-            self._hidden = self._conveyor("residual", checkpoint.config.hidden_size, windows_BT.shape)
+            self._calls = layer_calls(body, checkpoint, windows_BT, self._batch_size, self._device)
+            self._hidden = self._conveyor("residual", checkpoint.width, windows_BT.shape)
             for rows in self._batches():
                 self._hidden.host[rows] = first_input(body, checkpoint.layers[0], windows_BT[rows])
-        self._calls = send_to_device(calls, self._device)
 
 
 def _adds_up(before_BTD: Tensor, outputs: Sequence[Tensor], after_BTD: Tensor) -> bool:

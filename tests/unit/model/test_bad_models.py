@@ -106,10 +106,15 @@ def test_config_with_senseless_values(model: Path, changes: dict[str, Any]) -> N
     says(refused(model, ModelError), model)
 
 
-@pytest.mark.parametrize("model_type", ["mamba", "t5", "no_such_thing", None])
-def test_unsupported_family_lists_the_supported(model: Path, model_type: str | None) -> None:
+@pytest.mark.parametrize("model_type", ["t5", "no_such_thing", None])
+def test_types_that_write_no_text_are_told_the_tested_families(model: Path, model_type: str | None) -> None:
     edit_config(model, model_type=model_type)
-    says(refused(model, ModelError), repr(str(model_type)), "is not supported", "Supported: ", "llama", "add_a_family")
+    says(refused(model, ModelError), repr(str(model_type)), "neither one of the tested families", "llama", "newer")
+
+
+def test_a_type_that_no_file_names_has_to_have_its_own_weights(model: Path) -> None:
+    edit_config(model, model_type="mamba")
+    says(refused(model, ModelError), "tensor", "is missing", "do not belong together")
 
 
 @pytest.mark.parametrize("name", ["qwen2_moe", "qwen3_moe"])

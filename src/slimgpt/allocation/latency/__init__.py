@@ -66,7 +66,7 @@ def table_for(
 
 def _check_prompt(prompt_tokens: int, checkpoint: Checkpoint) -> None:
     """Raise ConfigError if the prompt and what follows it are more than the model was made for."""
-    context = getattr(checkpoint.config, "max_position_embeddings", None)
+    context = getattr(checkpoint.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if context is not None and prompt_tokens + NEW_TOKENS > context:
         raise ConfigError(
             f"--latency-prompt {prompt_tokens} leaves no room for {NEW_TOKENS} more tokens in the model's context "

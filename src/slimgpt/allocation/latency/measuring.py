@@ -68,7 +68,7 @@ def shape(checkpoint: Checkpoint) -> dict[str, Any]:
         "family": checkpoint.family.model_type,
         "parameters": checkpoint.num_params,
         "layers": len(checkpoint.layers),
-        "hidden_size": checkpoint.config.hidden_size,
+        "hidden_size": checkpoint.width,
         **{f"{part}_units": place.num_units for part, place in widest.items()},
     }
 

@@ -2,6 +2,8 @@
 
     model --arch--> Site --stream--> InputStats --solver--> Removal --surgery--> smaller model
 
+Comes in: what a family or a detector knows of a layer. Goes out: sites, and the rows and columns that belong to them.
+
 Shapes: O consumer outputs · I consumer inputs (= N·K) · N units · K channels per unit · M members of all units.
 """
 
@@ -15,16 +17,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ATTENTION = "attention"
+FFN = "ffn"
+"""Names of the parts that most layers have."""
+
 
 @dataclass(frozen=True)
 class Segment:
     """A run of rows of a producer's weight that belongs to the units of a site, unit after unit.
 
     Rows ``[offset, offset + num_units * rows_per_unit)`` of the projection at ``path`` are cut with the units.
-    A fused projection (qkv, gate_up) is simply several segments with one path.
+    A fused projection (qkv, gate_up) is simply several segments with one path. A plain parameter (attention sinks) has
+    entries in place of rows.
 
     Attributes:
-        path: module path inside the layer.
+        path: path inside the layer, of a projection or of a plain parameter.
         rows_per_unit: rows of one unit.
         offset: the first row.
         by_member: a unit's rows lie member after member, and each goes with its member; else they belong to the unit as
