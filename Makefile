@@ -10,7 +10,11 @@ WORKERS ?= 2
 # Hostile files of every kind that `make fuzz` tries; test-fast tries 200.
 FUZZ ?= 3000
 
+<<<<<<< HEAD
 .PHONY: setup test test-fast test-e2e test-export test-damage fuzz check demo clean
+=======
+.PHONY: setup test test-fast test-e2e test-export test-vllm fuzz check demo clean
+>>>>>>> 3412454 (vLLM: tests in an environment of their own, a benchmark of what is served (work in progress))
 
 setup: .venv/ready
 
@@ -47,10 +51,26 @@ test-damage: setup
 fuzz: setup
 	SLIMGPT_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) tests/fuzz
 
+# Nightly: vLLM wants an older transformers than ours, so it has an environment of its own (Python 3.11 or newer). Models
+# are pruned here and read there.
+VLLM_MODELS := .vllm-models
+
+test-vllm: setup .venv-vllm/ready
+	PYTHONPATH=tests $(BIN)/python tests/vllm/make_models.py $(VLLM_MODELS)
+	SLIMGPT_VLLM_MODELS=$(VLLM_MODELS) .venv-vllm/bin/python -m pytest -q tests/vllm
+
+.venv-vllm/ready: tests/vllm/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --upgrade pip
+	.venv-vllm/bin/pip install --quiet "$(TORCH)"
+	.venv-vllm/bin/pip install --quiet --no-deps --requirement tests/vllm/requirements.txt
+	.venv-vllm/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
 test: check test-fast test-e2e
 
 demo: setup
 	TQDM_DISABLE=1 $(BIN)/python examples/demo.py
 
 clean:
-	rm -rf .venv build dist demo-out
+	rm -rf .venv .venv-vllm $(VLLM_MODELS) build dist demo-out

@@ -19,12 +19,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
 
@@ -104,13 +102,13 @@ BASES = {
     "qwen3_moe": Base("layers"),
 }
 
-# the stock classes by the Auto class that loads them and by model_type, where there is one
-STOCK: dict[str, Any] = {
-    "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
-    "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-    "AutoModelForQuestionAnswering": modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+# by Auto class: transformers' table of the stock classes that it loads, by model_type
+STOCK = {
+    "AutoModel": "MODEL_MAPPING_NAMES",
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForQuestionAnswering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
 }
 
 PREFIX = "slimgpt_"
@@ -308,6 +306,8 @@ class SlimClasses(NamedTuple):
 @cache
 def slim_classes(model_type: str) -> SlimClasses:
     """The classes for a stock ``model_type``, made once and kept in this module."""
+    import transformers  # not above: this may be imported while that is, and another module takes its place then
+
     stock = {auto: getattr(transformers, name) for auto, name in stock_models(model_type).items()}
     body_name = stock["AutoModelForCausalLM"].base_model_prefix
     config = _config_class(model_type, CONFIG_MAPPING[model_type])
@@ -320,7 +320,10 @@ def slim_classes(model_type: str) -> SlimClasses:
 
 def stock_models(model_type: str) -> dict[str, str]:
     """Names of the stock classes by the Auto class that loads them."""
-    return {auto: names[model_type] for auto, names in STOCK.items() if model_type in names}
+    from transformers.models.auto import modeling_auto  # whose import may want all of this module (slimgpt/__init__.py)
+
+    tables = {auto: getattr(modeling_auto, table) for auto, table in STOCK.items()}
+    return {auto: names[model_type] for auto, names in tables.items() if model_type in names}
 
 
 def slim_name(stock: str) -> str:
@@ -339,6 +342,8 @@ def __getattr__(name: str) -> type:
 
 def register() -> None:
     """Teach transformers' Auto classes every family, so that no remote code is needed. Safe to call again."""
+    import transformers
+
     for model_type in BASES:
         config, models = slim_classes(model_type)
         transformers.AutoConfig.register(PREFIX + model_type, config, exist_ok=True)

@@ -37,6 +37,7 @@ ROOMS = {
     "arch": Room(2, "torch transformers huggingface_hub"),
     "solvers": Room(2, "torch"),
     "machine": Room(2, "torch transformers safetensors filelock psutil"),
+    "serving": Room(2, "torch vllm"),
     "study": Room(3, "pyarrow scipy yaml ray"),
     "model": Room(3, "torch transformers accelerate huggingface_hub safetensors gguf torchao"),
     "calibration": Room(4, "torch transformers safetensors datasets pyarrow zstandard psutil"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from vllm.config import get_current_vllm_config
 from vllm.model_executor.models.utils import extract_layer_index
 
-from slimgpt.modeling_slimgpt import slim_name, stock_models
+from slimgpt.modeling_slimgpt import GATED, slim_name, stock_models
 from slimgpt.serving.native import NATIVE, Native
 
 MODELS = "vllm.model_executor.models"
@@ -27,7 +31,17 @@ def native_class(native: Native) -> type:
             with layers_by_their_own_config(layer_class, vllm_config.model_config, native.settings):
                 super().__init__(vllm_config=vllm_config, prefix=prefix)
 
+        def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+            """Under the names of the model."""
+            return super().load_weights((_spelled(name, native.spellings), weight) for name, weight in weights)
+
     return Slim
+
+
+def _spelled(name: str, spellings: Mapping[str, str]) -> str:
+    for old, new in spellings.items():
+        name = name.replace(old, new)
+    return name
 
 
 @contextmanager
@@ -38,21 +52,42 @@ def layers_by_their_own_config(layer_class: Any, model_config: Any, settings: Ma
     constructor.
     """
     stock_init = layer_class.__init__
+    signature = inspect.signature(stock_init)
 
-    def __init__(self: Any, *, prefix: str, **arguments: Any) -> None:  # noqa: N807
-        own = model_config.hf_config.per_layer_config[extract_layer_index(prefix)]
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        call = signature.bind(self, *args, **kwargs)
+        arguments = call.arguments
+        own = model_config.hf_config.per_layer_config[extract_layer_index(arguments["prefix"])]
         for name, value in settings.items():
             setattr(own, name, value)
         if "config" in arguments:
             arguments["config"] = own
         with _in_place(model_config, own):
-            stock_init(self, prefix=prefix, **arguments)
+            stock_init(*call.args, **call.kwargs)
+        for name in getattr(own, "skip", ()):
+            take_out_(self, GATED[name].path, arguments["prefix"])
 
     layer_class.__init__ = __init__
     try:
         yield
     finally:
         layer_class.__init__ = stock_init
+
+
+class Absent(nn.Module):
+    """In the place of a block that is gone: it adds nothing to the residual stream."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Zeros."""
+        return torch.zeros_like(kwargs["hidden_states"] if kwargs else args[0])
+
+
+def take_out_(layer: nn.Module, block: str, prefix: str) -> None:
+    """Remove a block from its layer, and from those that vLLM gives a cache."""
+    setattr(layer, block, Absent())
+    known = get_current_vllm_config().compilation_config.static_forward_context
+    for name in [name for name in known if name.startswith(f"{prefix}.{block}.")]:
+        del known[name]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from slimgpt.modeling_slimgpt import register as teach_transformers
 from slimgpt.serving.native import NATIVE
 
 BACK_END = "vllm.model_executor.models.transformers"
-EXPERTS = ("mixtral", "qwen2_moe")
+EXPERTS = ("qwen2_moe",)
 
 
 def register() -> None:

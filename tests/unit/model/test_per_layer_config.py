@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -78,6 +80,14 @@ def test_copies_are_whole(config: Any, again: Any) -> None:
     twin = again(model)
     assert twin.model.rotary_emb.config.shared is twin.config is not model.config
     assert torch.equal(twin(tokens(1, 40)).logits, model(tokens(1, 40)).logits)
+
+
+def test_the_order_of_imports_does_not_matter() -> None:
+    """transformers' Auto classes learn of ours when they are imported, whoever begins."""
+    program = (
+        "import slimgpt.modeling_slimgpt; import transformers; print(transformers.AutoConfig.for_model('slimgpt_opt'))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_a_constructor_that_fails_leaves_the_configuration_whole(config: Any) -> None:
