@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {
 
 def greedy(model: dict[str, Any], trust: bool) -> dict[str, Any]:
     try:
-        llm = LLM(model["folder"], trust_remote_code=trust, **OPTIONS)
+        llm = LLM(model["folder"], trust_remote_code=trust, **OPTIONS, **model.get("options", {}))
     except (RuntimeError, ValueError) as error:
         return {"error": str(error)}
     count = len(model["tokens"][0])

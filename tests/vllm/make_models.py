@@ -37,7 +37,10 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "uniform": {"layout": "uniform"},
     "queries": {"attention_units": "queries", "allocation": "linear", "ratio": 0.35},
 }
+UNIFORM = {"qwen2": {"model_impl": "transformers"}, "mixtral": {}, "qwen3": {}, "phi3": {}}
+"""Small random models that are made in the uniform layout too -> how vLLM has to be asked to run them."""
 FAST = {"calibration": "builtin", "device": "cpu", "allocation": "log", "ratio": RATIO}
+RANDOM = {**FAST, "solver": "random", "repair": False, "round_to": 8, "samples": 4, "seqlen": 32, "ratio": 0.3}
 WIDE = {"hidden_size": 256, "n_embd": 256, "head_dim": 32}  # vLLM's attention wants heads of 32 at least
 WINDOWS = ("use_sliding_window", "max_window_layers")  # vLLM takes Qwen2 with a window in all layers or in none
 GONE = [Key(0, "attention"), Key(1, "ffn"), Key(2, "attention"), Key(2, "ffn")]
@@ -71,7 +74,11 @@ def make_all(folder: Path) -> list[dict[str, Any]]:
     prompts = [AutoTokenizer.from_pretrained(smol[0][1])(prompt)["input_ids"] for prompt in PROMPTS]
     models = [with_tokens(name, path, prompts) for name, path in smol]
     short = [[(7 * row + 11 * column) % 256 for column in range(8 + row)] for row in range(4)]
-    return models + [with_tokens(name, path, short) for name, path in families(folder)]
+    models += [with_tokens(name, path, short) for name, path in families(folder)]
+    for name, options in UNIFORM.items():
+        path = pruned(folder / f"tiny-{name}", folder / f"tiny-{name}-uniform", {**RANDOM, "layout": "uniform"})
+        models.append({**with_tokens(f"{name}-uniform", path, short), "options": options})
+    return models
 
 
 def smollm2(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -95,8 +102,7 @@ def families(folder: Path) -> Iterator[tuple[str, Path]]:
         source = folder / f"tiny-{name}"
         if not source.exists():
             tiny.save_model(source, name)
-        random = {"solver": "random", "repair": False, "round_to": 8, "samples": 4, "seqlen": 32, "ratio": 0.3}
-        yield name, pruned(source, folder / f"tiny-{name}-pruned", {**FAST, **random})
+        yield name, pruned(source, folder / f"tiny-{name}-pruned", RANDOM)
     with ExitStack() as stack:
         for target, stand_in in SEARCH.items():
             stack.enter_context(patch(target, stand_in))

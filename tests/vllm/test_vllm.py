@@ -38,7 +38,7 @@ WAYS = {"plugin": {}, "remote-code": {"VLLM_PLUGINS": ""}}
 
 OURS = "slimgpt.serving.vllm_models.Slim"
 BACK_END = "vllm.model_executor.models.transformers."
-STOCK = ["dense", "uniform", "padded"]
+STOCK = ["dense", "uniform", "padded", "qwen2-uniform", "qwen3-uniform", "phi3-uniform", "mixtral-uniform"]
 PER_LAYER = ["per-layer", "queries"]
 NATIVE = ["llama", "llama-multi-head", "mistral", "qwen2", "qwen3", "phi3"]
 NATIVE_ONLY = ["qwen3_moe", "mixtral", "without-blocks"]
@@ -50,7 +50,7 @@ REFUSED = {
     "mixtral": "intermediate_size",
     "without-blocks": "Layer 0 does not dispatch through the Transformers attention interface",
 }
-SERVED = [("plugin", name) for name in [*STOCK[1:], *PER_LAYER]] + [("remote-code", "per-layer")]
+SERVED = [("plugin", name) for name in ("uniform", "padded", *PER_LAYER)] + [("remote-code", "per-layer")]
 
 each_equal = pytest.mark.parametrize(("way", "name"), [(way, name) for way in EQUAL for name in EQUAL[way]])
 each_refused = pytest.mark.parametrize(
