@@ -10,11 +10,7 @@ WORKERS ?= 2
 # Hostile files of every kind that `make fuzz` tries; test-fast tries 200.
 FUZZ ?= 3000
 
-<<<<<<< HEAD
-.PHONY: setup test test-fast test-e2e test-export test-damage fuzz check demo clean
-=======
-.PHONY: setup test test-fast test-e2e test-export test-vllm fuzz check demo clean
->>>>>>> 3412454 (vLLM: tests in an environment of their own, a benchmark of what is served (work in progress))
+.PHONY: setup test test-fast test-e2e test-export test-damage test-vllm fuzz check demo clean
 
 setup: .venv/ready
 
