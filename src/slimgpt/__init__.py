@@ -58,8 +58,16 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-@when_imported("transformers.models.auto.modeling_auto")
-def _teach_transformers(module: Any) -> None:
-    from slimgpt.modeling_slimgpt import register
+@when_imported("transformers.models.auto.configuration_auto")
+def _bring_ours(module: Any) -> None:
+    importlib.import_module("slimgpt.modeling_slimgpt")  # which may be what imports that
 
-    register()
+
+@when_imported("slimgpt.modeling_slimgpt")
+def _teach_configurations(module: Any) -> None:
+    module.register_configurations()
+
+
+@when_imported("transformers.models.auto.modeling_auto")
+def _teach_models(module: Any) -> None:
+    importlib.import_module("slimgpt.modeling_slimgpt").register()

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import CONFIG_MAPPING, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
@@ -304,13 +304,21 @@ class SlimClasses(NamedTuple):
 
 
 @cache
+def slim_config(model_type: str) -> type:
+    """The configuration class for a stock ``model_type``."""
+    from transformers import CONFIG_MAPPING
+
+    return _config_class(model_type, CONFIG_MAPPING[model_type])
+
+
+@cache
 def slim_classes(model_type: str) -> SlimClasses:
     """The classes for a stock ``model_type``, made once and kept in this module."""
     import transformers  # not above: this may be imported while that is, and another module takes its place then
 
     stock = {auto: getattr(transformers, name) for auto, name in stock_models(model_type).items()}
     body_name = stock["AutoModelForCausalLM"].base_model_prefix
-    config = _config_class(model_type, CONFIG_MAPPING[model_type])
+    config = slim_config(model_type)
     models = {auto: _model_class(config, one, BASES[model_type], auto, body_name) for auto, one in stock.items()}
     _share_conversion(model_type)
     globals().update({one.__name__: one for one in (config, *models.values())})
@@ -334,18 +342,26 @@ def slim_name(stock: str) -> str:
 def __getattr__(name: str) -> type:
     """Make a family's classes when transformers (or pickle) first asks this module for one of them."""
     for model_type in BASES:
-        if name in map(slim_name, (CONFIG_MAPPING[model_type].__name__, *stock_models(model_type).values())):
+        if name in (slim_config(model_type).__name__, *map(slim_name, stock_models(model_type).values())):
             slim_classes(model_type)
             return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def register_configurations() -> None:
+    """Teach ``AutoConfig`` every family."""
+    from transformers import AutoConfig
+
+    for model_type in BASES:
+        AutoConfig.register(PREFIX + model_type, slim_config(model_type), exist_ok=True)
 
 
 def register() -> None:
     """Teach transformers' Auto classes every family, so that no remote code is needed. Safe to call again."""
     import transformers
 
+    register_configurations()
     for model_type in BASES:
         config, models = slim_classes(model_type)
-        transformers.AutoConfig.register(PREFIX + model_type, config, exist_ok=True)
         for auto, model in models.items():
             getattr(transformers, auto).register(config, model, exist_ok=True)

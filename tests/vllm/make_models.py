@@ -34,7 +34,7 @@ RATIO = 0.25
 NEW_TOKENS = 32
 LAYOUTS: dict[str, dict[str, Any]] = {
     "per-layer": {},
-    "uniform": {"layout": "uniform"},
+    "uniform": {"layout": "uniform", "allocation": "uniform"},
     "queries": {"attention_units": "queries", "allocation": "linear", "ratio": 0.35},
 }
 UNIFORM = {"qwen2": {"model_impl": "transformers"}, "mixtral": {}, "qwen3": {}, "phi3": {}}
@@ -76,7 +76,7 @@ def make_all(folder: Path) -> list[dict[str, Any]]:
     short = [[(7 * row + 11 * column) % 256 for column in range(8 + row)] for row in range(4)]
     models += [with_tokens(name, path, short) for name, path in families(folder)]
     for name, options in UNIFORM.items():
-        path = pruned(folder / f"tiny-{name}", folder / f"tiny-{name}-uniform", {**RANDOM, "layout": "uniform"})
+        path = pruned(folder / f"tiny-{name}", folder / f"tiny-{name}-uniform", {**RANDOM, **LAYOUTS["uniform"]})
         models.append({**with_tokens(f"{name}-uniform", path, short), "options": options})
     return models
 

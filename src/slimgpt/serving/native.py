@@ -15,7 +15,6 @@ class Native(NamedTuple):
         layer: name of its decoder layers' class.
         layer_module: where that is.
         settings: what a layer's configuration has to say beside its sizes.
-        spellings: part of a tensor's name in checkpoints -> what it is in the model, where they differ.
     """
 
     module: str
@@ -23,7 +22,6 @@ class Native(NamedTuple):
     layer: str
     layer_module: str
     settings: Mapping[str, Any] = {}
-    spellings: Mapping[str, str] = {}
 
 
 LLAMA = Native("llama", "LlamaForCausalLM", "LlamaDecoderLayer", "llama")
@@ -35,8 +33,6 @@ NATIVE = {
     "qwen3": Native("qwen3", "Qwen3ForCausalLM", "Qwen3DecoderLayer", "qwen3"),
     "qwen3_moe": Native("qwen3_moe", "Qwen3MoeForCausalLM", "Qwen3MoeDecoderLayer", "qwen3_moe"),
     "phi3": LLAMA._replace(module="phi3", model="Phi3ForCausalLM"),
-    "mixtral": Native(
-        "mixtral", "MixtralForCausalLM", "MixtralDecoderLayer", "mixtral", spellings={".mlp.": ".block_sparse_moe."}
-    ),
+    "mixtral": Native("mixtral", "MixtralForCausalLM", "MixtralDecoderLayer", "mixtral"),
 }
 """By the stock model_type. The other families go through vLLM's Transformers back end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,17 +31,7 @@ def native_class(native: Native) -> type:
             with layers_by_their_own_config(layer_class, vllm_config.model_config, native.settings):
                 super().__init__(vllm_config=vllm_config, prefix=prefix)
 
-        def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-            """Under the names of the model."""
-            return super().load_weights((_spelled(name, native.spellings), weight) for name, weight in weights)
-
     return Slim
-
-
-def _spelled(name: str, spellings: Mapping[str, str]) -> str:
-    for old, new in spellings.items():
-        name = name.replace(old, new)
-    return name
 
 
 @contextmanager

@@ -82,12 +82,12 @@ def test_copies_are_whole(config: Any, again: Any) -> None:
     assert torch.equal(twin(tokens(1, 40)).logits, model(tokens(1, 40)).logits)
 
 
-def test_the_order_of_imports_does_not_matter() -> None:
+@pytest.mark.parametrize("first", ["slimgpt", "slimgpt.modeling_slimgpt", "transformers.models.auto.modeling_auto"])
+def test_the_order_of_imports_does_not_matter(first: str) -> None:
     """transformers' Auto classes learn of ours when they are imported, whoever begins."""
-    program = (
-        "import slimgpt.modeling_slimgpt; import transformers; print(transformers.AutoConfig.for_model('slimgpt_opt'))"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+    program = f"import {first}, slimgpt; from transformers import AutoConfig; c = AutoConfig.for_model('slimgpt_opt'); "
+    program += "from transformers import AutoModel; assert type(c) in AutoModel._model_mapping"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_constructor_that_fails_leaves_the_configuration_whole(config: Any) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from slimgpt.modeling_slimgpt import BASES, slim_classes
 from slimgpt.serving import vllm_plugin
-from slimgpt.serving.native import NATIVE, Native
+from slimgpt.serving.native import NATIVE
 
 OWN = [
     {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64},
@@ -112,9 +112,10 @@ def test_qwen2_is_a_llama_with_biases(vllm_config: Any) -> None:
 
 def test_vllm_s_classes_are_as_they_were_afterwards(vllm_config: Any) -> None:
     before = Layer.__init__
-    with pytest.raises(AttributeError, match="no_such"):
-        classes().native_class(Native("llama", "LlamaForCausalLM", "LlamaDecoderLayer", "no_such"))
     classes().SlimLlamaForCausalLM(vllm_config=vllm_config, prefix="")
+    vllm_config.model_config.hf_config = None
+    with pytest.raises(AttributeError):
+        classes().SlimLlamaForCausalLM(vllm_config=vllm_config, prefix="")
     assert Layer.__init__ is before
     with pytest.raises(AttributeError, match="no attribute 'SlimSomething'"):
         classes().SlimSomething  # noqa: B018
