@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import Positional
 
 from slimgpt import PruneConfig, prune
-from slimgpt.bench import bench
+from slimgpt.benchmarking import bench
 from slimgpt.config import BenchConfig
 
 

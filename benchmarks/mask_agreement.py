@@ -184,7 +184,7 @@ def sparsify_by_us(options: argparse.Namespace, case: Case, out: Path) -> None:
 
     from slimgpt.calibration import cached_windows
     from slimgpt.config import SparsifyConfig
-    from slimgpt.sparsify import sparsify
+    from slimgpt.sparsity import sparsify
 
     windows_BT, dense = read_windows(options.work), options.work / "dense"
     num, seqlen = windows_BT.shape

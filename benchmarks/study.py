@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slimgpt.report.charts import study as charts
-from slimgpt.report.charts.chart import Chart, Table
-from slimgpt.report.study import curve_charts, evidence_table
-from slimgpt.study import CELLS, HEADER, run, table
-from slimgpt.study.claims import Answer, Cells, answers
+from slimgpt.reports.charts import study as charts
+from slimgpt.reports.charts.chart import Chart, Table
+from slimgpt.reports.study import curve_charts, evidence_table
+from slimgpt.studies import CELLS, HEADER, run, table
+from slimgpt.studies.claims import Answer, Cells, answers
 
 COLUMNS = ("parameters", "nonzero_parameters", "stored_bytes", "perplexity", "seen_nll_per_token", "nll_per_token")
 

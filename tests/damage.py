@@ -197,7 +197,7 @@ def _comparable(path: Path) -> Any:
     if path.suffix == ".json":
         return without_costs(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix in (".csv", ".parquet"):
-        from slimgpt.study import table  # needs pyarrow
+        from slimgpt.studies import table  # needs pyarrow
 
         return without_costs(table.read(path).to_pydict())
     return path.read_bytes()

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from slimgpt.config import StudyConfig
-from slimgpt.study import run_study
+from slimgpt.studies import run_study
 
 WINDOWS, TOKENS = 40, 127
 PARAMETERS = 1_000_000
@@ -72,7 +72,8 @@ class Pretended:
             before = out.parent / "pruned" / "slimgpt.json"
             history = json.loads(before.read_text())["history"] if before.is_file() else []
             recovery = [{"history": [{"step": 1, "loss": 2.5}]}] if command == "recover" else []
-            record = {"history": [*history, words], "recovery": recovery, "layers": [1, 2, 3]}
+            said = words.replace(str(out.parent), "CELL")  # its name has the number of this process
+            record = {"history": [*history, said], "recovery": recovery, "layers": [1, 2, 3]}
             (out / "slimgpt.json").write_text(json.dumps(record))
         if command == "eval":
             target = Path(arguments[arguments.index("--json") + 1])

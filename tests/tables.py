@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from slimgpt.allocation.places import Key, Place
-from slimgpt.search.cache import LossCurve, LossCurves
+from slimgpt.searching.cache import LossCurve, LossCurves
 from slimgpt.sites import Kept
 
 

@@ -16,7 +16,7 @@ import pytest
 import run_folders
 
 from slimgpt.config import ReportConfig
-from slimgpt.report.page import report
+from slimgpt.reports.page import report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 

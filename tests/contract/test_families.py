@@ -26,7 +26,7 @@ from slimgpt.arch import FAMILIES
 from slimgpt.calibration import cached_windows
 from slimgpt.config import ExportConfig
 from slimgpt.errors import ConfigError
-from slimgpt.export import export
+from slimgpt.exports import export
 from slimgpt.model.checkpoint import open_checkpoint
 
 SAMPLES, SEQLEN = 16, 32

@@ -17,8 +17,8 @@ from slimgpt.config import ReportConfig, SearchConfig
 from slimgpt.model.inspection import inspect_model
 from slimgpt.output.record_sites import SiteRecord, sites_of
 from slimgpt.pruning.observer import Observer
-from slimgpt.report.page import report
-from slimgpt.search import answer, to_yaml
+from slimgpt.reports.page import report
+from slimgpt.searching import answer, to_yaml
 
 PLACES = [
     *((0, "attention"), (0, "ffn"), (1, "ffn"), (2, "attention"), (3, "attention"), (3, "ffn"), (3, "shared")),

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 from slimgpt import perplexity
 from slimgpt.config import ExportConfig
 from slimgpt.errors import ConfigError
-from slimgpt.export import export
-from slimgpt.export.gguf_architecture import ROPE_TYPES
-from slimgpt.export.onnx import plan_onnx
+from slimgpt.exports import export
+from slimgpt.exports.gguf_architecture import ROPE_TYPES
+from slimgpt.exports.onnx import plan_onnx
 from slimgpt.model.checkpoint import open_checkpoint
 
 NEAR = tokens(1, ORIGINAL - 3, seed=1)

@@ -19,7 +19,7 @@ from slimgpt.pruning.driver import prune
 from slimgpt.pruning.observer import Observer
 from slimgpt.recovery import recover, save
 from slimgpt.recovery.run import Unwatched
-from slimgpt.study import run_study, table
+from slimgpt.studies import run_study, table
 
 pytestmark = pytest.mark.nightly
 

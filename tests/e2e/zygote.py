@@ -130,7 +130,7 @@ def serve(folder: Path, entry: str) -> None:
 
     import slimgpt.pruning.driver
     import slimgpt.recovery
-    import slimgpt.report.console  # noqa: F401 - imported now, not in every child
+    import slimgpt.reports.console  # noqa: F401 - imported now, not in every child
 
     module, _, function = entry.partition(":")
     live = getattr(importlib.import_module(module), function)

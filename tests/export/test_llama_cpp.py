@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slimgpt import PruneConfig, load_model, prune
 from slimgpt.config import ExportConfig
-from slimgpt.export import export
+from slimgpt.exports import export
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is missing: pip install 'slimgpt[llama-cpp]'")
 

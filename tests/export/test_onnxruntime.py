@@ -11,7 +11,7 @@ from tiny_llama import prune_config
 
 from slimgpt import load_model, prune
 from slimgpt.config import ExportConfig
-from slimgpt.export import export
+from slimgpt.exports import export
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is missing: pip install 'slimgpt[onnx]'")
 pytest.importorskip("onnxscript", reason="onnxscript is missing: pip install 'slimgpt[onnx]'")

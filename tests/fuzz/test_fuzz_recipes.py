@@ -14,7 +14,7 @@ from study_shop import RECIPE
 
 from slimgpt.allocation.ratios import curves
 from slimgpt.config import PruneConfig, RecoverConfig, read_recipe
-from slimgpt.study import cells, chain, recipe
+from slimgpt.studies import cells, chain, recipe
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "recipes").glob("*.yaml")}

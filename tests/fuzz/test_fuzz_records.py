@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import run_folders
 import tiny_llama
-from hostile import SEEDS, as_json, copied, mutated, outcome, outcome_of, write
+from hostile import RARELY, SEEDS, as_json, copied, mutated, outcome, outcome_of, write
 
 from slimgpt import open_checkpoint, prune
 from slimgpt.allocation.goal import ModelTimes, PartTimes
@@ -19,9 +19,9 @@ from slimgpt.allocation.latency.table import LatencyTable, read_table, write_tab
 from slimgpt.config import DropConfig, ReportConfig, SparsifyConfig
 from slimgpt.depth import drop
 from slimgpt.output import measurements
-from slimgpt.report.page import report
-from slimgpt.report.runs import read_runs
-from slimgpt.sparsify import sparsify
+from slimgpt.reports.page import report
+from slimgpt.reports.runs import read_runs
+from slimgpt.sparsity import sparsify
 
 MAGNITUDE = ("--method", "magnitude", "--sparsity", "0.5")
 HARM = {"schema": (0, -1, 2.5, "1", 10**6), "kind": ("evil", 5), "recovery": (5, [5], [{}]), "before": ({}, 5)}
@@ -65,7 +65,7 @@ def test_record(seed: int, folders: list[Path], tmp_path: Path) -> None:
         return
     if outcome(lambda: measurements.require_run(str(model))) is None:
         assert outcome(lambda: measurements.keep(model, "eval", run_folders.eval_json())) is None
-    if choice.random() < 0.2 and outcome_of("sparsify", model, tmp_path / "out", *MAGNITUDE) is None:
+    if choice.random() < RARELY and outcome_of("sparsify", model, tmp_path / "out", *MAGNITUDE) is None:
         assert outcome(lambda: measurements.require_run(str(tmp_path / "out"))) is None
 
 
@@ -76,7 +76,7 @@ def test_measurements(seed: int, measured: list[Path], tmp_path: Path) -> None:
     files = sorted(run.rglob("*.json"))
     mutate(choice.choice(files), choice, HARM)
     asked = ReportConfig((str(run),), str(tmp_path / "report.html"))
-    if outcome(lambda: read_runs(asked)) is None and choice.random() < 0.1:
+    if outcome(lambda: read_runs(asked)) is None and choice.random() < RARELY:
         outcome(lambda: report(asked))
 
 

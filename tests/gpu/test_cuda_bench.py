@@ -8,7 +8,7 @@ import pytest
 import tiny_llama
 import torch
 
-from slimgpt.bench import bench
+from slimgpt.benchmarking import bench
 from slimgpt.config import BenchConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and torch sees none")

@@ -38,22 +38,22 @@ ROOMS = {
     "solvers": Room(2, "torch"),
     "machine": Room(2, "torch transformers safetensors filelock psutil"),
     "serving": Room(2, "torch vllm"),
-    "study": Room(3, "pyarrow scipy yaml ray"),
+    "studies": Room(3, "pyarrow scipy yaml ray"),
     "model": Room(3, "torch transformers accelerate huggingface_hub safetensors gguf torchao"),
     "calibration": Room(4, "torch transformers safetensors datasets pyarrow zstandard psutil"),
     "streaming": Room(4, "torch accelerate psutil"),
     "output": Room(4, "torch transformers safetensors"),
-    "bench": Room(4, "torch"),
+    "benchmarking": Room(4, "torch"),
     "proof": Room(5, "torch transformers psutil"),
     "allocation": Room(5, "torch yaml"),
     "evaluation": Room(5, "torch transformers lm_eval yaml"),
     "depth": Room(6, "torch safetensors"),
-    "export": Room(6, "torch transformers gguf numpy"),
-    "sparsify": Room(6, "torch safetensors transformers"),
-    "search": Room(6, "torch accelerate safetensors numpy yaml"),
+    "exports": Room(6, "torch transformers gguf numpy"),
+    "sparsity": Room(6, "torch safetensors transformers"),
+    "searching": Room(6, "torch accelerate safetensors numpy yaml"),
     "pruning": Room(7, "torch safetensors"),
     "recovery": Room(8, "torch transformers peft safetensors"),
-    "report": Room(8, "rich matplotlib jinja2 markupsafe yaml"),
+    "reports": Room(8, "rich matplotlib jinja2 markupsafe yaml"),
     "cli": Room(9, "tyro"),
     "__init__": Room(9, "wrapt"),
     "__main__": Room(10),
@@ -68,7 +68,7 @@ MODULE_NAMES = re.compile(
 )
 PARAMETERS_IN = {"model.surgery", "model.embeddings_and_head"}  # the latter fills the empty skeleton around its layers
 SAYS = re.compile(r"Comes in: .*Goes\s+out: ", re.DOTALL)
-PRINTS_IN = {"cli", "report"}
+PRINTS_IN = {"cli", "reports"}
 
 MODULES = {
     ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): path for path in SRC.rglob("*.py")
@@ -76,7 +76,7 @@ MODULES = {
 
 
 def test_there_are_modules_to_look_at() -> None:
-    assert {"pruning.driver", "solvers.obs", "arch", "report.console"} <= set(MODULES)
+    assert {"pruning.driver", "solvers.obs", "arch", "reports.console"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -165,10 +165,10 @@ def test_the_rules_can_be_broken(tmp_path: Path) -> None:
         "def f(i):\n"
         "    from transformers.models import auto\n"
         "    from slimgpt import config, errors\n"
-        "    import slimgpt.report.console\n"
+        "    import slimgpt.reports.console\n"
         "    return f'layers.{i}.q_proj'\n"
     )
-    assert imports(file) == ({"config", "errors", "report"}, {"transformers.models"})
+    assert imports(file) == ({"config", "errors", "reports"}, {"transformers.models"})
     assert [text for text in string_constants(file) if MODULE_NAMES.search(text)] == [".q_proj"]
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == {"b", "c"}
 

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from slimgpt import PruneConfig, prune
 from slimgpt.allocation.places import Key, whole
 from slimgpt.config import ExportConfig
-from slimgpt.export import export
+from slimgpt.exports import export
 from slimgpt.sites import Kept
 
 RATIO = 0.25

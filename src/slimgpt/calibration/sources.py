@@ -18,7 +18,7 @@ from pathlib import Path
 from slimgpt.calibration import files
 from slimgpt.calibration.row_text import PLAIN, RowText
 from slimgpt.calibration.tables import TABLES
-from slimgpt.errors import CalibrationError
+from slimgpt.errors import CalibrationError, shown
 
 BUILTIN = "builtin"
 HUB_ALIASES = {"c4": "allenai/c4:en"}
@@ -158,5 +158,5 @@ def _missing(name: str) -> CalibrationError:
     near = difflib.get_close_matches(name, [BUILTIN, *HUB_ALIASES, *siblings], n=1)
     hint = f"did you mean {near[0]!r}? Otherwise " if near else ""
     return CalibrationError(
-        f"calibration file {name!r} does not exist; {hint}{OTHER_CHOICES}, or a hub id 'owner/name'"
+        f"calibration file {shown(name)} does not exist; {hint}{OTHER_CHOICES}, or a hub id 'owner/name'"
     )

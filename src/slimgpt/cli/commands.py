@@ -27,7 +27,7 @@ from slimgpt.errors import ConfigError, OutputError
 
 def _prune(config: PruneConfig) -> None:
     from slimgpt.pruning.driver import prune
-    from slimgpt.report.console import ProgressObserver, out, print_record
+    from slimgpt.reports.console import ProgressObserver, out, print_record
 
     if config.report:
         _require_report_extra()
@@ -41,9 +41,9 @@ def _prune(config: PruneConfig) -> None:
 
 
 def _sparsify(config: SparsifyConfig) -> None:
-    from slimgpt.report.console import err
-    from slimgpt.report.sparsity import StreamProgress, print_sparsity
-    from slimgpt.sparsify import sparsify
+    from slimgpt.reports.console import err
+    from slimgpt.reports.sparsity import StreamProgress, print_sparsity
+    from slimgpt.sparsity import sparsify
 
     with StreamProgress(err) as observer:
         result = sparsify(config, observer)
@@ -53,8 +53,8 @@ def _sparsify(config: SparsifyConfig) -> None:
 
 def _drop(config: DropConfig) -> None:
     from slimgpt.depth import drop
-    from slimgpt.report.console import err
-    from slimgpt.report.sparsity import StreamProgress, print_dropped
+    from slimgpt.reports.console import err
+    from slimgpt.reports.sparsity import StreamProgress, print_dropped
 
     with StreamProgress(err) as observer:
         result = drop(config, observer)
@@ -64,8 +64,8 @@ def _drop(config: DropConfig) -> None:
 
 def _search(config: SearchConfig) -> None:
     from slimgpt.output.single_file import single_file
-    from slimgpt.report.allocation import print_allocation
-    from slimgpt.search import answer, to_yaml
+    from slimgpt.reports.allocation import print_allocation
+    from slimgpt.searching import answer, to_yaml
 
     with single_file(config.out, "--out") as file:
         found = answer(config)
@@ -77,7 +77,7 @@ def _search(config: SearchConfig) -> None:
 
 def _recover(config: RecoverConfig) -> None:
     from slimgpt.recovery import recover
-    from slimgpt.report.recovery import RecoveryProgress, print_recovery
+    from slimgpt.reports.recovery import RecoveryProgress, print_recovery
 
     with RecoveryProgress() as observer:
         result = recover(config, observer)
@@ -89,8 +89,8 @@ def _recover(config: RecoverConfig) -> None:
 def _eval(config: EvalConfig) -> None:
     from slimgpt.evaluation import evaluate
     from slimgpt.output.single_file import single_file
-    from slimgpt.report.console import err
-    from slimgpt.report.evaluation import EvaluationProgress, print_comparison, print_evaluation
+    from slimgpt.reports.console import err
+    from slimgpt.reports.evaluation import EvaluationProgress, print_comparison, print_evaluation
 
     with single_file(config.json) as file, single_file(config.compare_json, "--compare-json") as compared:
         with EvaluationProgress(err) as progress:
@@ -105,8 +105,8 @@ def _eval(config: EvalConfig) -> None:
 def _inspect(config: InspectConfig) -> None:
     from slimgpt.model.inspection import inspect_model
     from slimgpt.output.single_file import single_file
-    from slimgpt.report.console import err, print_inspection
-    from slimgpt.report.progress import Headway
+    from slimgpt.reports.console import err, print_inspection
+    from slimgpt.reports.progress import Headway
 
     with single_file(config.json) as file:
         with Headway(err) as progress:
@@ -117,12 +117,12 @@ def _inspect(config: InspectConfig) -> None:
 
 
 def _bench(config: BenchConfig) -> None:
-    from slimgpt.bench import bench
+    from slimgpt.benchmarking import bench
     from slimgpt.output import measurements
     from slimgpt.output.single_file import single_file
-    from slimgpt.report.bench_table import print_bench
-    from slimgpt.report.console import err
-    from slimgpt.report.progress import Headway
+    from slimgpt.reports.bench_table import print_bench
+    from slimgpt.reports.console import err
+    from slimgpt.reports.progress import Headway
 
     folders = _run_folders(config.models) if config.record else []
     with single_file(config.json) as file:
@@ -149,7 +149,7 @@ def _run_folders(models: tuple[str, ...]) -> list[Path]:
 
 def _report(config: ReportConfig) -> None:
     _require_report_extra()
-    from slimgpt.report.page import report
+    from slimgpt.reports.page import report
 
     written = report(config)
     print(f"Written to {written.page}")
@@ -160,9 +160,9 @@ def _report(config: ReportConfig) -> None:
 def _study(config: StudyConfig) -> int:
     _require_study_extra()
     _require_report_extra()
-    from slimgpt.report.console import err
-    from slimgpt.report.study import StudyProgress, print_study
-    from slimgpt.study import run_study
+    from slimgpt.reports.console import err
+    from slimgpt.reports.study import StudyProgress, print_study
+    from slimgpt.studies import run_study
 
     with StudyProgress(err) as progress:
         done = run_study(config, progress)
@@ -191,7 +191,7 @@ def _require_report_extra() -> None:
 
 def _families(config: FamiliesConfig) -> None:
     from slimgpt.arch import FAMILIES
-    from slimgpt.report.console import print_families
+    from slimgpt.reports.console import print_families
 
     print_families(FAMILIES)
 
@@ -199,8 +199,8 @@ def _families(config: FamiliesConfig) -> None:
 def _generate(config: GenerateConfig) -> None:
     from slimgpt.model.generation import generate
     from slimgpt.model.loading import load_model
-    from slimgpt.report.console import err
-    from slimgpt.report.progress import Headway
+    from slimgpt.reports.console import err
+    from slimgpt.reports.progress import Headway
 
     with Headway(err) as progress:
         progress.begin("reading the model")
@@ -212,9 +212,9 @@ def _generate(config: GenerateConfig) -> None:
 
 
 def _export(config: ExportConfig) -> None:
-    from slimgpt.export import export
-    from slimgpt.report.console import err
-    from slimgpt.report.progress import Headway
+    from slimgpt.exports import export
+    from slimgpt.reports.console import err
+    from slimgpt.reports.progress import Headway
 
     with Headway(err) as progress:
         progress.begin(f"exporting, {config.format}")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt.config.paths import path_of
-from slimgpt.errors import ConfigError, last_line
+from slimgpt.errors import ConfigError
 from slimgpt.evaluation import suite
+from slimgpt.model.reading import border
 
 FEWSHOT_SEED = 1234  # the harness's own default
 ROWS_PER_BATCH = {"cpu": 4, "mps": 4, "cuda": 16}
@@ -100,7 +101,8 @@ def _own_tasks(task_dir: str) -> Any:
     folder = path_of(task_dir, "--task-dir")
     if not folder.is_dir():
         raise ConfigError(f"--task-dir {task_dir!r} is not a folder: name one with task files (.yaml).")
-    return TaskManager(include_path=str(folder), include_defaults=False)
+    with border(f"--task-dir {task_dir!r} holds a file that is no task", "Mend it, or move it away.", ConfigError):
+        return TaskManager(include_path=str(folder), include_defaults=False)
 
 
 @functools.cache
@@ -120,22 +122,20 @@ def _require_known(name: str, manager: Any) -> None:
 
 
 def _from(manager: Any, name: str) -> Loaded:
-    return _having_rows(name, lambda: manager.load([name]), "give --task-data DIR if it is one of the suite's")
+    return _having_rows(name, lambda: manager.load([name]), "Give --task-data DIR if it is one of the suite's.")
 
 
 def _local(name: str, folder: Path) -> Any:
     from lm_eval.api.task import ConfigurableTask
 
     config = suite.definition(name, folder)
-    return _having_rows(name, lambda: ConfigurableTask(config=config), f"mend its file in {folder}")
+    return _having_rows(name, lambda: ConfigurableTask(config=config), f"Mend its file in {folder}.")
 
 
 def _having_rows(name: str, make: Callable[[], Any], cure: str) -> Any:
     """What ``make`` makes: the harness reads a task's rows, and tries the first, when it makes the task."""
-    try:
+    with border(f"the rows of task {name!r} cannot be read", cure, ConfigError):
         return make()
-    except Exception as error:  # of datasets, the hub's client, a template, or a task's own code
-        raise ConfigError(f"the rows of task {name!r} cannot be read ({last_line(error)}): {cure}.") from error
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def make_room(num_bytes: int) -> None:
 
 def cache_folder(kind: str) -> Path:
     """Where things of one kind are kept between runs: below ``$SLIMGPT_CACHE``, or ``~/.cache/slimgpt``."""
-    return Path(os.environ.get("SLIMGPT_CACHE") or "~/.cache/slimgpt").expanduser() / kind
+    return Path(os.path.expanduser(os.environ.get("SLIMGPT_CACHE") or "~/.cache/slimgpt")) / kind
 
 
 def peak_host_bytes() -> int:

@@ -65,15 +65,13 @@ def unseal(path: Path, of: Any, checked: Callable[[str], bool] = lambda name: Tr
     return whole
 
 
-def intact(
-    path: Path, of: Any, again: str, checked: Callable[[str], bool] = lambda name: True
-) -> dict[str, Any] | None:
+def intact(path: Path, of: Any, again: str) -> dict[str, Any] | None:
     """What the record of ``of`` holds; None where there is none, or where it or one of its files is damaged.
 
     A :class:`DamageWarning <slimgpt.errors.DamageWarning>` then says so, and what is done ``again``.
     """
     try:
-        return unseal(path, of, checked)
+        return unseal(path, of)
     except DamagedError as error:
         warn(f"{error}: {again}.")
         return None

@@ -72,8 +72,9 @@ def check_writes(path: Path, settings: Mapping[str, Any], weights: Weights) -> N
 
 def _check_names(path: Path, skeleton: nn.Module, weights: Weights) -> None:
     """Names that would be right but for what stands in front of them, or inside."""
-    stored = set(weights.names())
-    missing = next((name for name, _ in skeleton.named_parameters() if name not in stored), None)
+    stored = list(weights.names())
+    there = set(stored)
+    missing = next((name for name, _ in skeleton.named_parameters() if name not in there), None)
     if missing is None:
         return
     for mark, (what, cure) in WRAPPINGS.items():

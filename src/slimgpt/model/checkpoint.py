@@ -21,14 +21,7 @@ from slimgpt.arch.family import Family, misfits
 from slimgpt.errors import ModelError
 from slimgpt.model import generation_settings
 from slimgpt.model.belonging import check_belong, check_writes
-from slimgpt.model.config_file import (
-    CONFIG,
-    MEND,
-    check_counts,
-    make_config,
-    read_settings,
-    refuse_quantised,
-)
+from slimgpt.model.config_file import CONFIG, MEND, check_counts, make_config, read_settings, refuse_quantised
 from slimgpt.model.gguf_file import open_gguf
 from slimgpt.model.naming import Renamed
 from slimgpt.model.reading import border

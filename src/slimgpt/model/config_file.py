@@ -58,10 +58,10 @@ MOST_LABELS = 10_000
 FLOATS = ("float32", "float16", "bfloat16", "float64")  # what dtype may be
 
 DEQUANTISERS = {
-    "bitsandbytes": "quantization_config=None).dequantize()",
-    "fp8": "quantization_config=FineGrainedFP8Config(dequantize=True))",
-    "mxfp4": "quantization_config=Mxfp4Config(dequantize=True))",
-    "compressed-tensors": "quantization_config=CompressedTensorsConfig(dequantize=True))",
+    "bitsandbytes": "(MODEL).dequantize()",
+    "fp8": "(MODEL, quantization_config=FineGrainedFP8Config(dequantize=True))",
+    "mxfp4": "(MODEL, quantization_config=Mxfp4Config(dequantize=True))",
+    "compressed-tensors": "(MODEL, quantization_config=CompressedTensorsConfig(dequantize=True))",
 }
 """By method: how transformers makes plain weights of quantised ones."""
 
@@ -111,7 +111,7 @@ def refuse_quantised(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     method = found.get("quant_method") if isinstance(found, dict) else found
     known = DEQUANTISERS.get(method) if isinstance(method, str) else None
-    way = f", or make it plain first: AutoModelForCausalLM.from_pretrained(MODEL, {known}.save_pretrained(FOLDER)"
+    way = f", or make it plain first: AutoModelForCausalLM.from_pretrained{known}.save_pretrained(FOLDER)"
     raise ModelError(
         f"{folder} is quantised ({shown(method)}), and quantised weights cannot be repaired: name the original model"
         f"{way if known else ''}."

@@ -18,11 +18,11 @@ PANIC = "PanicException"  # what code in Rust raises where it gives up, past all
 
 
 @contextmanager
-def border(what: str, cure: str) -> Iterator[None]:
+def border(what: str, cure: str, kind: type[SlimGPTError] = ModelError) -> Iterator[None]:
     """Inside, a library reads what the user has named.
 
     Raises:
-        ModelError: the library could not: "``what`` (its last words). ``cure``".
+        SlimGPTError: of this ``kind``, where the library could not: "``what`` (its last words). ``cure``".
     """
     try:
         yield
@@ -31,7 +31,7 @@ def border(what: str, cure: str) -> Iterator[None]:
     except BaseException as error:
         if not (isinstance(error, Exception) or type(error).__name__ == PANIC) or _raised_by_us(error):
             raise
-        raise ModelError(f"{what} ({last_line(error)}). {cure}") from error
+        raise kind(f"{what} ({last_line(error)}). {cure}") from error
 
 
 def _raised_by_us(error: BaseException) -> bool:

@@ -7,15 +7,7 @@ from typing import Any
 
 from slimgpt.output.card_kinds import calibration, making, opening
 from slimgpt.output.card_proof import checked
-from slimgpt.output.record_sites import (
-    SiteRecord,
-    is_pruned,
-    layer_rows,
-    part_name,
-    parts_of,
-    sites_of,
-    units_name,
-)
+from slimgpt.output.record_sites import SiteRecord, is_pruned, layer_rows, part_name, parts_of, sites_of, units_name
 
 LOAD_PER_LAYER = """\
 Every layer has its own number of heads and FFN width. Plain transformers loads it with the small modelling file that

@@ -25,7 +25,7 @@ from slimgpt.pruning.finish import finish
 from slimgpt.pruning.job import Job
 from slimgpt.pruning.observer import Observer, PruneResult
 from slimgpt.pruning.prepare import config_of_plan, prepare
-from slimgpt.search import read_metric, search
+from slimgpt.searching import read_metric, search
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.solvers import SOLVERS
 from slimgpt.solvers.correction import correct

@@ -15,7 +15,7 @@ from slimgpt.machine.setup import Machine
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.output.place import Place
 from slimgpt.pruning.journal import Journal
-from slimgpt.search.task import SearchTask
+from slimgpt.searching.task import SearchTask
 from slimgpt.sites import SolverOptions
 from slimgpt.streaming import memory
 

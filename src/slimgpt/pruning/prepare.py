@@ -33,8 +33,8 @@ from slimgpt.output import record_file
 from slimgpt.output.place import Place
 from slimgpt.pruning.job import Job, Text
 from slimgpt.pruning.journal import Journal, take_up
-from slimgpt.search.task import SearchTask
-from slimgpt.search.windows import search_windows, tried_windows
+from slimgpt.searching.task import SearchTask
+from slimgpt.searching.windows import search_windows, tried_windows
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
 

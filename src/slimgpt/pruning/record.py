@@ -21,7 +21,7 @@ from slimgpt.model.pruned_config import resized_layers
 from slimgpt.model.schema import SCHEMA
 from slimgpt.output.record_sites import SiteRecord, sites_of
 from slimgpt.pruning.job import Job
-from slimgpt.search import tried
+from slimgpt.searching import tried
 from slimgpt.sites import Removal, Site
 from slimgpt.solvers.members import nothing_left
 from slimgpt.streaming.conveyor import to_host

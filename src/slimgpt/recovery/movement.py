@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from slimgpt.arch.family import projections
 from slimgpt.machine.tensor_files import write_tensors
-from slimgpt.sparsify.masks.method import count, lowest
+from slimgpt.sparsity.masks.method import count, lowest
 
 FILE = "movement.safetensors"
 """What a checkpoint of Trainer holds beside its own: scores, masks and the values of masked weights."""

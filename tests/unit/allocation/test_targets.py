@@ -22,8 +22,8 @@ from slimgpt.config.target import count, latency, size
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.pruning.driver import prune
-from slimgpt.search import allocate as allocate_by_curves
-from slimgpt.search.programme import Offer, solve
+from slimgpt.searching import allocate as allocate_by_curves
+from slimgpt.searching.programme import Offer, solve
 from slimgpt.sites import Kept
 
 PRUNE = PruneConfig("m", "o")

@@ -21,7 +21,7 @@ from slimgpt.calibration.tables import TABLES
 from slimgpt.config import DropConfig, PruneConfig, SparsifyConfig
 from slimgpt.depth import drop
 from slimgpt.errors import CalibrationError
-from slimgpt.sparsify import sparsify
+from slimgpt.sparsity import sparsify
 
 TEXTS = ['The cat said: "again",\nand went.', "A dog\tbarks.", "ἓν οἶδα", " ", "x" * 200_000]
 MESSAGES = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "The cat."}]

@@ -286,3 +286,50 @@ def test_generate_prints_the_answer_alone(model: Path, capsys: pytest.CaptureFix
     captured = capsys.readouterr()
     assert not captured.out.startswith("hello")
     assert captured.err == ""
+
+
+NO_PATHS = ("x" * 5000, "~nobody-of-that-name/x")
+PLACES = (
+    "prune PATH o",
+    "prune MODEL PATH",
+    "prune MODEL o --recipe PATH",
+    "prune MODEL o --allocation PATH --solver magnitude",
+    "prune MODEL o --calibration PATH --solver magnitude --seqlen 32",
+    "prune MODEL o --search-cache PATH --calibration builtin --samples 2 --seqlen 32",
+    "prune MODEL o --target-latency 0.7x --latency-table PATH --latency-prompt 8",
+    "sparsify MODEL PATH --method magnitude",
+    "drop MODEL PATH --layers 1",
+    "search PATH",
+    "recover MODEL o --data PATH",
+    "recover MODEL PATH --data TEXT",
+    "eval MODEL --text PATH",
+    "eval MODEL --text TEXT --json PATH",
+    "eval MODEL --tasks boolq --task-dir PATH",
+    "bench MODEL --json PATH",
+    "bench PATH",
+    "inspect PATH",
+    "inspect MODEL --json PATH",
+    "generate PATH hello",
+    "export MODEL PATH --format padded",
+    "report PATH",
+    "study PATH.yaml o",
+)
+
+
+@pytest.mark.parametrize("path", NO_PATHS, ids=["long", "nobody"])
+@pytest.mark.parametrize("line", PLACES)
+def test_paths_that_no_system_has(
+    line: str,
+    path: str,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wherever one can be named."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("A word, and another. " * 200)
+    arguments = line.replace("MODEL", str(model)).replace("TEXT", "text.txt").replace("PATH", path).split()
+    assert run(*arguments) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("slimgpt: ")]
+    assert len(said) == 1 and said[0].startswith("slimgpt: error: ") and len(said[0]) < 700, said

@@ -10,7 +10,7 @@ import pytest
 from study_shop import Pretended
 from writers import STANDING, WRITERS, Inputs, Writer, largest_file, look
 
-import slimgpt.study
+import slimgpt.studies
 from slimgpt import cli
 from slimgpt.machine.folder_lock import FolderLock, partial_folder
 
@@ -36,7 +36,7 @@ def out(writer: Writer, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def cells_in_no_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The cells of a study are commands of their own, which are tried here by themselves."""
-    monkeypatch.setattr(slimgpt.study.run_study, "__defaults__", (None, Pretended()))
+    monkeypatch.setattr(slimgpt.studies.run_study, "__defaults__", (None, Pretended()))
     yield
 
 

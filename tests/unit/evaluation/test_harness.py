@@ -152,7 +152,7 @@ def test_a_name_that_nobody_knows_is_refused_with_the_nearest() -> None:
 
 def test_rows_that_are_on_the_hub_alone_are_named() -> None:
     """The tests have no network."""
-    with pytest.raises(ConfigError, match=r"the rows of task 'piqa' cannot be read .*: give --task-data DIR"):
+    with pytest.raises(ConfigError, match=r"the rows of task 'piqa' cannot be read .*\. Give --task-data DIR"):
         harness.load(["piqa"])
 
 
@@ -169,7 +169,7 @@ def test_missing_rows_are_refused(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ['{"query": "only"}\n', "no JSON at all\n"])
 def test_rows_of_another_form_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "piqa.jsonl").write_text(text)
-    with pytest.raises(ConfigError, match=r"the rows of task 'piqa' cannot be read \(.+\): mend its file in"):
+    with pytest.raises(ConfigError, match=r"the rows of task 'piqa' cannot be read \(.+\)\. Mend its file in"):
         harness.load(["piqa"], None, str(tmp_path))
 
 

@@ -14,10 +14,10 @@ from recovery_shop import SETTINGS, sentences
 from slimgpt import prune
 from slimgpt.config import DropConfig, ExportConfig, RecoverConfig, SparsifyConfig
 from slimgpt.depth import drop
-from slimgpt.export import export
+from slimgpt.exports import export
 from slimgpt.output.companions import companions, copy_companions
 from slimgpt.recovery import recover
-from slimgpt.sparsify import sparsify
+from slimgpt.sparsity import sparsify
 
 TRAVEL = {
     "LICENSE": "Be kind.",

@@ -18,13 +18,13 @@ from slimgpt import PruneConfig, cli, prune
 from slimgpt.config import DropConfig, ExportConfig, SparsifyConfig
 from slimgpt.depth import drop
 from slimgpt.errors import ProofError
-from slimgpt.export import export
+from slimgpt.exports import export
 from slimgpt.output import assembly
 from slimgpt.proof import proving
 from slimgpt.proof.agreement import agreement, coarsest
 from slimgpt.proof.witness import Witness
 from slimgpt.recovery import recover, save
-from slimgpt.sparsify import sparsify
+from slimgpt.sparsity import sparsify
 
 Tamper = Callable[[Path], object]
 UP = "model.layers.1.mlp.up_proj.weight"

@@ -12,7 +12,7 @@ from damage import World, check, files_below, in_turn, interrupted_at, kind_of
 
 from slimgpt.output import place
 from slimgpt.pruning.driver import prune
-from slimgpt.search import refine
+from slimgpt.searching import refine
 
 HEADER = "out.partial/journal.json"
 TRIES = {"search_candidates": 3, "attention_units": "queries", "correct_errors": True, "ratio": 0.3}

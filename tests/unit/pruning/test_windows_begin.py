@@ -19,7 +19,7 @@ from slimgpt.evaluation import evaluate, perplexity
 from slimgpt.pruning.driver import prune
 from slimgpt.pruning.observer import Observer
 from slimgpt.pruning.prepare import prepare
-from slimgpt.sparsify import sparsify
+from slimgpt.sparsity import sparsify
 from slimgpt.streaming.observer import Observer as StreamObserver
 
 TEXT = needy.prose(9, 800)

@@ -12,7 +12,7 @@ from tiny_llama import prune_config
 
 from slimgpt import prune
 from slimgpt.errors import ConfigError
-from slimgpt.report import console
+from slimgpt.reports import console
 from slimgpt.streaming import memory
 from slimgpt.streaming.activations import ActivationRoom
 

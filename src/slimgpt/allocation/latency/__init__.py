@@ -15,14 +15,7 @@ import torch
 
 from slimgpt.allocation.goal import NS_PER_MS
 from slimgpt.allocation.latency.measuring import NEW_TOKENS, conditions, measure, shape
-from slimgpt.allocation.latency.table import (
-    WORKLOADS,
-    LatencyTable,
-    check_model,
-    kept_table,
-    read_table,
-    write_table,
-)
+from slimgpt.allocation.latency.table import WORKLOADS, LatencyTable, check_model, kept_table, read_table, write_table
 from slimgpt.allocation.places import Allocation
 from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError
