@@ -1,7 +1,7 @@
 """slimgpt: make language models smaller in a way people really use.
 
 The names below are the public API; they load what they need when first used. Importing slimgpt also teaches
-transformers' Auto classes to load pruned checkpoints, as soon as transformers itself is imported.
+transformers' Auto classes to load pruned checkpoints, when they are first asked.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from wrapt import when_imported
+from wrapt import when_imported, wrap_function_wrapper
 
 from slimgpt._version import __version__
 
@@ -58,16 +58,13 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-@when_imported("transformers.models.auto.configuration_auto")
-def _bring_ours(module: Any) -> None:
-    importlib.import_module("slimgpt.modeling_slimgpt")  # which may be what imports that
-
-
-@when_imported("slimgpt.modeling_slimgpt")
-def _teach_configurations(module: Any) -> None:
-    module.register_configurations()
-
-
-@when_imported("transformers.models.auto.modeling_auto")
-def _teach_models(module: Any) -> None:
+def _having_taught(function: Any, instance: Any, args: Any, kwargs: Any) -> Any:
     importlib.import_module("slimgpt.modeling_slimgpt").register()
+    return function(*args, **kwargs)
+
+
+@when_imported("transformers.models.auto.configuration_auto")
+def _teach_transformers(module: Any) -> None:
+    """Not yet: what imports that is half there. But before anyone is told what a ``model_type`` is."""
+    for name in ("from_pretrained", "for_model"):
+        wrap_function_wrapper(module.AutoConfig, name, _having_taught)

@@ -289,11 +289,11 @@ def equal_layers(config: Any) -> Iterator[None]:
         config.per_layer_config = own
 
 
-def _share_conversion(model_type: str) -> None:
-    """Let transformers fuse the experts of our checkpoints while loading, as it does for the stock model."""
-    conversion = get_checkpoint_conversion_mapping(model_type)
+def _share_conversion(stock: str, ours: str) -> None:
+    """Let transformers read our checkpoints as it does those of a stock model_type or class: fuse experts, rename."""
+    conversion = get_checkpoint_conversion_mapping(stock)
     if conversion is not None:
-        register_checkpoint_conversion_mapping(PREFIX + model_type, conversion, overwrite=True)
+        register_checkpoint_conversion_mapping(ours, conversion, overwrite=True)
 
 
 class SlimClasses(NamedTuple):
@@ -304,25 +304,20 @@ class SlimClasses(NamedTuple):
 
 
 @cache
-def slim_config(model_type: str) -> type:
-    """The configuration class for a stock ``model_type``."""
-    from transformers import CONFIG_MAPPING
-
-    return _config_class(model_type, CONFIG_MAPPING[model_type])
-
-
-@cache
 def slim_classes(model_type: str) -> SlimClasses:
-    """The classes for a stock ``model_type``, made once and kept in this module."""
+    """The classes for a stock ``model_type``, made once, kept in this module and known to the Auto classes."""
     import transformers  # not above: this may be imported while that is, and another module takes its place then
 
     stock = {auto: getattr(transformers, name) for auto, name in stock_models(model_type).items()}
     body_name = stock["AutoModelForCausalLM"].base_model_prefix
-    config = slim_config(model_type)
+    config = _config_class(model_type, transformers.CONFIG_MAPPING[model_type])
     models = {auto: _model_class(config, one, BASES[model_type], auto, body_name) for auto, one in stock.items()}
-    _share_conversion(model_type)
+    _share_conversion(model_type, PREFIX + model_type)
+    for name in (one.__name__ for one in stock.values()):
+        _share_conversion(name, slim_name(name))
     globals().update({one.__name__: one for one in (config, *models.values())})
-    transformers.AutoModel.register(config, models["AutoModel"], exist_ok=True)  # with it, heads make their bodies
+    for auto, model in models.items():  # heads make their bodies by AutoModel
+        getattr(transformers, auto).register(config, model, exist_ok=True)
     return SlimClasses(config, models)
 
 
@@ -341,27 +336,18 @@ def slim_name(stock: str) -> str:
 
 def __getattr__(name: str) -> type:
     """Make a family's classes when transformers (or pickle) first asks this module for one of them."""
+    from transformers import CONFIG_MAPPING
+
     for model_type in BASES:
-        if name in (slim_config(model_type).__name__, *map(slim_name, stock_models(model_type).values())):
+        if name in map(slim_name, (CONFIG_MAPPING[model_type].__name__, *stock_models(model_type).values())):
             slim_classes(model_type)
             return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def register_configurations() -> None:
-    """Teach ``AutoConfig`` every family."""
+def register() -> None:
+    """Teach transformers' Auto classes every family, so that no remote code is needed. Safe to call again."""
     from transformers import AutoConfig
 
     for model_type in BASES:
-        AutoConfig.register(PREFIX + model_type, slim_config(model_type), exist_ok=True)
-
-
-def register() -> None:
-    """Teach transformers' Auto classes every family, so that no remote code is needed. Safe to call again."""
-    import transformers
-
-    register_configurations()
-    for model_type in BASES:
-        config, models = slim_classes(model_type)
-        for auto, model in models.items():
-            getattr(transformers, auto).register(config, model, exist_ok=True)
+        AutoConfig.register(PREFIX + model_type, slim_classes(model_type).config, exist_ok=True)

@@ -30,7 +30,6 @@ from slimgpt.model.skeleton import empty_model, prunable_model, shapes_alone
 from slimgpt.model.source import resolve
 from slimgpt.model.tokenizer import load_tokenizer
 from slimgpt.model.weights import SafetensorsWeights, Weights
-from slimgpt.modeling_slimgpt import register
 from slimgpt.sites import Site
 
 SAMPLE = 1024  # entries of each tensor that a fingerprint looks at
@@ -134,7 +133,6 @@ def open_checkpoint(model: str) -> Checkpoint:
     Raises:
         ModelError: see the module's text; the message says what is wrong, where, and what to do.
     """
-    register()
     path = resolve(model)
     config, stored = open_gguf(path) if path.is_file() else _open_folder(path)
     family = family_of(config)

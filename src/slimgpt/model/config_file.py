@@ -19,6 +19,7 @@ from slimgpt.arch import family_of
 from slimgpt.errors import ModelError, last_line, shown
 from slimgpt.machine.json_files import read_object
 from slimgpt.model.reading import border
+from slimgpt.modeling_slimgpt import register
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 MEND = "Download it again, or mend it."
@@ -149,6 +150,7 @@ def make_config(folder: Path, settings: Mapping[str, Any]) -> Any:
         ModelError: it cannot.
     """
     _refuse_odd(folder, settings)
+    register()
     config_class: Any = CONFIG_MAPPING[settings["model_type"]]
     with border(f"{folder}: {CONFIG} is not valid", MEND):
         config = config_class(**_its_own(settings, config_class), name_or_path=str(folder))

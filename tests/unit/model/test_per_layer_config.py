@@ -82,11 +82,18 @@ def test_copies_are_whole(config: Any, again: Any) -> None:
     assert torch.equal(twin(tokens(1, 40)).logits, model(tokens(1, 40)).logits)
 
 
-@pytest.mark.parametrize("first", ["slimgpt", "slimgpt.modeling_slimgpt", "transformers.models.auto.modeling_auto"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param("import slimgpt.modeling_slimgpt", marks=pytest.mark.nightly),
+        "import slimgpt; from transformers import LlamaConfig",
+        pytest.param("import transformers.models.auto.modeling_auto; import slimgpt", marks=pytest.mark.nightly),
+    ],
+)
 def test_the_order_of_imports_does_not_matter(first: str) -> None:
-    """transformers' Auto classes learn of ours when they are imported, whoever begins."""
-    program = f"import {first}, slimgpt; from transformers import AutoConfig; c = AutoConfig.for_model('slimgpt_opt'); "
-    program += "from transformers import AutoModel; assert type(c) in AutoModel._model_mapping"
+    """transformers' Auto classes know ours when they are asked, whoever began."""
+    asked = "from transformers import AutoConfig, AutoModel; config = AutoConfig.for_model('slimgpt_opt')"
+    program = f"{first}; {asked}; assert type(config) in AutoModel._model_mapping"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
