@@ -43,7 +43,7 @@ ROOMS = {
     "calibration": Room(4, "torch transformers safetensors datasets pyarrow zstandard psutil"),
     "streaming": Room(4, "torch accelerate psutil"),
     "output": Room(4, "torch transformers safetensors"),
-    "benchmarking": Room(4, "torch"),
+    "benchmarking": Room(4, "torch psutil"),
     "proof": Room(5, "torch transformers psutil"),
     "allocation": Room(5, "torch yaml"),
     "evaluation": Room(5, "torch transformers lm_eval yaml"),

@@ -1,7 +1,8 @@
 """What a model costs to run: size, peak memory, FLOPs per token, and speed with its spread.
 
 Every model has a process of its own, so that its peak is its own, and they take turns in every repeat, so that a
-machine that is slow for a while is slow for all of them: ratios are of paired repeats.
+machine that is slow for a while is slow for all of them: ratios are of paired repeats. ``served`` measures a server's
+answers in the same way.
 
 Comes in: names of models. Goes out: seconds, bytes and FLOPs of each, beside the first.
 """
@@ -20,15 +21,18 @@ from typing import Any, TypeVar
 import torch
 
 from slimgpt.benchmarking import worker
+from slimgpt.benchmarking.asked import fitting
+from slimgpt.benchmarking.served import bench_served
 from slimgpt.benchmarking.spread import ratios, spread
 from slimgpt.config import BenchConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.machine import devices
 from slimgpt.machine.timing import Load, Repeat
 from slimgpt.machine.versions import versions
-from slimgpt.model.checkpoint import open_checkpoint
 from slimgpt.model.quantisation import Scheme, require_library
 from slimgpt.model.weights import weight_files
+
+__all__ = ["bench", "bench_served"]
 
 KIND, SCHEMA = "bench", 1
 Answer = TypeVar("Answer")
@@ -48,7 +52,7 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
     device = devices.pick_device(config.device)
     if config.quantise is not None:
         require_library(config.quantise)
-    bytes_on_disk = [_check(model, config) for model in config.models]
+    bytes_on_disk = [_bytes_on_disk(fitting(model, config).path) for model in config.models]
     with contextlib.ExitStack() as stack:
         lanes = [stack.enter_context(_Lane(model)) for model in config.models]
         work = Load(config.batch_size, config.prompt_tokens, config.new_tokens, config.seed)
@@ -77,18 +81,6 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
         "settings": _settings(config),
         "models": [{**facts, **_summary(own, speeds[0])} for facts, own in zip(measured, speeds, strict=True)],
     }
-
-
-def _check(model: str, config: BenchConfig) -> int:
-    """Bytes of the model's weights on disk, after a look at whether it can be measured as asked."""
-    checkpoint = open_checkpoint(model)
-    context = getattr(checkpoint.config, "max_position_embeddings", None)
-    if context is not None and config.prompt_tokens + config.new_tokens > context:
-        raise ConfigError(
-            f"--prompt-tokens {config.prompt_tokens} and --new-tokens {config.new_tokens} are together beyond the "
-            f"context of {model}, {context} tokens."
-        )
-    return _bytes_on_disk(checkpoint.path)
 
 
 def _bytes_on_disk(path: Path) -> int:

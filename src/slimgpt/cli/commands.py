@@ -117,19 +117,24 @@ def _inspect(config: InspectConfig) -> None:
 
 
 def _bench(config: BenchConfig) -> None:
-    from slimgpt.benchmarking import bench
+    from slimgpt.benchmarking import bench, bench_served
     from slimgpt.output import measurements
     from slimgpt.output.single_file import single_file
     from slimgpt.reports.bench_table import print_bench
     from slimgpt.reports.console import err
     from slimgpt.reports.progress import Headway
+    from slimgpt.reports.served_table import print_served
 
+    config.check()
+    served = config.server is not None
+    run, show = (bench_served, print_served) if served else (bench, print_bench)
     folders = _run_folders(config.models) if config.record else []
+    repeats = (config.warmup + config.repeats) * (len(config.clients) if served else 1)
     with single_file(config.json) as file:
         with Headway(err) as progress:
-            progress.begin("measuring", total=len(config.models) * (1 + config.warmup + config.repeats))
-            result = bench(config, progress.advance)
-        print_bench(result)
+            progress.begin("measuring", total=len(config.models) * (1 + repeats))
+            result = run(config, progress.advance)
+        show(result)
         file.write_json(result)
     for folder in folders:
         measurements.keep(folder, "bench", result)
