@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Hostile files of every kind that `make fuzz` tries; test-fast tries 200.
 FUZZ ?= 3000
 
-.PHONY: setup test test-fast test-e2e test-export test-damage test-vllm fuzz check demo clean
+.PHONY: setup test test-fast test-e2e test-export test-damage test-vllm fuzz check docs demo clean
 
 setup: .venv/ready
 
@@ -65,8 +65,12 @@ test-vllm: setup .venv-vllm/ready
 
 test: check test-fast test-e2e
 
+# The documentation, as pages that ask nothing of other hosts: open site/index.html.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file website/mkdocs.yml
+
 demo: setup
 	TQDM_DISABLE=1 $(BIN)/python examples/demo.py
 
 clean:
-	rm -rf .venv .venv-vllm $(VLLM_MODELS) build dist demo-out
+	rm -rf .venv .venv-vllm $(VLLM_MODELS) build dist demo-out site

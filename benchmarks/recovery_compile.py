@@ -28,9 +28,9 @@ TIMED = """
 import json, sys, time
 from slimgpt.config import RecoverConfig, read_recipe
 from slimgpt.recovery import recover
-from slimgpt.recovery.run import Unwatched
+from slimgpt.recovery import RecoverObserver
 
-class Watch(Unwatched):
+class Watch(RecoverObserver):
     def __init__(self):
         self.times = []
     def planned(self, job):

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from slimgpt.config import StudyConfig
-from slimgpt.studies import run_study
+from slimgpt.studies import study
 
 WINDOWS, TOKENS = 40, 127
 PARAMETERS = 1_000_000
@@ -37,7 +37,7 @@ def study_config(folder: Path, sections: Mapping[str, Any] | None = None, **opti
 
 def main(arguments: Sequence[str]) -> int:
     """A study of pretended commands as a command line: RECIPE OUT."""
-    run_study(StudyConfig(*arguments), command=Pretended())
+    study(StudyConfig(*arguments), command=Pretended())
     return 0
 
 

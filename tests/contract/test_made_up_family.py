@@ -18,7 +18,7 @@ from slimgpt.model.inspection import inspect_model
 from slimgpt.output.record_sites import SiteRecord, sites_of
 from slimgpt.pruning.observer import Observer
 from slimgpt.reports.page import report
-from slimgpt.searching import answer, to_yaml
+from slimgpt.searching import search, to_yaml
 
 PLACES = [
     *((0, "attention"), (0, "ffn"), (1, "ffn"), (2, "attention"), (3, "attention"), (3, "ffn"), (3, "shared")),
@@ -152,7 +152,7 @@ def digest(folder: Path) -> str:
 def test_a_search_answers_and_prunes_by_file(dense: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     prune(tiny_llama.prune_config(dense, tmp_path / "a", allocation="searched", search_cache=str(cache)))
-    found = answer(SearchConfig(str(cache), ratio=0.3, round_to=1))
+    found = search(SearchConfig(str(cache), ratio=0.3, round_to=1))
     assert [tuple(key) for key in found.kept] == PLACES
     (tmp_path / "ratios.yaml").write_text(to_yaml(found.curves, found.kept))
     record = prune(tiny_llama.prune_config(dense, tmp_path / "b", allocation=str(tmp_path / "ratios.yaml"))).record

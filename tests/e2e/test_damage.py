@@ -17,9 +17,8 @@ from study_shop import Pretended, study_config
 from slimgpt.output import place
 from slimgpt.pruning.driver import prune
 from slimgpt.pruning.observer import Observer
-from slimgpt.recovery import recover, save
-from slimgpt.recovery.run import Unwatched
-from slimgpt.studies import run_study, table
+from slimgpt.recovery import RecoverObserver, recover, save
+from slimgpt.studies import study, table
 
 pytestmark = pytest.mark.nightly
 
@@ -97,7 +96,7 @@ def test_recover(shop: Shop, tmp_path: Path, given: dict[str, Any]) -> None:
         asked = {"max_steps": 4, **placed(given, WORLD=folder, DENSE=shop.dense), **changes}
         return World(folder, lambda resume: recover(options(shop, folder / "out", resume=resume, **asked)))
 
-    stops = [(Unwatched, "taught"), (Unwatched, "stepped"), (save, "write"), (place.Place, "publish")]
+    stops = [(RecoverObserver, "taught"), (RecoverObserver, "stepped"), (save, "write"), (place.Place, "publish")]
     holds(world(), world(seed=1), tmp_path, stops)
 
 
@@ -106,7 +105,7 @@ def test_study(tmp_path: Path) -> None:
 
     def world(nll: float) -> World:
         def run(resume: bool) -> None:
-            run_study(study_config(folder, keep_models=True), command=Pretended(lambda words: nll))
+            study(study_config(folder, keep_models=True), command=Pretended(lambda words: nll))
 
         return World(folder, run)
 

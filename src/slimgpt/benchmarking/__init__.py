@@ -22,33 +22,50 @@ import torch
 
 from slimgpt.benchmarking import worker
 from slimgpt.benchmarking.asked import fitting
-from slimgpt.benchmarking.served import bench_served
+from slimgpt.benchmarking.served import measured_by_server
 from slimgpt.benchmarking.spread import ratios, spread
 from slimgpt.config import BenchConfig
-from slimgpt.errors import ConfigError, ModelError
+from slimgpt.config.paths import path_of
+from slimgpt.errors import ConfigError, ModelError, OutputError
 from slimgpt.machine import devices
 from slimgpt.machine.timing import Load, Repeat
 from slimgpt.machine.versions import versions
 from slimgpt.model.quantisation import Scheme, require_library
+from slimgpt.model.schema import RECORD
 from slimgpt.model.weights import weight_files
-
-__all__ = ["bench", "bench_served"]
+from slimgpt.output import measurements
+from slimgpt.output.single_file import single_file
 
 KIND, SCHEMA = "bench", 1
 Answer = TypeVar("Answer")
 
 
 def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Measure all models; ``progress`` is called after every load and every repeat.
+    """Measure all models, and write what is found where the options say.
+
+    Args:
+        config: the options.
+        progress: called after every load and every repeat.
 
     Returns:
-        plain data, as in ``bench.json``.
+        plain data, as in ``bench.json``; of what a server serves, by number of clients.
 
     Raises:
         ConfigError: an option outside its rule, or more tokens than a model's context or the memory holds.
         ModelError: a model cannot be read, or its process died.
+        OutputError: the file exists, or ``record`` is asked and no model is a run's folder.
     """
     config.check()
+    folders = _run_folders(config.models) if config.record else []
+    with single_file(config.json) as file:
+        found = (_measured if config.server is None else measured_by_server)(config, progress)
+        file.write_json(found)
+    for folder in folders:
+        measurements.keep(folder, KIND, found)
+    return found
+
+
+def _measured(config: BenchConfig, progress: Callable[[], None]) -> dict[str, Any]:
     device = devices.pick_device(config.device)
     if config.quantise is not None:
         require_library(config.quantise)
@@ -81,6 +98,15 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
         "settings": _settings(config),
         "models": [{**facts, **_summary(own, speeds[0])} for facts, own in zip(measured, speeds, strict=True)],
     }
+
+
+def _run_folders(models: tuple[str, ...]) -> list[Path]:
+    """Those of the models that carry a record of their making."""
+    paths = {model: path_of(model, "MODEL") for model in models}
+    folders = [measurements.require_run(model) for model, path in paths.items() if (path / RECORD).is_file()]
+    if not folders:
+        raise OutputError(f"--record: none of {', '.join(models)} is a folder with {RECORD}. Use --json FILE.")
+    return folders
 
 
 def _bytes_on_disk(path: Path) -> int:

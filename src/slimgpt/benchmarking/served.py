@@ -35,17 +35,13 @@ QUANTITIES = (
 Repeat = Mapping[str, float]
 
 
-def bench_served(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Measure all models as they are served; ``progress`` is called when a server is ready, and after every repeat.
-
-    Returns:
-        plain data: the models with, by number of clients, the spread of each quantity and of its ratio to the first's.
+def measured_by_server(config: BenchConfig, progress: Callable[[], None]) -> dict[str, Any]:
+    """The models with, by number of clients, the spread of each quantity and of its ratio to the first's.
 
     Raises:
-        ConfigError: the server's command is not there, or an option is outside its rule.
+        ConfigError: the server's command is not there, or a model is nothing for it.
         ModelError: a model cannot be read, or the server does not take it.
     """
-    config.check()
     command = find_command(config.server_command)
     checkpoints = [_servable(model, config) for model in config.models]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimgpt.config import (
@@ -21,8 +20,7 @@ from slimgpt.config import (
     SparsifyConfig,
     StudyConfig,
 )
-from slimgpt.config.paths import path_of
-from slimgpt.errors import ConfigError, OutputError
+from slimgpt.errors import ConfigError
 
 
 def _prune(config: PruneConfig) -> None:
@@ -63,14 +61,10 @@ def _drop(config: DropConfig) -> None:
 
 
 def _search(config: SearchConfig) -> None:
-    from slimgpt.output.single_file import single_file
     from slimgpt.reports.allocation import print_allocation
-    from slimgpt.searching import answer, to_yaml
+    from slimgpt.searching import search
 
-    with single_file(config.out, "--out") as file:
-        found = answer(config)
-        print_allocation(found)
-        file.write_text(to_yaml(found.curves, found.kept))
+    print_allocation(search(config))
     if config.out is not None:
         print(f"Written to {config.out}")
 
@@ -88,18 +82,14 @@ def _recover(config: RecoverConfig) -> None:
 
 def _eval(config: EvalConfig) -> None:
     from slimgpt.evaluation import evaluate
-    from slimgpt.output.single_file import single_file
     from slimgpt.reports.console import err
     from slimgpt.reports.evaluation import EvaluationProgress, print_comparison, print_evaluation
 
-    with single_file(config.json) as file, single_file(config.compare_json, "--compare-json") as compared:
-        with EvaluationProgress(err) as progress:
-            result = evaluate(config, progress)
-        print_evaluation(result.found)
-        file.write_json(result.found)
-        if result.comparison is not None:
-            print_comparison(result.comparison)
-            compared.write_json(result.comparison)
+    with EvaluationProgress(err) as progress:
+        result = evaluate(config, progress)
+    print_evaluation(result.found)
+    if result.comparison is not None:
+        print_comparison(result.comparison)
 
 
 def _inspect(config: InspectConfig) -> None:
@@ -117,39 +107,16 @@ def _inspect(config: InspectConfig) -> None:
 
 
 def _bench(config: BenchConfig) -> None:
-    from slimgpt.benchmarking import bench, bench_served
-    from slimgpt.output import measurements
-    from slimgpt.output.single_file import single_file
+    from slimgpt.benchmarking import bench
     from slimgpt.reports.bench_table import print_bench
     from slimgpt.reports.console import err
     from slimgpt.reports.progress import Headway
     from slimgpt.reports.served_table import print_served
 
-    config.check()
-    served = config.server is not None
-    run, show = (bench_served, print_served) if served else (bench, print_bench)
-    folders = _run_folders(config.models) if config.record else []
-    repeats = (config.warmup + config.repeats) * (len(config.clients) if served else 1)
-    with single_file(config.json) as file:
-        with Headway(err) as progress:
-            progress.begin("measuring", total=len(config.models) * (1 + repeats))
-            result = run(config, progress.advance)
-        show(result)
-        file.write_json(result)
-    for folder in folders:
-        measurements.keep(folder, "bench", result)
-
-
-def _run_folders(models: tuple[str, ...]) -> list[Path]:
-    """Those of the models that carry a record of their making."""
-    from slimgpt.model.schema import RECORD
-    from slimgpt.output import measurements
-
-    paths = {model: path_of(model, "MODEL") for model in models}
-    folders = [measurements.require_run(model) for model, path in paths.items() if (path / RECORD).is_file()]
-    if not folders:
-        raise OutputError(f"--record: none of {', '.join(models)} is a folder with {RECORD}. Use --json FILE.")
-    return folders
+    with Headway(err) as progress:
+        progress.begin("measuring", total=len(config.models) * (1 + config.repeats_of_each))
+        result = bench(config, progress.advance)
+    (print_bench if config.server is None else print_served)(result)
 
 
 def _report(config: ReportConfig) -> None:
@@ -167,10 +134,10 @@ def _study(config: StudyConfig) -> int:
     _require_report_extra()
     from slimgpt.reports.console import err
     from slimgpt.reports.study import StudyProgress, print_study
-    from slimgpt.studies import run_study
+    from slimgpt.studies import study
 
     with StudyProgress(err) as progress:
-        done = run_study(config, progress)
+        done = study(config, progress)
     print_study(done)
     print(f"Written to {progress.page}")
     return EXIT_CELLS_FAILED if done.failures else 0

@@ -61,6 +61,11 @@ class BenchConfig:
     json: str | None = None
     """Also write the result to this file."""
 
+    @property
+    def repeats_of_each(self) -> int:
+        """How often each model is measured, unmeasured repeats included."""
+        return (self.warmup + self.repeats) * (1 if self.server is None else len(self.clients))
+
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
         if not self.models:

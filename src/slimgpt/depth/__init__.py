@@ -34,11 +34,11 @@ from slimgpt.output.record_file import write
 from slimgpt.proof import Witness, alone, prove, run_through, short_window
 from slimgpt.streaming import memory
 from slimgpt.streaming.activations import ActivationRoom
-from slimgpt.streaming.observer import Observer
+from slimgpt.streaming.observer import StreamObserver
 from slimgpt.streaming.other_way import note_other_way
 from slimgpt.streaming.stream import ActivationStream
 
-__all__ = ["DropResult", "Observer", "drop"]
+__all__ = ["DropResult", "StreamObserver", "drop"]
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class _Job:
     memory: int
 
 
-def drop(config: DropConfig, observer: Observer | None = None) -> DropResult:
+def drop(config: DropConfig, observer: StreamObserver | None = None) -> DropResult:
     """Make a shallower model: check everything, measure every layer in one pass, write what stays.
 
     Raises:
         SlimGPTError: something the user can mend; raised before any work wherever that is possible.
     """
-    clock, observer = Clock(), observer or Observer()
+    clock, observer = Clock(), observer or StreamObserver()
     with clock.timed("prepare"):
         job = _prepare(config, observer.said)
     with job.place.work(config.force) as folder:
@@ -128,7 +128,7 @@ def _number(config: DropConfig, num_layers: int) -> int:
     return num
 
 
-def _measure(job: _Job, folder: Path, observer: Observer) -> StreamTurns:
+def _measure(job: _Job, folder: Path, observer: StreamObserver) -> StreamTurns:
     """Run the calibration text through the model, one layer at a time."""
     checkpoint, device = job.checkpoint, job.device
     dtype = devices.compute_dtype(checkpoint.dtype, device)

@@ -4,7 +4,7 @@ Comes in: a model, text, tasks. Goes out: perplexities, scores, and how far two 
 """
 
 from slimgpt.evaluation.likelihood import Perplexity, perplexity
-from slimgpt.evaluation.run import Evaluation, Observer, evaluate
+from slimgpt.evaluation.run import EvalObserver, EvalResult, evaluate
 from slimgpt.evaluation.windows import read_text
 
-__all__ = ["Evaluation", "Observer", "Perplexity", "evaluate", "perplexity", "read_text"]
+__all__ = ["EvalObserver", "EvalResult", "Perplexity", "evaluate", "perplexity", "read_text"]

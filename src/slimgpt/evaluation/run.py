@@ -20,10 +20,11 @@ from slimgpt.model.checks import check_context
 from slimgpt.model.loading import load_model
 from slimgpt.model.quantisation import quantise_, require_library
 from slimgpt.output import measurements
+from slimgpt.output.single_file import single_file
 from slimgpt.streaming import other_way
 
 
-class Observer:
+class EvalObserver:
     """Hears what an evaluation is doing; this one does nothing with it."""
 
     def said(self, text: str) -> None:
@@ -40,7 +41,7 @@ class Observer:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvalResult:
     """What was found.
 
     Attributes:
@@ -63,13 +64,23 @@ class _Job:
     tokenizer_hash: str
 
 
-def evaluate(config: EvalConfig, observer: Observer | None = None) -> Evaluation:
-    """Measure a model as the options say; with ``record``, keep what is found in its folder.
+def evaluate(config: EvalConfig, observer: EvalObserver | None = None) -> EvalResult:
+    """Measure a model as the options say, and write what is found where they say.
 
     Raises:
         SlimGPTError: the first thing that is wrong.
     """
-    observer = observer or Observer()
+    with single_file(config.json) as file, single_file(config.compare_json, "--compare-json") as compared:
+        result = _evaluated(config, observer or EvalObserver())
+        if config.record:
+            _keep(measurements.require_run(config.model), result)
+        file.write_json(result.found)
+        if result.comparison is not None:
+            compared.write_json(result.comparison)
+    return result
+
+
+def _evaluated(config: EvalConfig, observer: EvalObserver) -> EvalResult:
     job = _prepare(config, observer)
     observer.stage("loading the model")
     model, tokenizer = load_model(config.model, config.device)
@@ -95,12 +106,10 @@ def evaluate(config: EvalConfig, observer: Observer | None = None) -> Evaluation
     )
     found = json.loads(json.dumps(found, default=str))  # the harness keeps functions of task files among its results
     comparison = _comparison(job, model, tokenizer, conditions, observer) if job.against else None
-    if config.record:
-        _keep(measurements.require_run(config.model), found, comparison)
-    return Evaluation(found, comparison)
+    return EvalResult(found, comparison)
 
 
-def _prepare(config: EvalConfig, observer: Observer) -> _Job:
+def _prepare(config: EvalConfig, observer: EvalObserver) -> _Job:
     config.check()
     devices.pick_device(config.device)
     if config.quantise is not None:
@@ -144,7 +153,7 @@ def _opened(config: EvalConfig, against: str, tokenizer_hash: str) -> Checkpoint
     return checkpoint
 
 
-def _note_other_way(job: _Job, model: Any, tokenizer: Any, observer: Observer) -> None:
+def _note_other_way(job: _Job, model: Any, tokenizer: Any, observer: EvalObserver) -> None:
     """Say where the model would read the text much better with a BOS token, or without."""
     token = tokenizer.bos_token_id
     if token is None or token >= model.get_input_embeddings().weight.shape[0]:
@@ -159,7 +168,7 @@ def _note_other_way(job: _Job, model: Any, tokenizer: Any, observer: Observer) -
                 observer.said(said)
 
 
-def _perplexities(job: _Job, model: Any, tokenizer: Any, observer: Observer) -> dict[str, Perplexity]:
+def _perplexities(job: _Job, model: Any, tokenizer: Any, observer: EvalObserver) -> dict[str, Perplexity]:
     found = {}
     for name, windows in job.windows.items():
         observer.stage(f"perplexity, {name}", windows.ids_BT.numel())
@@ -167,7 +176,7 @@ def _perplexities(job: _Job, model: Any, tokenizer: Any, observer: Observer) -> 
     return found
 
 
-def _tasks(job: _Job, model: Any, tokenizer: Any, observer: Observer) -> dict[str, Any] | None:
+def _tasks(job: _Job, model: Any, tokenizer: Any, observer: EvalObserver) -> dict[str, Any] | None:
     if job.tasks is None:
         return None
     config = job.config
@@ -198,7 +207,7 @@ def _conditions(config: EvalConfig, model: Any, tokenizer: Any) -> dict[str, Any
 
 
 def _comparison(
-    job: _Job, model: Any, tokenizer: Any, conditions: dict[str, Any], observer: Observer
+    job: _Job, model: Any, tokenizer: Any, conditions: dict[str, Any], observer: EvalObserver
 ) -> dict[str, Any]:
     """The content of compare.json: the longest windows, over the beginning of the text."""
     config, seqlen = job.config, max(job.config.seqlen)
@@ -233,8 +242,8 @@ def _layer_names(checkpoint: Checkpoint) -> list[str]:
     return [checkpoint.layer_prefix(index).removesuffix(".") for index in range(len(checkpoint.layers))]
 
 
-def _keep(folder: Path, found: dict[str, Any], comparison: dict[str, Any] | None) -> None:
+def _keep(folder: Path, result: EvalResult) -> None:
     before = measurements.read(folder).get("eval")
-    measurements.keep(folder, "eval", results.merge(before, found))
-    if comparison is not None:
-        measurements.keep(folder, "compare", comparison)
+    measurements.keep(folder, "eval", results.merge(before, result.found))
+    if result.comparison is not None:
+        measurements.keep(folder, "compare", result.comparison)

@@ -24,7 +24,7 @@ from slimgpt.output.place import Place
 from slimgpt.output.standing import GGUF, MODEL
 from slimgpt.proof import prove
 
-__all__ = ["Exported", "export"]
+__all__ = ["ExportResult", "export"]
 
 PLANNERS: Mapping[str, Callable[[Checkpoint, ExportConfig], Plan]] = {
     "gguf": plan_gguf,
@@ -36,7 +36,7 @@ COMPUTED = "rotary_emb.inv_freq"  # old checkpoints store what is now computed
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What an export did.
 
     Attributes:
@@ -48,7 +48,7 @@ class Exported:
     notes: tuple[str, ...]
 
 
-def export(config: ExportConfig) -> Exported:
+def export(config: ExportConfig) -> ExportResult:
     """Write a model, dense or pruned, for another tool; OUT appears only when it is whole and, if asked, verified.
 
     Raises:
@@ -60,14 +60,14 @@ def export(config: ExportConfig) -> Exported:
     config.check()
     checkpoint = open_checkpoint(config.model)
     if config.format == "uniform-check":
-        return Exported(None, describe(checkpoint, config, PLANNERS))
+        return ExportResult(None, describe(checkpoint, config, PLANNERS))
     assert config.out is not None  # check() saw to it
     _check_nothing_lost(checkpoint)
     require_tool(config)
     plan = PLANNERS[config.format](checkpoint, config)
     place = Place(config.out, MODEL if plan.folder else GGUF)
     place.check(checkpoint.path, plan.num_bytes, config.force)
-    return Exported(Path(config.out).expanduser(), (*plan.notes, *_write(place, plan, checkpoint, config)))
+    return ExportResult(Path(config.out).expanduser(), (*plan.notes, *_write(place, plan, checkpoint, config)))
 
 
 def _write(place: Place, plan: Plan, checkpoint: Checkpoint, config: ExportConfig) -> tuple[str, ...]:

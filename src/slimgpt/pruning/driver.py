@@ -25,7 +25,7 @@ from slimgpt.pruning.finish import finish
 from slimgpt.pruning.job import Job
 from slimgpt.pruning.observer import Observer, PruneResult
 from slimgpt.pruning.prepare import config_of_plan, prepare
-from slimgpt.searching import read_metric, search
+from slimgpt.searching import find_allocation, read_metric
 from slimgpt.sites import Removal, Site, SolverOptions, by_part
 from slimgpt.solvers import SOLVERS
 from slimgpt.solvers.correction import correct
@@ -76,7 +76,7 @@ def _with_found_plan(job: Job, observer: Observer, clock: Clock) -> Job:
     observer.searching(job)
     with clock.timed("search", job.machine.device):
         if job.search is not None:
-            kept = search(job.search, observer.stage, observer.tokens)
+            kept = find_allocation(job.search, observer.stage, observer.tokens)
         else:
             assert job.ranking is not None
             kept = rank(job.ranking, observer.stage, observer.tokens)

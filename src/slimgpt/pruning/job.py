@@ -13,8 +13,8 @@ from slimgpt.allocation.ranking import RankingTask
 from slimgpt.config import PruneConfig
 from slimgpt.machine.setup import Machine
 from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.output.journal import Journal
 from slimgpt.output.place import Place
-from slimgpt.pruning.journal import Journal
 from slimgpt.searching.task import SearchTask
 from slimgpt.sites import SolverOptions
 from slimgpt.streaming import memory

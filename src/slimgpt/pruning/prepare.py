@@ -30,9 +30,9 @@ from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
 from slimgpt.model.pruned_config import pruned_config
 from slimgpt.output import record_file
+from slimgpt.output.journal import Journal, take_up
 from slimgpt.output.place import Place
 from slimgpt.pruning.job import Job, Text
-from slimgpt.pruning.journal import Journal, take_up
 from slimgpt.searching.task import SearchTask
 from slimgpt.searching.windows import search_windows, tried_windows
 from slimgpt.streaming import memory

@@ -7,6 +7,7 @@ Comes in: a pruned model, data, perhaps its dense teacher. Goes out: the same la
 
 from __future__ import annotations
 
-from slimgpt.recovery.run import recover
+from slimgpt.recovery.observer import RecoverObserver
+from slimgpt.recovery.run import RecoverResult, recover
 
-__all__ = ["recover"]
+__all__ = ["RecoverObserver", "RecoverResult", "recover"]

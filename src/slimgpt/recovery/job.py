@@ -23,8 +23,8 @@ from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context
 from slimgpt.model.schema import RECORD
 from slimgpt.output import measurements
+from slimgpt.output.journal import Journal, take_up
 from slimgpt.output.place import Place
-from slimgpt.pruning.journal import Journal, take_up
 from slimgpt.recovery import compiling, lora, rows, targets
 from slimgpt.recovery.packing import Row
 from slimgpt.recovery.teacher import Teacher, open_teacher

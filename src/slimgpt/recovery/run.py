@@ -24,9 +24,10 @@ from slimgpt.recovery import checkpoints, compiling, extrapolation, lora, moveme
 from slimgpt.recovery.checkpoints import Checkpoint
 from slimgpt.recovery.extrapolation import Reached
 from slimgpt.recovery.job import Job, prepare
+from slimgpt.recovery.observer import RecoverObserver
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.rows import longest
-from slimgpt.recovery.trainer import Observer, RecoveryTrainer
+from slimgpt.recovery.trainer import RecoveryTrainer
 from slimgpt.recovery.witness import of_trained
 from slimgpt.recovery.zeros import hold_zeros
 from slimgpt.streaming import other_way
@@ -44,35 +45,7 @@ class RecoverResult:
     record: dict[str, Any]
 
 
-class Unwatched:
-    """An observer that does nothing."""
-
-    def said(self, text: str) -> None:
-        """Nothing."""
-
-    def planned(self, job: Job) -> None:
-        """Nothing."""
-
-    def taught(self, tokens: int) -> None:
-        """Nothing."""
-
-    def training(self) -> None:
-        """Nothing."""
-
-    def stepped(self, step: int) -> None:
-        """Nothing."""
-
-    def noted(self, loss: float) -> None:
-        """Nothing."""
-
-    def measured(self, step: int, perplexity: float) -> None:
-        """Nothing."""
-
-    def writing(self) -> None:
-        """Nothing."""
-
-
-def recover(config: RecoverConfig, observer: Observer | None = None) -> RecoverResult:
+def recover(config: RecoverConfig, observer: RecoverObserver | None = None) -> RecoverResult:
     """Fine-tune a model for a short time and write the best checkpoint, merged, atomically.
 
     Raises:
@@ -83,14 +56,14 @@ def recover(config: RecoverConfig, observer: Observer | None = None) -> RecoverR
         job = prepare(config)
     if job.device.type == "cpu":
         host.keep_memory()
-    watching = observer if observer is not None and job.processes.leads else Unwatched()
+    watching = observer if observer is not None and job.processes.leads else RecoverObserver()
     with closing(job.place):
         whole = job.finished or _carry_out(job, watching, clock)
     job.processes.leave()
     return RecoverResult(job.place.out, whole)
 
 
-def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
+def _carry_out(job: Job, observer: RecoverObserver, clock: Clock) -> dict[str, Any]:
     """Let the teacher speak, train, and write the output; its record (empty for those who only helped)."""
     _note_other_way(job, observer)
     observer.planned(job)
@@ -119,7 +92,7 @@ def _carry_out(job: Job, observer: Observer, clock: Clock) -> dict[str, Any]:
         return save.write(job, trainer.accelerator.unwrap_model(trainer.model), entry, of_trained(job, trainer))
 
 
-def _note_other_way(job: Job, observer: Observer) -> None:
+def _note_other_way(job: Job, observer: RecoverObserver) -> None:
     """Say where the model would read the longest rows much better with a BOS token, or without."""
     if job.processes.leads:
         ids_BT = longest(job.train, other_way.WINDOWS)
@@ -129,7 +102,7 @@ def _note_other_way(job: Job, observer: Observer) -> None:
         )
 
 
-def _taught(job: Job, observer: Observer) -> targets.TargetStore:
+def _taught(job: Job, observer: RecoverObserver) -> targets.TargetStore:
     """The teacher's predictions for all training rows; it runs for those that are not on disk yet."""
     assert job.teacher is not None
     config, dtype = job.config, _compute_dtype(job)
@@ -149,7 +122,7 @@ def _taught(job: Job, observer: Observer) -> targets.TargetStore:
 
 
 def _trainer(
-    job: Job, store: targets.TargetStore | None, observer: Observer, before: Checkpoint | None
+    job: Job, store: targets.TargetStore | None, observer: RecoverObserver, before: Checkpoint | None
 ) -> RecoveryTrainer:
     hidden_teacher = _loaded_teacher(job) if job.config.hidden_weight else None
     if hidden_teacher is not None and job.config.compile and not job.config.teacher_streamed:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,38 +35,11 @@ from slimgpt.recovery.batches import Rows, make_batch, take_targets
 from slimgpt.recovery.checkpoints import Checkpoint
 from slimgpt.recovery.hidden_states import hidden_state_error
 from slimgpt.recovery.job import Job
+from slimgpt.recovery.observer import RecoverObserver
 from slimgpt.recovery.packing import learned
 from slimgpt.recovery.targets import TargetStore
 
 LOGS = 100  # losses noted in a run
-
-
-class Observer(Protocol):
-    """Who watches a run: the command line draws a progress bar."""
-
-    def said(self, text: str) -> None:
-        """Something that people should know before work starts."""
-
-    def planned(self, job: Job) -> None:
-        """Everything is checked and decided; work starts when this returns."""
-
-    def taught(self, tokens: int) -> None:
-        """The teacher has read so many tokens."""
-
-    def training(self) -> None:
-        """Training begins."""
-
-    def stepped(self, step: int) -> None:
-        """So many optimiser steps are done."""
-
-    def noted(self, loss: float) -> None:
-        """The training loss of late."""
-
-    def measured(self, step: int, perplexity: float) -> None:
-        """Held-out perplexity after so many steps."""
-
-    def writing(self) -> None:
-        """Training is over; the folder is put together."""
 
 
 class RecoveryTrainer(Trainer):
@@ -87,7 +60,7 @@ class RecoveryTrainer(Trainer):
         job: Job,
         store: TargetStore | None,
         teacher: Any | None,
-        observer: Observer,
+        observer: RecoverObserver,
         measure_first: bool,
     ) -> None:
         self._held_out = Rows(job.held_out)
@@ -203,7 +176,7 @@ def _perplexity(found: EvalPrediction) -> dict[str, float]:
 class _Watcher(TrainerCallback):
     """Passes on what happens, and stops a run whose loss is no number any more."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: RecoverObserver) -> None:
         self._observer = observer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -8,10 +8,10 @@ from slimgpt.allocation.places import parts_of
 from slimgpt.output.record_sites import part_name, units_name
 from slimgpt.reports.console import kept_units, layer_label, out
 from slimgpt.reports.latency import latency_line
-from slimgpt.searching import Answer, removed_params
+from slimgpt.searching import SearchResult, removed_params
 
 
-def print_allocation(found: Answer) -> None:
+def print_allocation(found: SearchResult) -> None:
     """What each layer keeps by a search's curves, and what it is predicted to cost."""
     curves = found.curves
     table = Table(title=f"Allocation for {curves.model}", title_justify="left")

@@ -7,12 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
-from slimgpt.evaluation import Observer as EvaluationObserver
+from slimgpt.evaluation import EvalObserver
 from slimgpt.reports.console import out
 from slimgpt.reports.progress import Stages
 
 
-class EvaluationProgress(Stages, EvaluationObserver):
+class EvaluationProgress(Stages, EvalObserver):
     """Says what an evaluation is doing, and how much of it is done where its length is known."""
 
     def pause(self) -> None:

@@ -26,14 +26,14 @@ TEMPLATE = "report.html.jinja"
 
 
 @dataclass(frozen=True)
-class Written:
+class ReportResult:
     """The page, and the files of the figures if they were asked for."""
 
     page: Path
     figures: tuple[Path, ...]
 
 
-def report(config: ReportConfig) -> Written:
+def report(config: ReportConfig) -> ReportResult:
     """Read the runs, draw, write.
 
     Raises:
@@ -48,7 +48,7 @@ def report(config: ReportConfig) -> Written:
         charts = _charts(runs, models)
         drawn = figures.write(folder, charts.values(), config.figure_format, config.force) if folder else ()
         page.write_text(_render(config, runs, models, charts))
-    return Written(Path(config.out).expanduser(), drawn)
+    return ReportResult(Path(config.out).expanduser(), drawn)
 
 
 def _charts(runs: Sequence[Run], models: Sequence[Subject]) -> dict[str, Chart]:

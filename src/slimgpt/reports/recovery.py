@@ -7,11 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
+from slimgpt.recovery import RecoverObserver
 from slimgpt.reports.console import beginning, err, mebibytes, out
 from slimgpt.reports.progress import WRITING, Headway
 
 
-class RecoveryProgress(Headway):
+class RecoveryProgress(Headway, RecoverObserver):
     """Prints the plan, then shows the teacher's reading and the training, with loss and held-out perplexity."""
 
     def __init__(self) -> None:

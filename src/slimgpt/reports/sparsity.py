@@ -9,10 +9,10 @@ from rich.table import Table
 
 from slimgpt.reports.console import mebibytes, out
 from slimgpt.reports.progress import Stages
-from slimgpt.streaming.observer import Observer
+from slimgpt.streaming.observer import StreamObserver
 
 
-class StreamProgress(Stages, Observer):
+class StreamProgress(Stages, StreamObserver):
     """What shows how a run gets on whose text goes through layer after layer."""
 
 

@@ -18,7 +18,7 @@ from slimgpt.reports.charts import study as charts
 from slimgpt.reports.charts.chart import Chart, Table
 from slimgpt.reports.console import err, out
 from slimgpt.reports.progress import Headway
-from slimgpt.studies import Done, Observer
+from slimgpt.studies import StudyObserver, StudyResult
 from slimgpt.studies.cells import Cell
 from slimgpt.studies.claims import Answer, Cells, shown
 from slimgpt.studies.recipe import NONE
@@ -31,7 +31,7 @@ SHOWN = (
 )  # fmt: skip
 
 
-class StudyProgress(Headway, Observer):
+class StudyProgress(Headway, StudyObserver):
     """A line when work starts, and one a cell; between them, how far the study is."""
 
     page: Path | None = None
@@ -52,12 +52,12 @@ class StudyProgress(Headway, Observer):
         if record["error"]:
             err.print(f"  {record['error']['step']}: {record['error']['message']}", highlight=False, markup=False)
 
-    def answered(self, done: Done) -> None:
+    def answered(self, done: StudyResult) -> None:
         """Write the page."""
         self.page = write_page(done)
 
 
-def print_study(done: Done) -> None:
+def print_study(done: StudyResult) -> None:
     """Answers, and how many cells there are."""
     table = ConsoleTable(title=f"Study: {done.out}", title_justify="left", show_lines=True)
     for column in ("claim", "verdict", "what was found"):
@@ -69,7 +69,7 @@ def print_study(done: Done) -> None:
     out.print(f"{len(done.records)} cells{failed}.")
 
 
-def write_page(done: Done) -> Path:
+def write_page(done: StudyResult) -> Path:
     """The page, beside the table; it replaces the one of an earlier run of the same study."""
     environment = Environment(
         loader=PackageLoader("slimgpt.reports"),
@@ -99,7 +99,7 @@ def write_page(done: Done) -> Path:
     return path
 
 
-def _tradeoffs(done: Done, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def _tradeoffs(done: StudyResult, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     found = [
         charts.pareto(f"pareto-{index}", model, [row for row in rows if row["model"] == model], cost)
         for index, model in enumerate(done.recipe.models, 1)
@@ -108,7 +108,7 @@ def _tradeoffs(done: Done, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return [chart for chart in found if chart is not None]
 
 
-def _speeds(done: Done, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+def _speeds(done: StudyResult, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     found = [
         charts.zeros_and_speed(f"speed-{index}", model, [row for row in rows if row["model"] == model])
         for index, model in enumerate(done.recipe.models, 1)

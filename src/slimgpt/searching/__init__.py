@@ -18,7 +18,7 @@ from slimgpt.errors import ConfigError, NumericalError
 from slimgpt.machine.seals import warn
 from slimgpt.machine.versions import versions
 from slimgpt.searching.allocate import allocate, removed_params, to_yaml
-from slimgpt.searching.answer import Answer, answer
+from slimgpt.searching.answer import SearchResult, search
 from slimgpt.searching.cache import (
     CURVES,
     LossCurve,
@@ -39,10 +39,10 @@ from slimgpt.sites import Kept, Site, by_part
 from slimgpt.streaming.activations import ActivationRoom
 
 __all__ = [
-    "Answer",
+    "SearchResult",
     "SearchTask",
     "allocate",
-    "answer",
+    "find_allocation",
     "read_curves",
     "read_metric",
     "removed_params",
@@ -56,7 +56,9 @@ MAX_WINDOWS = 2**20
 """So many windows of one run have seeds that no other run's have. (A process draws for its windows what one would.)"""
 
 
-def search(task: SearchTask, stage: Callable[[int, str], None], tokens: Callable[[int], None]) -> dict[Key, Kept]:
+def find_allocation(
+    task: SearchTask, stage: Callable[[int, str], None], tokens: Callable[[int], None]
+) -> dict[Key, Kept]:
     """The units that every place keeps, from the task's folder, which is filled first where it is empty.
 
     ``stage(layer, name)`` and ``tokens(count)`` are told how it goes.

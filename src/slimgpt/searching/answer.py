@@ -12,12 +12,13 @@ from slimgpt.allocation.plan import Shape
 from slimgpt.config import SearchConfig
 from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError
-from slimgpt.searching.allocate import allocate
+from slimgpt.output.single_file import single_file
+from slimgpt.searching.allocate import allocate, to_yaml
 from slimgpt.searching.cache import LossCurves, read_curves
 
 
 @dataclass(frozen=True)
-class Answer:
+class SearchResult:
     """An allocation.
 
     Attributes:
@@ -35,12 +36,20 @@ class Answer:
     latency: dict[str, Any] | None
 
 
-def answer(config: SearchConfig) -> Answer:
-    """Allocate by the curves in ``config.cache``.
+def search(config: SearchConfig) -> SearchResult:
+    """Allocate by the curves in ``config.cache``; with ``out``, write what ``--allocation`` reads.
 
     Raises:
         ConfigError: there is no search or no latency table, or the target cannot be attained.
+        OutputError: ``out`` exists, or its folder does not.
     """
+    with single_file(config.out, "--out") as file:
+        found = _found(config)
+        file.write_text(to_yaml(found.curves, found.kept))
+    return found
+
+
+def _found(config: SearchConfig) -> SearchResult:
     curves = read_curves(path_of(config.cache, "CACHE"))
     table = _table(config, curves)
     times = table.times[config.latency_of] if table is not None else None
@@ -48,7 +57,7 @@ def answer(config: SearchConfig) -> Answer:
     shape = Shape(round_to=config.round_to, by_members=config.by_queries, blocks=config.whole_blocks)
     kept, loss = allocate(curves, goal, shape)
     times_of_plan = predicted(table, whole(curves.places), kept) if table is not None else None
-    return Answer(curves, goal.asked, kept, loss, times_of_plan)
+    return SearchResult(curves, goal.asked, kept, loss, times_of_plan)
 
 
 def _table(config: SearchConfig, curves: LossCurves) -> LatencyTable | None:

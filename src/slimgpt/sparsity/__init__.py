@@ -26,9 +26,9 @@ from slimgpt.sparsity.job import Job, prepare
 from slimgpt.sparsity.ratios import along_curve, fractions, owl
 from slimgpt.sparsity.rounds import Rounds
 from slimgpt.sparsity.threshold import smallest_per_matrix
-from slimgpt.streaming.observer import Observer
+from slimgpt.streaming.observer import StreamObserver
 
-__all__ = ["Observer", "SparsifyResult", "sparsify"]
+__all__ = ["SparsifyResult", "StreamObserver", "sparsify"]
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class SparsifyResult:
     record: dict[str, Any]
 
 
-def sparsify(config: SparsifyConfig, observer: Observer | None = None) -> SparsifyResult:
+def sparsify(config: SparsifyConfig, observer: StreamObserver | None = None) -> SparsifyResult:
     """Make a sparse model: check everything, go through the layers as often as the schedule says, write atomically.
 
     Raises:
         SlimGPTError: something the user can mend; raised before any work wherever that is possible.
     """
-    clock, observer = Clock(), observer or Observer()
+    clock, observer = Clock(), observer or StreamObserver()
     with clock.timed("prepare"):
         job = prepare(config, observer.said)
     with job.place.work(config.force) as folder:

@@ -31,7 +31,7 @@ from slimgpt.sparsity.masks import METHODS, NEED_INPUTS
 from slimgpt.sparsity.masks.method import MaskOptions
 from slimgpt.sparsity.outliers import outlier_share
 from slimgpt.streaming.activations import ActivationRoom
-from slimgpt.streaming.observer import Observer
+from slimgpt.streaming.observer import StreamObserver
 from slimgpt.streaming.prefetch import Prefetcher
 from slimgpt.streaming.stream import ActivationStream
 
@@ -46,7 +46,7 @@ class Rounds:
         clock: seconds by stage.
     """
 
-    def __init__(self, job: Job, folder: Path, observer: Observer, clock: Clock) -> None:
+    def __init__(self, job: Job, folder: Path, observer: StreamObserver, clock: Clock) -> None:
         self.job = job
         self.folder = folder
         self.observer = observer

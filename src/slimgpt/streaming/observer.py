@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Observer:
+class StreamObserver:
     """What a run tells whoever watches it. Does nothing itself; the command line shows how far the run is."""
 
     def said(self, text: str) -> None:

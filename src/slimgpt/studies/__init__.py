@@ -33,7 +33,7 @@ CELLS, HEADER, ANSWERS = "cells", "study.json", "claims.json"
 GO_ON = f"Cells that have run are kept. {AGAIN}"
 
 
-class Observer:
+class StudyObserver:
     """Hears how a study goes; this one does nothing with it."""
 
     def planned(self, num_cells: int, num_finished: int) -> None:
@@ -42,12 +42,12 @@ class Observer:
     def finished(self, record: Mapping[str, Any]) -> None:
         """A cell has run."""
 
-    def answered(self, done: Done) -> None:
+    def answered(self, done: StudyResult) -> None:
         """All is known, and nobody else may work in the folder yet."""
 
 
 @dataclass(frozen=True)
-class Done:
+class StudyResult:
     """A study whose cells have all run.
 
     Attributes:
@@ -70,7 +70,9 @@ class Done:
         return [record for record in self.records if record["status"] == run.FAILED]
 
 
-def run_study(config: StudyConfig, observer: Observer | None = None, command: run.Command = run.slimgpt) -> Done:
+def study(
+    config: StudyConfig, observer: StudyObserver | None = None, command: run.Command = run.slimgpt
+) -> StudyResult:
     """Run what is missing of a study, and write its table and its answers.
 
     Raises:
@@ -87,7 +89,7 @@ def run_study(config: StudyConfig, observer: Observer | None = None, command: ru
     check_size(len(cells), config.yes)
     out = path_of(config.out, "OUT").absolute()
     _check_folder(out)
-    observer = observer or Observer()
+    observer = observer or StudyObserver()
     with full_disk_named(out, GO_ON), FolderLock(partial_folder(out)):
         (out / CELLS).mkdir(parents=True, exist_ok=True)
         write_json(out / HEADER, {"kind": "study", "schema": 1, "recipe": asdict(asked), "cells": list(cells)})
@@ -96,7 +98,7 @@ def run_study(config: StudyConfig, observer: Observer | None = None, command: ru
         found = answers(records)
         table.write(rows, out)
         write_json(out / ANSWERS, {"kind": "study-claims", "schema": 1, "answers": [asdict(own) for own in found]})
-        done = Done(out, asked, records, rows, found)
+        done = StudyResult(out, asked, records, rows, found)
         observer.answered(done)
     return done
 
@@ -106,7 +108,7 @@ def _run(
     asked: Recipe,
     cells: Mapping[str, Cell],
     folder: Path,
-    observer: Observer,
+    observer: StudyObserver,
     command: run.Command,
 ) -> list[dict[str, Any]]:
     """Records of all cells, in the order of the grid: those on disk, and of the others once they have run."""

@@ -13,7 +13,7 @@ import pytest
 import tiny_llama
 
 from slimgpt import cli
-from slimgpt.benchmarking import bench_served
+from slimgpt.benchmarking import bench
 from slimgpt.config import BenchConfig
 from slimgpt.errors import ConfigError, ModelError
 
@@ -78,9 +78,7 @@ def other(dense: Path) -> Path:
 @pytest.fixture(scope="module")
 def result(dense: Path, other: Path, vllm: Path) -> dict[str, Any]:
     options = "--dtype float32 --note 'two words'"
-    return bench_served(
-        BenchConfig((str(dense), str(other)), **SHORT, server_command=str(vllm), server_options=options)
-    )
+    return bench(BenchConfig((str(dense), str(other)), **SHORT, server_command=str(vllm), server_options=options))
 
 
 def called(folder: Path) -> Any:
@@ -127,10 +125,10 @@ def test_servers_share_a_gpu_get_the_options_and_end(result: dict[str, Any], den
 def test_what_a_server_says_is_told(dense: Path, vllm: Path) -> None:
     bad = tiny_llama.save_model(dense.with_name("bad"))
     with pytest.raises(ModelError, match=r"ended before it was ready: ValueError: no such architecture\. What helps"):
-        bench_served(BenchConfig((str(bad),), **SHORT, server_command=str(vllm)))
+        bench(BenchConfig((str(bad),), **SHORT, server_command=str(vllm)))
     short = tiny_llama.save_model(dense.with_name("short"))
     with pytest.raises(ModelError, match="a server generated 2 tokens where 3 were asked"):
-        bench_served(BenchConfig((str(short),), **SHORT, server_command=str(vllm)))
+        bench(BenchConfig((str(short),), **SHORT, server_command=str(vllm)))
 
 
 def test_the_command_prints_a_row_for_each(dense: Path, vllm: Path, capsys: Any, tmp_path: Path) -> None:
@@ -153,4 +151,4 @@ def test_the_command_prints_a_row_for_each(dense: Path, vllm: Path, capsys: Any,
 )
 def test_refuses_what_makes_no_sense(dense: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        bench_served(BenchConfig((str(dense),), **{**SHORT, **changes}))
+        bench(BenchConfig((str(dense),), **{**SHORT, **changes}))

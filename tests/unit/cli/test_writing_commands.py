@@ -36,7 +36,7 @@ def out(writer: Writer, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def cells_in_no_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The cells of a study are commands of their own, which are tried here by themselves."""
-    monkeypatch.setattr(slimgpt.studies.run_study, "__defaults__", (None, Pretended()))
+    monkeypatch.setattr(slimgpt.studies.study, "__defaults__", (None, Pretended()))
     yield
 
 

@@ -15,7 +15,7 @@ import tiny_llama
 from slimgpt import cli, prune
 from slimgpt.config import EvalConfig
 from slimgpt.errors import CalibrationError, ConfigError, ModelError
-from slimgpt.evaluation import Observer, evaluate, perplexity, results, suite
+from slimgpt.evaluation import EvalObserver, evaluate, perplexity, results, suite
 from slimgpt.model.loading import load_model
 from slimgpt.output import measurements
 
@@ -104,7 +104,7 @@ def test_tasks_need_no_text(place: Path) -> None:
 def test_progress_names_stages_and_counts_tokens(place: Path) -> None:
     stages, counts = [], []
 
-    class Heard(Observer):
+    class Heard(EvalObserver):
         def stage(self, name: str, num_tokens: int | None = None) -> None:
             stages.append((name, num_tokens))
 

@@ -20,7 +20,7 @@ from slimgpt.pruning.driver import prune
 from slimgpt.pruning.observer import Observer
 from slimgpt.pruning.prepare import prepare
 from slimgpt.sparsity import sparsify
-from slimgpt.streaming.observer import Observer as StreamObserver
+from slimgpt.streaming.observer import StreamObserver
 
 TEXT = needy.prose(9, 800)
 SIZES = {"samples": 32, "seqlen": needy.SEQLEN, "device": "cpu"}

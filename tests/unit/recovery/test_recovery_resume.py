@@ -47,11 +47,11 @@ KILLED = """
 import os, signal, sys
 from slimgpt.recovery import run
 from slimgpt.cli import main
-class Killing(run.Unwatched):
+class Killing(run.RecoverObserver):
     def stepped(self, step):
         if step == {step}:
             os.kill(os.getpid(), signal.SIGKILL)
-run.Unwatched = Killing
+run.RecoverObserver = Killing
 from slimgpt.config import RecoverConfig
 run.recover(RecoverConfig(**{options!r}))
 """

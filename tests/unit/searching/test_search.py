@@ -25,7 +25,7 @@ from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.pruning.driver import prune
-from slimgpt.searching import allocate, answer, removed_params, to_yaml
+from slimgpt.searching import allocate, removed_params, search, to_yaml
 from slimgpt.searching.cache import CURVES, LossCurve, LossCurves, read_curves, write_curves
 from slimgpt.searching.curves import loss_table, metric_OO
 from slimgpt.searching.programme import Offer, solve
@@ -305,7 +305,7 @@ def test_another_ratio_needs_no_model(
     printed = " ".join(capsys.readouterr().out.split())
     assert re.search(r"parameters: (29\.9|30\.0)", printed)  # whole units of a tiny model
     assert ("3 x 2 →" in printed) == by_queries
-    searched = answer(SearchConfig(str(cache), ratio=0.3, round_to=1, attention_units=attention_units)).kept
+    searched = search(SearchConfig(str(cache), ratio=0.3, round_to=1, attention_units=attention_units)).kept
     options = {"allocation": str(file), "ratio": 0.3, "attention_units": attention_units}
     record = prune(tiny_llama.prune_config(model, tmp_path / "by-file", **options)).record
     # A file has ratios: three groups of one query head are as large as two of two, keys and values of a group as one.

@@ -10,7 +10,7 @@ from damage import KINDS, World, check, files_below, in_turn, interrupted_at
 from study_shop import Pretended, study_config
 
 from slimgpt.errors import DamageWarning, OutputError
-from slimgpt.studies import run_study, table
+from slimgpt.studies import study, table
 
 RECORD = "cell.json"
 
@@ -20,7 +20,7 @@ def world_of(folder: Path, nll: float = 3.0, **options: bool) -> World:
 
 
 def studied(folder: Path, nll: float = 3.0, **options: bool) -> None:
-    run_study(study_config(folder, **options), command=Pretended(lambda words: nll))
+    study(study_config(folder, **options), command=Pretended(lambda words: nll))
 
 
 @pytest.mark.parametrize("keep_models", [False, True])
@@ -58,7 +58,7 @@ def test_a_damaged_cell_runs_again_and_no_other(tmp_path: Path, kind: str) -> No
     path.unlink() if damaged is None else path.write_bytes(damaged)
     again = Pretended()
     with pytest.warns(DamageWarning) as said:
-        run_study(study_config(tmp_path), command=again)
+        study(study_config(tmp_path), command=again)
     reason = "gone" if damaged is None else "damaged, or from another run"
     assert [str(one.message) for one in said] == [f"{path} is {reason}: the cell is run again."]
     assert all(first.name in " ".join(words) for words in again.calls)
@@ -70,10 +70,10 @@ def test_kept_models_may_go_where_nobody_asks_for_them(tmp_path: Path) -> None:
     for path in (tmp_path / "out").rglob("*.safetensors"):
         path.unlink()
     again = Pretended()
-    run_study(study_config(tmp_path), command=again)
+    study(study_config(tmp_path), command=again)
     assert not again.calls
     with pytest.warns(DamageWarning, match=r"model\.safetensors is gone: the cell is run again\."):
-        run_study(study_config(tmp_path, keep_models=True), command=again)
+        study(study_config(tmp_path, keep_models=True), command=again)
     assert {words[0] for words in again.calls} >= {"prune", "eval"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from study_shop import Pretended, study_config
 
-from slimgpt.studies import Done, run_study
+from slimgpt.studies import StudyResult, study
 
 pytest.importorskip("jinja2", reason="pages need the report extra")
 pytest.importorskip("matplotlib", reason="pages need the report extra")
@@ -40,17 +40,17 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+def done(tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     def nll(words: str) -> float:
         return 3 + 0.2 * ("--solver" in words) + 0.1 * ("wanda" in words) - 0.1 * ("recover" in words)
 
     folder = tmp_path_factory.mktemp("study")
     commands = Pretended(nll, refuse="--solver wanda --ratio 0.4")
-    return run_study(study_config(folder, {"grid": GRID, "tuning": {"full": {"full": True}}}), command=commands)
+    return study(study_config(folder, {"grid": GRID, "tuning": {"full": {"full": True}}}), command=commands)
 
 
 @pytest.fixture(scope="module")
-def text(done: Done) -> str:
+def text(done: StudyResult) -> str:
     from slimgpt.reports.study import write_page
 
     return write_page(done).read_text(encoding="utf-8")
@@ -63,7 +63,7 @@ def test_is_one_file_that_asks_for_nothing(text: str) -> None:
     assert set(page.anchors) <= set(page.ids)
 
 
-def test_answers_every_claim_with_its_comparisons(done: Done, text: str) -> None:
+def test_answers_every_claim_with_its_comparisons(done: StudyResult, text: str) -> None:
     for answer in done.answers:
         assert answer.claim in text
     page = Page(text)
@@ -72,7 +72,7 @@ def test_answers_every_claim_with_its_comparisons(done: Done, text: str) -> None
     )
 
 
-def test_shows_failures_and_every_cell(done: Done, text: str) -> None:
+def test_shows_failures_and_every_cell(done: StudyResult, text: str) -> None:
     assert "Cells that failed" in text and "there is no such luck: try again" in text
     assert text.count('scope="row">tiny, wanda structured 40%') == 4
     assert "Pruned and quantised" in text
@@ -83,6 +83,6 @@ def test_says_nothing_of_what_is_not_there(tmp_path: Path) -> None:
 
     grid = [{"methods": ["obs"], "granularities": ["structured"], "ratios": [0.2]}]
     config = study_config(tmp_path, {"grid": grid, "evaluation": {"bench": False}})
-    text = write_page(run_study(config, command=Pretended(refuse="prune"))).read_text(encoding="utf-8")
+    text = write_page(study(config, command=Pretended(refuse="prune"))).read_text(encoding="utf-8")
     assert "Pruned and quantised" not in text and 'id="speed"' not in text
     assert "No pruned model and its dense control were both measured." in text

@@ -11,7 +11,7 @@ from study_shop import RECIPE, Pretended, study_config, write_recipe
 from tiny_llama import save_model
 
 from slimgpt.errors import ConfigError, OutputError
-from slimgpt.studies import cells, chain, recipe, run_study
+from slimgpt.studies import cells, chain, recipe, study
 
 BLOCK = RECIPE["grid"][0]
 
@@ -20,7 +20,7 @@ def refusal(tmp_path: Path, **sections: Any) -> str:
     """What a study with these sections is refused with, before any command has run."""
     commands = Pretended()
     with pytest.raises(ConfigError) as caught:
-        run_study(study_config(tmp_path, sections), command=commands)
+        study(study_config(tmp_path, sections), command=commands)
     assert not commands.calls and not (tmp_path / "out").exists()
     return str(caught.value)
 
@@ -120,7 +120,7 @@ def test_a_large_grid_wants_a_yes(tmp_path: Path) -> None:
         tmp_path, **large
     )
     commands = Pretended()
-    assert len(run_study(study_config(tmp_path, large, yes=True), command=commands).records) == 203
+    assert len(study(study_config(tmp_path, large, yes=True), command=commands).records) == 203
 
 
 def test_refuses_places_that_are_not_its_own(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_refuses_places_that_are_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").write_text("dear")
     with pytest.raises(OutputError, match=r"has no study\.json, so it is no study's folder: choose another"):
-        run_study(config, command=Pretended())
+        study(config, command=Pretended())
 
 
 def test_the_recipes_that_come_with_slimgpt_are_whole() -> None:

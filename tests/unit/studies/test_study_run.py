@@ -19,13 +19,13 @@ from tiny_llama import save_model
 from slimgpt.cli import main
 from slimgpt.config import StudyConfig
 from slimgpt.errors import ConfigError, OutputError
-from slimgpt.studies import Done, Observer, cluster, run, run_study
+from slimgpt.studies import StudyObserver, StudyResult, cluster, run, study
 
 NUM_CELLS = 5  # two methods, two seeds, the dense model
 TESTS = Path(__file__).parents[2]
 
 
-class Heard(Observer):
+class Heard(StudyObserver):
     """Keeps what it hears."""
 
     def __init__(self) -> None:
@@ -39,9 +39,9 @@ class Heard(Observer):
         self.finished_ids.append(record["id"])
 
 
-def studied(folder: Path, commands: Pretended, **options: Any) -> tuple[Done, Heard]:
+def studied(folder: Path, commands: Pretended, **options: Any) -> tuple[StudyResult, Heard]:
     heard = Heard()
-    return run_study(study_config(folder, **options), heard, commands), heard
+    return study(study_config(folder, **options), heard, commands), heard
 
 
 def test_every_cell_leaves_a_record_and_no_weights(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_longer_recipe_runs_what_is_new(tmp_path: Path) -> None:
     studied(tmp_path, Pretended())
     longer = {"grid": [{**RECIPE["grid"][0], "seeds": [0, 1, 2]}]}
     again, heard = Pretended(), Heard()
-    run_study(study_config(tmp_path, longer), heard, again)
+    study(study_config(tmp_path, longer), heard, again)
     assert heard.plans == [(NUM_CELLS + 2, NUM_CELLS)]
     assert {words[words.index("--seed") + 1] for words in again.calls if words[0] == "prune"} == {"2"}
 
@@ -123,10 +123,10 @@ def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
     class Meddling(Pretended):
         def __call__(self, arguments: Sequence[str], log: Path) -> int:
             with pytest.raises(OutputError, match="another slimgpt run is at work in"):
-                run_study(config, command=Pretended())
+                study(config, command=Pretended())
             return super().__call__(arguments, log)
 
-    assert not run_study(config, command=Meddling()).failures
+    assert not study(config, command=Meddling()).failures
 
 
 KILLED = """
@@ -134,7 +134,7 @@ import sys, time
 from pathlib import Path
 from study_shop import Pretended
 from slimgpt.config import StudyConfig
-from slimgpt.studies import run_study
+from slimgpt.studies import study
 
 class Slow(Pretended):
     def __call__(self, arguments, log):
@@ -143,7 +143,7 @@ class Slow(Pretended):
             time.sleep(60)
         return super().__call__(arguments, log)
 
-run_study(StudyConfig(sys.argv[1], sys.argv[2]), command=Slow())
+study(StudyConfig(sys.argv[1], sys.argv[2]), command=Slow())
 """
 
 
@@ -160,7 +160,7 @@ def test_a_killed_study_runs_only_what_is_missing(tmp_path: Path) -> None:
     left = [path.name for path in (Path(config.out) / "cells").iterdir()]
     assert len([name for name in left if "partial" not in name]) == 3 and len(left) == 4
     again, heard = Pretended(), Heard()
-    done = run_study(config, heard, again)
+    done = study(config, heard, again)
     assert heard.plans == [(NUM_CELLS, 3)] and len(done.records) == NUM_CELLS and not done.failures
     assert {words[words.index("--solver") + 1] for words in again.calls if words[0] == "prune"} == {"magnitude"}
     assert not [path for path in (done.out / "cells").iterdir() if "partial" in path.name]
@@ -200,12 +200,12 @@ def tiny_recipe(folder: Path) -> Path:
 def test_ray_is_asked_for_only_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"--ray needs Ray: pip install 'slimgpt\[ray\]', or use --workers"):
-        run_study(study_config(tmp_path, ray=True), command=Pretended())
+        study(study_config(tmp_path, ray=True), command=Pretended())
 
 
 def test_a_ray_cluster_of_two_runs_the_same_cells(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'slimgpt[ray]'")
-    done = run_study(StudyConfig(str(tiny_recipe(tmp_path)), str(tmp_path / "out"), workers=2, ray=True))
+    done = study(StudyConfig(str(tiny_recipe(tmp_path)), str(tmp_path / "out"), workers=2, ray=True))
     assert [record["status"] for record in done.records] == ["done", "done", "failed"]
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from study_shop import PARAMETERS, Pretended, study_config
 
-from slimgpt.studies import run_study, table
+from slimgpt.studies import study, table
 
 
 def test_both_files_give_back_what_went_in(tmp_path: Path) -> None:
-    done = run_study(study_config(tmp_path), command=Pretended(refuse="--solver wanda"))
+    done = study(study_config(tmp_path), command=Pretended(refuse="--solver wanda"))
     for name in ("table.parquet", "table.csv"):
         found = table.read(done.out / name)
         assert found.column_names == list(table.COLUMNS)
@@ -23,7 +23,7 @@ def test_a_row_says_what_was_measured_and_nothing_else(tmp_path: Path) -> None:
     sections["grid"] = [
         {"methods": ["obs"], "granularities": ["structured"], "ratios": [0.2], "tuning": ["none", "full"]}
     ]
-    done = run_study(study_config(tmp_path, sections), command=Pretended(lambda words: 2.0))
+    done = study(study_config(tmp_path, sections), command=Pretended(lambda words: 2.0))
     rows = {(row["method"], row["tuning"]): row for row in done.table.to_pylist()}
     pruned, tuned = rows["obs", "none"], rows["obs", "full"]
     assert pruned["nll_per_token"] == 2.0 and pruned["perplexity"] == pytest.approx(2.718281828**2)

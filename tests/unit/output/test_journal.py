@@ -14,8 +14,8 @@ import torch
 from slimgpt.errors import DamageWarning, OutputError
 from slimgpt.machine.atomic import write_json, write_text
 from slimgpt.machine.tensor_files import write_tensors
-from slimgpt.pruning import journal as journal_module
-from slimgpt.pruning.journal import HEADER, Journal
+from slimgpt.output import journal as journal_module
+from slimgpt.output.journal import HEADER, Journal
 
 RUN = {"ratio": 0.2, "seed": 0, "model": "abc"}
 WEIGHTS = {"layer.weight": torch.arange(6.0).view(2, 3), "layer.bias": torch.ones(2)}
