@@ -56,8 +56,10 @@ def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
 
 
 def _mathml(match: re.Match[str]) -> str:
-    display = "block" if match[2] == "[" else "inline"
-    return convert(html.unescape(match[3]).strip(), display=display)
+    formula = html.unescape(match[3]).strip()
+    if match[2] == "[":
+        return f'<div class="formula">{convert(formula, display="block")}</div>'
+    return convert(formula)
 
 
 def _generated(config: Any, path: str, content: bytes) -> File:

@@ -1,13 +1,10 @@
 """The page in a real browser: it asks for nothing, complains of nothing, and every figure can be seen and read.
 
-Needs the Python package ``playwright`` and a Chromium on the machine (Debian's ``chromium``), named by ``CHROMIUM`` or
-found by its name; skipped otherwise. Screenshots are left in pytest's temporary folders.
+Screenshots are left in pytest's temporary folders.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,6 @@ import run_folders
 from slimgpt.config import ReportConfig
 from slimgpt.reports.page import report
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PHONE, SMALLEST, DESKTOP = 390, 360, 1280
 WHITE, BLACK = "rgb(252, 251, 248)", "rgb(23, 22, 20)"  # the paper, in light and in dark
 
@@ -40,17 +34,6 @@ PICTURES = """() => [...document.querySelectorAll("figure svg")].map(svg => {
                                               t.bottom - box.bottom))),
   };
 })"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    executable = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if executable is None:
-        pytest.skip("no Chromium here: apt install chromium, or name one by CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
