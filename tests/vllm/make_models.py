@@ -81,9 +81,7 @@ def smollm2(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "dense", pruned(source, folder / "dense", dense)
     for name, options in LAYOUTS.items():
         yield name, pruned(source, folder / name, {**FAST, "samples": 8, "seqlen": 128, **options})
-    if not (folder / "padded").exists():
-        export(ExportConfig(str(folder / "per-layer"), str(folder / "padded"), format="padded"))
-    yield "padded", folder / "padded"
+    yield "padded", padded(folder / "per-layer", folder / "padded")
 
 
 def families(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -100,11 +98,19 @@ def families(folder: Path) -> Iterator[tuple[str, Path]]:
     if not out.exists():
         prune_without(GONE, PruneConfig(str(folder / "tiny-llama"), str(out), **options))
     yield "without-blocks", out
+    yield "without-blocks-padded", padded(out, folder / "tiny-without-blocks-padded")
 
 
 def pruned(source: Path, out: Path, options: dict[str, Any]) -> Path:
     """The folder, made if it is not there."""
     return out if out.exists() else prune(PruneConfig(str(source), str(out), **options)).path
+
+
+def padded(source: Path, out: Path) -> Path:
+    """The folder, made if it is not there."""
+    if not out.exists():
+        export(ExportConfig(str(source), str(out), format="padded"))
+    return out
 
 
 @torch.no_grad()

@@ -38,7 +38,8 @@ WAYS = {"plugin": {}, "remote-code": {"VLLM_PLUGINS": ""}}
 
 OURS = "slimgpt.serving.vllm_models.Slim"
 BACK_END = "vllm.model_executor.models.transformers."
-STOCK = ["dense", "uniform", "padded", "qwen2-uniform", "qwen3-uniform", "phi3-uniform", "mixtral-uniform"]
+STOCK = ["dense", "uniform", "padded", "without-blocks-padded"]
+STOCK += ["qwen2-uniform", "qwen3-uniform", "phi3-uniform", "mixtral-uniform"]
 PER_LAYER = ["per-layer", "queries"]
 NATIVE = ["llama", "llama-multi-head", "mistral", "qwen2", "qwen3", "phi3"]
 NATIVE_ONLY = ["qwen3_moe", "mixtral", "without-blocks"]
