@@ -1,7 +1,7 @@
 """Greedy tokens of models by vLLM's ``LLM``, in a process of their own: ``python greedy.py MODELS.json WAY NAME…``.
 
-Prints a JSON object: name -> the class that vLLM took and the tokens, or why it refused. What vLLM reads from the
-environment is the caller's (see ``test_vllm.py``).
+Prints a line of JSON for each: its name, the class that vLLM took and the tokens, or why it refused. What vLLM reads
+from the environment is the caller's (see ``test_vllm.py``).
 """
 
 from __future__ import annotations
@@ -40,5 +40,5 @@ def greedy(model: dict[str, Any], trust: bool) -> dict[str, Any]:
 if __name__ == "__main__":
     file, trust, *names = sys.argv[1:]
     models = {model["name"]: model for model in json.loads(Path(file).read_text())}
-    results = {name: greedy(models[name], trust == "remote-code") for name in names}
-    print(json.dumps(results))
+    for name in names:
+        print(json.dumps({"name": name, **greedy(models[name], trust == "remote-code")}), flush=True)

@@ -44,7 +44,8 @@ PER_LAYER = ["per-layer", "queries"]
 NATIVE = ["llama", "llama-multi-head", "mistral", "qwen2", "qwen3", "phi3"]
 NATIVE_ONLY = ["qwen3_moe", "mixtral", "without-blocks"]
 OTHERS = ["gemma", "gemma2", "gemma3_text", "gpt2", "opt", "gpt_neox"]
-EQUAL = {"plugin": STOCK + PER_LAYER + NATIVE + NATIVE_ONLY + OTHERS, "remote-code": PER_LAYER + NATIVE + OTHERS}
+OWN = PER_LAYER + NATIVE + NATIVE_ONLY
+EQUAL = {"plugin": STOCK + OWN + OTHERS, "remote-code": PER_LAYER + NATIVE + OTHERS}
 REFUSED = {
     "qwen3_moe": "moe_intermediate_size",  # the back end wants experts of one width in all layers
     "qwen2_moe": "moe_intermediate_size",
@@ -66,17 +67,25 @@ def models() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
-    """What vLLM's ``LLM`` made of every model, each way in one process: importing vLLM costs more than the models."""
-    cache = tmp_path_factory.mktemp("vllm")
-    names = {"plugin": [*EQUAL["plugin"], "qwen2_moe"], "remote-code": [*EQUAL["remote-code"], *REFUSED]}
-    return {(way, name): result for way in WAYS for name, result in in_process(way, names[way], cache).items()}
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What vLLM has learnt about classes of models, which costs it an import of itself for each."""
+    return tmp_path_factory.mktemp("vllm")
 
 
-def in_process(way: str, names: list[str], cache: Path) -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def found(request: pytest.FixtureRequest, cache: Path) -> dict[tuple[str, str], Any]:
+    """What vLLM's ``LLM`` made of the models that the selected tests name, each way in one process: importing vLLM
+    costs more than the models.
+    """
+    named = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    names = {way: list(dict.fromkeys(one["name"] for one in named if one["way"] == way)) for way in WAYS}
+    return {(way, result["name"]): result for way in WAYS for result in in_process(way, names[way], cache)}
+
+
+def in_process(way: str, names: list[str], cache: Path) -> list[dict[str, Any]]:
     command = [sys.executable, HERE / "greedy.py", MODELS, way, *names]
     done = subprocess.run(command, env=environment(way, cache), stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]
 
 
 def environment(way: str, cache: Path) -> dict[str, str]:
@@ -89,12 +98,13 @@ def test_greedy_tokens_are_those_of_transformers(models: Any, found: Any, way: s
 
 
 def test_with_the_plugin_vllm_s_own_classes_run_what_they_can(found: Any) -> None:
-    assert all(found["plugin", name]["class"].startswith(OURS) for name in PER_LAYER + NATIVE + NATIVE_ONLY)
+    own = {name: of["class"] for (way, name), of in found.items() if way == "plugin" and name in OWN}
+    assert own and all(made.startswith(OURS) for made in own.values())
 
 
 def test_the_transformers_back_end_runs_the_rest(found: Any) -> None:
-    assert all(found["plugin", name]["class"].startswith(BACK_END) for name in OTHERS)
-    assert all(found["remote-code", name]["class"].startswith(BACK_END) for name in EQUAL["remote-code"])
+    rest = [of for (way, name), of in found.items() if name not in STOCK and (way == "remote-code" or name in OTHERS)]
+    assert all(of["class"].startswith(BACK_END) for of in rest if "class" in of)
 
 
 @each_refused
@@ -103,11 +113,11 @@ def test_what_the_back_end_cannot_run_it_refuses(found: Any, way: str, name: str
 
 
 @each_served
-def test_served_tokens_are_those_of_transformers(models: Any, way: str, name: str, tmp_path: Path) -> None:
+def test_served_tokens_are_those_of_transformers(models: Any, cache: Path, way: str, name: str) -> None:
     """By ``vllm serve`` and its HTTP interface, all prompts in one request."""
     model = models[name]
     count = len(model["tokens"][0])
-    with server(model["folder"], way, tmp_path) as address:
+    with server(model["folder"], way, cache) as address:
         asked = {"prompt": model["prompts"], "temperature": 0, "max_tokens": count, "min_tokens": count}
         answer = post(f"{address}/v1/completions", {"model": "slim", "return_token_ids": True, **asked})
     assert [choice["token_ids"] for choice in answer["choices"]] == model["tokens"]
