@@ -54,7 +54,7 @@ ROOMS = {
     "pruning": Room(7, "torch safetensors"),
     "recovery": Room(7, "torch transformers peft safetensors"),
     "reports": Room(8, "rich matplotlib jinja2 markupsafe yaml"),
-    "cli": Room(9, "tyro"),
+    "cli": Room(9, "tyro rich"),
     "__init__": Room(9, "wrapt"),
     "__main__": Room(10),
 }

@@ -16,7 +16,9 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import subcommand
 
+from slimgpt._version import __version__
 from slimgpt.cli.commands import COMMANDS
+from slimgpt.cli.help_page import print_commands, print_help
 from slimgpt.cli.streams import lost, patient_streams
 from slimgpt.config import read_recipe
 from slimgpt.errors import ConfigError, DamageWarning, SlimGPTError, is_text, shown
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         _check_text(arguments)
+        if _said(arguments):
+            return 0
         config = _parse(arguments)
         config.check()
         with _warnings_in_a_line(), full_disk_named(None):  # what no command has better words for
@@ -76,6 +80,20 @@ def _check_text(arguments: list[str]) -> None:
     for argument in arguments:
         if not is_text(argument):
             raise ConfigError(f"{shown(argument)} is not UTF-8: rename what it names, or write it anew.")
+
+
+def _said(arguments: list[str]) -> bool:
+    """Whether only a page of help or the version was asked for, which is then printed."""
+    asked = {"-h", "--help"} & {*arguments}
+    if not arguments or (asked and arguments[0] not in COMMANDS):
+        print_commands(DESCRIPTION, {name: command.config for name, command in COMMANDS.items()})
+    elif asked:
+        print_help(arguments[0], COMMANDS[arguments[0]].config)
+    elif arguments == ["--version"]:
+        print(f"slimgpt {__version__}")
+    else:
+        return False
+    return True
 
 
 def _parse(arguments: list[str]) -> Any:

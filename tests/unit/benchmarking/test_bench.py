@@ -226,8 +226,7 @@ def test_a_process_that_dies_is_an_error_with_a_cure(dense: Path, monkeypatch: p
 
 
 def test_all_options_are_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        run("bench", "--help")
+    assert run("bench", "--help") == 0
     shown = capsys.readouterr().out
     for field in dataclasses.fields(BenchConfig):
         assert ("MODEL" if field.name == "models" else "--" + field.name.replace("_", "-")) in shown

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -41,29 +39,6 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, function: Callable[[Any], None]
 
 def run(*arguments: object) -> int:
     return cli.main([str(argument) for argument in arguments])
-
-
-# --- help ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("command", FIELDS)
-def test_help_mentions_every_option_with_a_text(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run(command, "--help")
-    assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    for field in dataclasses.fields(FIELDS[command]):
-        name = field.name.upper() if field.name in ("model", "out", "prompt") else "--" + field.name.replace("_", "-")
-        assert name in shown
-    assert len(re.findall(r"\((?:default|required)", shown)) >= len(dataclasses.fields(FIELDS[command])), shown
-
-
-def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run("--help")
-    assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    assert all(f"• {command}" in shown for command in FIELDS)
 
 
 # --- parsing ---------------------------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""Which options stand together on a help page, and the commands that most people need, as data."""
+
+from __future__ import annotations
+
+HOW_MUCH, ON_WHAT, METHOD, SEARCH = "how much", "on what text", "by which method", "search"
+LEARNING, MEASURE, MACHINE, OUTPUT = "learning", "what is measured", "machine", "output"
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    HOW_MUCH: (
+        *("ratio", "layers", "sparsity", "pattern", "target_params", "target_size", "target_latency", "latency_of"),
+        *("latency_prompt", "latency_table", "attention_units", "blocks", "layout", "round_to"),
+    ),
+    ON_WHAT: (
+        *("calibration", "text", "text_field", "bos", "samples", "seqlen", "join_texts", "packing", "mix", "mix_share"),
+        *("held_out", "stride", "max_tokens"),
+    ),
+    METHOD: (
+        *("solver", "method", "allocation", "layer_ratios", "scope", "schedule", "rounds", "damping", "repair"),
+        *("correct_errors", "grouped_cholesky", "group_size"),
+    ),
+    SEARCH: ("search_cache", "search_candidates"),
+    LEARNING: (
+        *("data", "teacher", "loss_on", "full", "rank", "alpha", "dropout", "train_embeddings", "keep_zeros"),
+        *("movement", "learning_rate", "weight_decay", "epochs", "max_steps", "micro_batch_size", "temperature"),
+        *("top_k", "label_share", "hidden_weight", "teacher_cache", "teacher_streamed", "eval_every", "keep"),
+        *("patience", "extrapolate", "keep_adapter"),
+    ),
+    MEASURE: (
+        *("suite", "tasks", "task_dir", "task_data", "limit", "num_fewshot", "against", "against_by", "quantise"),
+        *("prompt_tokens", "new_tokens", "repeats", "warmup", "dense", "max_new_tokens", "chat"),
+    ),
+    MACHINE: (
+        *("device", "dtype", "precision", "batch_size", "offload_dir", "gradient_checkpointing", "compile", "workers"),
+        *("ray", "seed"),
+    ),
+    OUTPUT: (
+        *("recipe", "format", "outtype", "verify", "figures", "figure_format", "json", "compare_json", "record"),
+        *("report", "out", "keep_models", "retry", "yes", "resume", "force"),
+    ),
+}
+"""By title; an option stands in one of them whatever the command."""
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "prune": (
+        "slimgpt prune MODEL smaller --ratio 0.25 --calibration my-text.jsonl",
+        "slimgpt prune MODEL smaller --target-size 200MB --calibration builtin",
+        "slimgpt prune MODEL smaller --recipe recipes/slimgpt-paper.yaml",
+    ),
+    "sparsify": (
+        "slimgpt sparsify MODEL sparse --sparsity 0.5",
+        "slimgpt sparsify MODEL sparse --method sparsegpt --pattern 2:4",
+    ),
+    "drop": ("slimgpt drop MODEL shallow --layers 4",),
+    "search": (
+        "slimgpt search curves --ratio 0.4",
+        "slimgpt search curves --target-params 100M --out ratios.yaml",
+    ),
+    "recover": (
+        "slimgpt recover smaller better --data text.jsonl",
+        "slimgpt recover smaller better --data text.jsonl --teacher MODEL --full",
+    ),
+    "eval": (
+        "slimgpt eval smaller --text wiki.test.txt",
+        "slimgpt eval smaller --suite slimgpt --record",
+        "slimgpt eval smaller --text wiki.test.txt --against MODEL",
+    ),
+    "bench": ("slimgpt bench MODEL smaller", "slimgpt bench MODEL smaller --batch-size 8 --record"),
+    "report": ("slimgpt report smaller -o report.html", "slimgpt report one another --dense MODEL"),
+    "study": ("slimgpt study recipes/study-small.yaml out",),
+    "inspect": ("slimgpt inspect smaller",),
+    "families": ("slimgpt families",),
+    "generate": ('slimgpt generate smaller "Once upon a time"', 'slimgpt generate smaller "Who are you?" --chat'),
+    "export": (
+        "slimgpt export smaller smaller.gguf --format gguf --outtype q8_0",
+        "slimgpt export smaller padded --format padded",
+    ),
+}
