@@ -115,10 +115,15 @@ def padded(source: Path, out: Path) -> Path:
 
 @torch.no_grad()
 def with_tokens(name: str, path: Path, prompts: list[list[int]]) -> dict[str, Any]:
-    """A line of ``models.json``: the likeliest tokens of each prompt, in float32, the end of the text forbidden."""
+    """A line of ``models.json``: the likeliest tokens of each prompt, in float32, the end of the text forbidden.
+
+    transformers would take a token 0 for padding, were it not told.
+    """
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
-    tokens = [model.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist() for ids in prompts]
+    rows = [torch.tensor([ids]) for ids in prompts]
+    made = [model.generate(ids, attention_mask=torch.ones_like(ids), **options) for ids in rows]
+    tokens = [whole[0, ids.shape[1] :].tolist() for ids, whole in zip(rows, made, strict=True)]
     return {"name": name, "folder": str(path), "prompts": prompts, "tokens": tokens}
 
 
