@@ -15,7 +15,10 @@ from slimgpt.sites import Kept
 def prune_without(keys: list[Key], config: PruneConfig) -> Path:
     """The model with nothing gone but these blocks; ``config`` asks for a search that may take blocks."""
     stand_ins: dict[str, Any] = {
-        "slimgpt.pruning.driver.search": lambda task, *_: {**whole(task.places), **dict.fromkeys(keys, Kept(0))},
+        "slimgpt.pruning.driver.find_allocation": lambda task, *_: {
+            **whole(task.places),
+            **dict.fromkeys(keys, Kept(0)),
+        },
         "slimgpt.pruning.driver.read_metric": lambda *_: None,
         "slimgpt.pruning.record.tried": lambda *_: None,
     }

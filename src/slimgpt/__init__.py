@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         EvalConfig,
         ExportConfig,
         PruneConfig,
+        PushConfig,
         RecoverConfig,
         ReportConfig,
         SearchConfig,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from slimgpt.recovery import RecoverObserver, RecoverResult, recover
     from slimgpt.reports.page import ReportResult, report
     from slimgpt.searching import SearchResult, search
+    from slimgpt.sharing import PushResult, push
     from slimgpt.sparsity import SparsifyResult, sparsify
     from slimgpt.streaming.observer import StreamObserver
     from slimgpt.studies import StudyObserver, StudyResult, study
@@ -54,6 +56,7 @@ _HOMES = {
         "EvalConfig",
         "ExportConfig",
         "PruneConfig",
+        "PushConfig",
         "RecoverConfig",
         "ReportConfig",
         "SearchConfig",
@@ -73,6 +76,7 @@ _HOMES = {
     "slimgpt.recovery": ("recover", "RecoverResult", "RecoverObserver"),
     "slimgpt.reports.page": ("report", "ReportResult"),
     "slimgpt.searching": ("search", "SearchResult"),
+    "slimgpt.sharing": ("push", "PushResult"),
     "slimgpt.sparsity": ("sparsify", "SparsifyResult"),
     "slimgpt.streaming.observer": ("StreamObserver",),
     "slimgpt.studies": ("study", "StudyResult", "StudyObserver"),
@@ -91,6 +95,8 @@ __all__ = [
     "Observer",
     "PruneConfig",
     "PruneResult",
+    "PushConfig",
+    "PushResult",
     "RecoverConfig",
     "RecoverObserver",
     "RecoverResult",
@@ -116,6 +122,7 @@ __all__ = [
     "open_checkpoint",
     "perplexity",
     "prune",
+    "push",
     "recover",
     "report",
     "search",

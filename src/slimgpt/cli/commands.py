@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from slimgpt.config import (
     BenchConfig,
+    ChatConfig,
+    CompareConfig,
+    DoctorConfig,
     DropConfig,
     EvalConfig,
     ExportConfig,
@@ -14,6 +17,7 @@ from slimgpt.config import (
     GenerateConfig,
     InspectConfig,
     PruneConfig,
+    PushConfig,
     RecoverConfig,
     ReportConfig,
     SearchConfig,
@@ -183,6 +187,52 @@ def _generate(config: GenerateConfig) -> None:
     print(text)
 
 
+def _compare(config: CompareConfig) -> None:
+    from slimgpt.cli.talk import print_beside
+    from slimgpt.model.generation import generate
+    from slimgpt.model.loading import load_model
+    from slimgpt.reports.console import err, out
+    from slimgpt.reports.progress import Headway
+
+    names, answers = (config.model, config.other), []
+    settings = (config.prompt, config.max_new_tokens, config.temperature, config.chat, config.seed)
+    with Headway(err) as progress:
+        for name in names:  # one after the other: the memory of one is enough
+            progress.begin(f"{name} answers")
+            model, tokenizer = load_model(name, config.device)
+            answers.append(generate(model, tokenizer, *settings))
+    print_beside(out, names, answers)
+
+
+def _chat(config: ChatConfig) -> None:
+    from slimgpt.cli.talk import Talker, lines, print_beside
+    from slimgpt.model.loading import load_model
+    from slimgpt.reports.console import err, out
+    from slimgpt.reports.progress import Headway
+
+    names = [config.model, *([config.against] if config.against is not None else [])]
+    with Headway(err) as progress:
+        progress.begin("reading the model" if len(names) == 1 else "reading the models")
+        talkers = [Talker(name, *load_model(name, config.device)) for name in names]
+    for said in lines(input, "> "):
+        answers = [talker.answer(said, config) for talker in talkers]
+        if len(answers) == 1:
+            print(answers[0])
+        else:
+            print_beside(out, names, answers)
+
+
+def _doctor(config: DoctorConfig) -> None:
+    from slimgpt.machine.doctor import examine
+    from slimgpt.output.single_file import single_file
+    from slimgpt.reports.doctor import print_doctor
+
+    with single_file(config.json) as file:
+        found = examine()
+        print_doctor(found)
+        file.write_json(found)
+
+
 def _export(config: ExportConfig) -> None:
     from slimgpt.exports import export
     from slimgpt.reports.console import err
@@ -195,6 +245,20 @@ def _export(config: ExportConfig) -> None:
         print(note)
     if done.path is not None:
         print(f"Written to {done.path}")
+
+
+def _push(config: PushConfig) -> None:
+    from slimgpt.reports.console import err
+    from slimgpt.reports.progress import Headway
+    from slimgpt.sharing import push
+
+    with Headway(err) as progress:
+        progress.begin("sending")
+        done = push(config)
+    if done.url is None:
+        print("\n".join([f"Would be sent to {config.repo}:", *done.files, "", done.card]))
+    else:
+        print(f"Sent to {done.url}")
 
 
 EXIT_CELLS_FAILED = 1
@@ -220,5 +284,9 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command(InspectConfig, _inspect),
     "families": Command(FamiliesConfig, _families),
     "generate": Command(GenerateConfig, _generate),
+    "compare": Command(CompareConfig, _compare),
+    "chat": Command(ChatConfig, _chat),
     "export": Command(ExportConfig, _export),
+    "push": Command(PushConfig, _push),
+    "doctor": Command(DoctorConfig, _doctor),
 }

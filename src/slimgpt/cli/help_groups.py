@@ -35,7 +35,20 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     OUTPUT: (
         *("recipe", "format", "outtype", "verify", "figures", "figure_format", "json", "compare_json", "record"),
-        *("report", "out", "keep_models", "retry", "yes", "resume", "force"),
+        *(
+            "report",
+            "out",
+            "private",
+            "base_model",
+            "licence",
+            "gguf",
+            "dry_run",
+            "keep_models",
+            "retry",
+            "yes",
+            "resume",
+            "force",
+        ),
     ),
 }
 """By title; an option stands in one of them whatever the command."""
@@ -74,6 +87,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "inspect": ("slimgpt inspect smaller",),
     "families": ("slimgpt families",),
     "generate": ('slimgpt generate smaller "Once upon a time"', 'slimgpt generate smaller "Who are you?" --chat'),
+    "compare": ('slimgpt compare MODEL smaller "The capital of France is"',),
+    "chat": ("slimgpt chat smaller", "slimgpt chat smaller --against MODEL"),
+    "push": ("slimgpt push smaller me/smaller --dry-run", "slimgpt push smaller me/smaller --base-model owner/name"),
+    "doctor": ("slimgpt doctor", "slimgpt doctor --json doctor.json"),
     "export": (
         "slimgpt export smaller smaller.gguf --format gguf --outtype q8_0",
         "slimgpt export smaller padded --format padded",

@@ -7,12 +7,14 @@ Comes in: flags, recipes, Python arguments. Goes out: frozen options, each withi
 """
 
 from slimgpt.config.bench import BenchConfig
+from slimgpt.config.doctor import DoctorConfig
 from slimgpt.config.drop import DropConfig
 from slimgpt.config.evaluate import EvalConfig
 from slimgpt.config.export import ExportConfig
-from slimgpt.config.generate import GenerateConfig
+from slimgpt.config.generate import ChatConfig, CompareConfig, GenerateConfig
 from slimgpt.config.inspect import FamiliesConfig, InspectConfig
 from slimgpt.config.prune import PruneConfig
+from slimgpt.config.push import PushConfig
 from slimgpt.config.recipe import options_from, read_recipe
 from slimgpt.config.recover import RecoverConfig
 from slimgpt.config.report import ReportConfig
@@ -22,6 +24,9 @@ from slimgpt.config.study import StudyConfig
 
 __all__ = [
     "BenchConfig",
+    "ChatConfig",
+    "CompareConfig",
+    "DoctorConfig",
     "DropConfig",
     "EvalConfig",
     "ExportConfig",
@@ -29,6 +34,7 @@ __all__ = [
     "GenerateConfig",
     "InspectConfig",
     "PruneConfig",
+    "PushConfig",
     "RecoverConfig",
     "ReportConfig",
     "SearchConfig",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from slimgpt.errors import ModelError
 from slimgpt.model.reading import border
+
+Message = Mapping[str, str]
+"""``role`` and ``content``, as chat templates take them."""
 
 
 def generate(
@@ -25,13 +29,37 @@ def generate(
         ModelError: ``chat`` asked of a tokenizer whose chat template fails, or that has none; or the model has settings
             of generation that do not work.
     """
-    if chat and not tokenizer.chat_template:
-        raise ModelError("the tokenizer has no chat template: leave --chat out to continue the prompt as plain text.")
+    settings = (max_new_tokens, temperature, seed)
     if chat:
-        message = {"role": "user", "content": prompt}
-        with border("the tokenizer's chat template fails", "Mend it, or leave --chat out."):
-            prompt = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
-    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).to(model.device)
+        return reply(model, tokenizer, [{"role": "user", "content": prompt}], *settings)
+    return _continued(model, tokenizer, prompt, True, *settings)
+
+
+def reply(
+    model: Any,
+    tokenizer: Any,
+    messages: Sequence[Message],
+    max_new_tokens: int = 100,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """What the model says next in a conversation, by its own chat template.
+
+    Raises:
+        ModelError: the template fails, or there is none; or the model has settings of generation that do not work.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError("the tokenizer has no chat template: leave --chat out to continue the prompt as plain text.")
+    with border("the tokenizer's chat template fails", "Mend it, or leave --chat out."):
+        text = str(tokenizer.apply_chat_template([*messages], tokenize=False, add_generation_prompt=True))
+    return _continued(model, tokenizer, text, False, max_new_tokens, temperature, seed)
+
+
+def _continued(
+    model: Any, tokenizer: Any, text: str, special: bool, max_new_tokens: int, temperature: float, seed: int
+) -> str:
+    """``special``: the tokenizer adds its special tokens, which a template has written already."""
+    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=special).to(model.device)
     sampling: dict[str, Any] = {"do_sample": temperature > 0, "num_beams": 1, "num_return_sequences": 1}
     if temperature > 0:
         sampling["temperature"] = temperature

@@ -79,7 +79,6 @@ def test_a_recipe_may_name_model_and_out(tmp_path: Path, parsed: list[Any]) -> N
         (["prune", "m", "o", "--solver", "best"], "--solver"),
         (["prune", "m"], "OUT"),
         (["shrink", "m"], "prune"),
-        ([], "prune"),
     ],
 )
 def test_a_mistyped_command_line_ends_with_status_2(
