@@ -32,14 +32,15 @@ test-fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) -m "not e2e and not export and not nightly" tests
 
 test-e2e: setup
-	$(BIN)/pytest -q -m e2e tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile -m "e2e and not nightly" tests
 
 # Nightly: compiles llama.cpp first, which takes some minutes.
 test-export: setup
 	$(BIN)/pip install --quiet --editable ".[llama-cpp,onnx]"
 	$(BIN)/pytest -q -m export tests
 
-# Nightly: every file of every working folder is damaged at every stage, and recover and study are killed at many moments.
+# Nightly: every file of every working folder is damaged at every stage, recover and study are killed at many moments,
+# and what more commands announce is held against what they take.
 test-damage: setup
 	$(BIN)/pytest -q -m nightly tests
 

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from slimgpt import PruneConfig, generate, load_model, perplexity, prune
 from slimgpt.calibration.sources import resolve
-from slimgpt.reports.console import ProgressObserver, mebibytes
+from slimgpt.reports.console import ProgressObserver
+from slimgpt.reports.memory import mebibytes
 
 OUT = Path("demo-out")
 PROMPT = "What is photosynthesis?"

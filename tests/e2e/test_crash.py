@@ -71,7 +71,9 @@ def killed(place: Place, label: str, *flags: str, torn: bool = False) -> None:
 # --- SIGKILL at every kind of moment -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, SHARDS], ids=["one file", "shards"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({}, id="one file", marks=pytest.mark.nightly), pytest.param(SHARDS, id="shards")]
+)
 def test_killed_anywhere_and_resumed_it_gives_the_same_bytes(place: Place, settings: dict[str, int]) -> None:
     expected, moments = undisturbed(place, how=How(settings=settings))
     every = last_of_each(moments)

@@ -213,6 +213,7 @@ def test_is_far_better_than_chance(pruned: Path, dense: Path, place: Path) -> No
     assert ours < theirs / 3
 
 
+@pytest.mark.nightly
 def test_the_search_loses_less_than_the_log_curve(pruned: Path, dense: Path, place: Path) -> None:
     searched = prune(dense, place / "searched")
     assert record_of(searched)["options"]["allocation"] == "searched"

@@ -96,6 +96,7 @@ def test_two_processes_choose_and_repair_as_one(model: Path, together: Path) -> 
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-4 * float(theirs[name].abs().max()))
 
 
+@pytest.mark.nightly
 def test_a_rank_that_is_killed_takes_the_job_down_and_the_job_resumes(model: Path, together: Path) -> None:
     out = model.parent / "killed"
     team = started(model, out)

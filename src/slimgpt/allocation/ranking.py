@@ -69,8 +69,9 @@ def rank(task: RankingTask, stage: Callable[[int, str], None], tokens: Callable[
         )
     ) as stream:
         for index, layer in enumerate(checkpoint.layers):
-            state = read_layer(checkpoint, index, machine.stored_dtype)
-            with materialised(layer, state, machine.device, machine.compute_dtype):
+            with materialised(
+                layer, read_layer(checkpoint, index, machine.stored_dtype), machine.device, machine.compute_dtype
+            ):
                 for part in by_part(checkpoint.sites(index)):
                     stage(index, f"{part[0].part} ranking")
                     scores[part[0].part][index] = _part_scores(machine.processes, stream, layer, index, part)

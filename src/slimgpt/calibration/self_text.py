@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from slimgpt.arch.family import head_dim
 from slimgpt.calibration import cached, generated_windows
 from slimgpt.errors import ConfigError
-from slimgpt.machine import devices
+from slimgpt.machine import devices, host
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.loading import load_as
 
@@ -75,7 +74,7 @@ def _kv_heads(config: Any) -> int:
 
 def _check_memory(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> None:
     needed = checkpoint.num_params * dtype.itemsize + CACHE_BYTES
-    free = psutil.virtual_memory().available
+    free = host.free_bytes()
     if device.type == "cuda":
         free = min(free, torch.cuda.mem_get_info(device)[0])
     if needed > free:

@@ -29,16 +29,20 @@ from slimgpt.model.checks import check_context, check_rest
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.schema import SCHEMA
 from slimgpt.output import assembly, record_file
-from slimgpt.output.place import Place
+from slimgpt.output.place import Place, merged_bytes
 from slimgpt.output.record_file import write
 from slimgpt.proof import Witness, alone, prove, run_through, short_window
+from slimgpt.proof.memory import proved
 from slimgpt.streaming import memory
 from slimgpt.streaming.activations import ActivationRoom
 from slimgpt.streaming.observer import StreamObserver
 from slimgpt.streaming.other_way import note_other_way
+from slimgpt.streaming.stages import Passage, passage_of
 from slimgpt.streaming.stream import ActivationStream
 
 __all__ = ["DropResult", "StreamObserver", "drop"]
+
+CURE = "lower --batch-size or --samples"
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,7 @@ class _Job:
     stored_dtype: torch.dtype
     num: int
     place: Place
-    offloaded: bool
-    memory: int
+    needs: memory.Needs
 
 
 def drop(config: DropConfig, observer: StreamObserver | None = None) -> DropResult:
@@ -74,6 +77,7 @@ def drop(config: DropConfig, observer: StreamObserver | None = None) -> DropResu
     clock, observer = Clock(), observer or StreamObserver()
     with clock.timed("prepare"):
         job = _prepare(config, observer.said)
+    observer.planned(job.needs, job.device)
     with job.place.work(config.force) as folder:
         with clock.timed("measure", job.device):
             turns = _measure(job, folder, observer)
@@ -83,7 +87,7 @@ def drop(config: DropConfig, observer: StreamObserver | None = None) -> DropResu
         with clock.timed("write"):
             num_params = _assemble(job, kept, folder)
         with clock.timed("prove", job.device):
-            proof = prove(job.place.finished, _witness(job, kept), job.tokenizer, job.memory)
+            proof = prove(job.place.finished, _witness(job, kept), job.tokenizer, job.needs.more)
         whole = {**_record(job, scores, dropped, num_params, clock), "proof": proof}
         write(job.place.finished, whole)
         job.place.publish()
@@ -106,13 +110,18 @@ def _prepare(config: DropConfig, say: Callable[[str], None]) -> _Job:
     batch_size = devices.pick_batch_size(config.batch_size, config.seqlen, device)
     compute_dtype = devices.compute_dtype(checkpoint.dtype, device)
     note_other_way(checkpoint, tokenizer, windows_BT, config.bos, device, compute_dtype, say)
-    needs = memory.estimate(
-        checkpoint, len(windows_BT), config.seqlen, batch_size, device, compute_dtype, offload=False
-    )
-    memory.check(needs, device, place.partial)
-    return _Job(
-        config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, place, needs.offloaded, needs.host
-    )
+    passage = passage_of(checkpoint, windows_BT, config.seqlen, batch_size, device, compute_dtype, stored_dtype)
+    needs = memory.needs(_stages(passage, checkpoint.num_params * stored_dtype.itemsize), device)
+    memory.check(needs, device, CURE, place.partial)
+    return _Job(config, checkpoint, tokenizer, windows_BT, device, stored_dtype, num, place, needs)
+
+
+def _stages(passage: Passage, num_bytes: int) -> list[memory.Stage]:
+    """The way through the layers, and the folder, which holds no more than the whole model's ``num_bytes``."""
+    hidden, layers = passage.size.hidden, dict.fromkeys(passage.size.layers)
+    passes = [passage.stage("a layer's pass", layer, hidden, {"a batch": passage.batch(layer)}) for layer in layers]
+    stages = [passage.embedding(), *passes, passage.writing(merged_bytes(num_bytes))]
+    return proved(stages, num_bytes, passage.written, passage.computed, passage.device)
 
 
 def _number(config: DropConfig, num_layers: int) -> int:
@@ -133,7 +142,7 @@ def _measure(job: _Job, folder: Path, observer: StreamObserver) -> StreamTurns:
     checkpoint, device = job.checkpoint, job.device
     dtype = devices.compute_dtype(checkpoint.dtype, device)
     batch_size = devices.pick_batch_size(job.config.batch_size, job.config.seqlen, device)
-    room = ActivationRoom(checkpoint.dtype, folder / "activations" if job.offloaded else None)
+    room = ActivationRoom(checkpoint.dtype, folder / "activations" if job.needs.offloaded else None)
     turns = StreamTurns()
     observer.stage("measuring layers", job.windows_BT.numel() * len(checkpoint.layers))
     with closing(
@@ -208,6 +217,7 @@ def _record(
         "layout": "per-layer" if assembly.is_per_layer(job.checkpoint.config) else "uniform",
         "cost": {
             "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+            "planned_host_bytes": job.needs.host,
             "peak_host_bytes": host.peak_host_bytes(),
             "peak_device_bytes": devices.peak_device_bytes(job.device),
             "device": devices.device_name(job.device),

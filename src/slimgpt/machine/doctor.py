@@ -35,7 +35,7 @@ def examine() -> dict[str, Any]:
         "versions": versions(),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
         "devices": [_device(device) for device in _devices()],
-        "memory": {"total": psutil.virtual_memory().total, "free": psutil.virtual_memory().available},
+        "memory": {"total": psutil.virtual_memory().total, "free": host.free_bytes()},
         "disk": {name: _disk(path) for name, path in {"here": Path(), "cache": host.cache_folder("")}.items()},
         "extras": {extra: _extra(extra) for extra in FOR_PEOPLE},
     }

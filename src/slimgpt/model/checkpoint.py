@@ -137,6 +137,7 @@ def open_checkpoint(model: str) -> Checkpoint:
     config, stored = open_gguf(path) if path.is_file() else _open_folder(path)
     family = family_of(config)
     skeleton, weights = _fitted(path, config, family, stored)
+    config.architectures = [type(skeleton).__name__]  # it may name none, or the model without its head
     first = next(name for name, _ in skeleton.named_parameters() if name.startswith(f"{family.layers}."))
     dtype = weights.dtype(first)
     assert isinstance(dtype, torch.dtype)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from slimgpt.machine import host
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.weights import require_finite
 
@@ -19,12 +20,12 @@ def read_layer(checkpoint: Checkpoint, index: int, dtype: torch.dtype, pinned: b
     Raises:
         NumericalError: a weight has NaN or infinite entries, or overflows ``dtype``.
     """
-    state = checkpoint.layer_state(index)
-    for name, tensor in state.items():
+    state, prefix = {}, checkpoint.layer_prefix(index)
+    for name in checkpoint.layers[index].state_dict():  # one at a time: what a file is mapped to is memory too
+        tensor = checkpoint.weights.get(prefix + name)
         require_finite(f"layer {index}: weight {name!r}", tensor, dtype)
-    return {
-        name: torch.empty(tensor.shape, dtype=dtype, pin_memory=pinned).copy_(tensor) for name, tensor in state.items()
-    }
+        state[name] = torch.empty(tensor.shape, dtype=dtype, pin_memory=pinned).copy_(tensor)
+    return state
 
 
 @contextmanager
@@ -39,3 +40,5 @@ def materialised(
         yield layer
     finally:
         layer.to("meta")
+        del there, state
+        host.give_back()

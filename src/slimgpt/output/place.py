@@ -201,8 +201,7 @@ class Place:
     def _bytes_to_write(self, num_bytes: int) -> int:
         """What a run still has to write, beside the layers that it has written."""
         written = sum(file.stat().st_size for file in self.partial.glob("*.safetensors"))
-        merging = num_bytes if num_bytes <= ONE_FILE_BYTES else 0
-        return max(num_bytes - written, 0) + merging + SPARE_BYTES
+        return max(num_bytes - written, 0) + merged_bytes(num_bytes) + SPARE_BYTES
 
     def _how_to_go_on(self, num_bytes: int) -> str:
         remove(self.finished)
@@ -211,6 +210,11 @@ class Place:
             f"The run has about {_mib(needed)} still to write there, and {_mib(free)} are free. Finished layers are "
             "kept: make room, and give the same command with --resume."
         )
+
+
+def merged_bytes(num_bytes: int) -> int:
+    """What passes through memory, and lies on the disk twice, where layers become one file."""
+    return num_bytes if num_bytes <= ONE_FILE_BYTES else 0
 
 
 def _real(path: Path) -> Path:

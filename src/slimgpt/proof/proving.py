@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from slimgpt.errors import ProofError, last_line
+from slimgpt.machine import host
 from slimgpt.machine.full_disk import full_disk
 from slimgpt.machine.versions import versions
 from slimgpt.model.checkpoint import open_checkpoint
 from slimgpt.proof.agreement import TOLERANCES, agreement
+from slimgpt.proof.memory import SMALL, weights_bytes
 from slimgpt.proof.opening import Unproved, check_files, open_model, quiet_transformers
 from slimgpt.proof.witness import Witness, alone, run_through
 
 PROMPT, NUM_GENERATED = 16, 4  # tokens
 NOTHING_KEPT = "It is left there for a look, until the next run."
-SMALL = 1 << 30  # bytes that any run may take
 LOGITS = "the logits of a window differ from those that the run computed"
 CACHE = "the logits of generated tokens differ with a cache and without"
 WHOLE, LAYERS = "whole", "layer by layer"
@@ -65,10 +65,10 @@ def _fits(folder: Path, witness: Witness, room: int | None) -> bool:
     is free.
     """
     files = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    weights = files * witness.dtype.itemsize // witness.stored_dtype.itemsize
+    weights = weights_bytes(files, witness.stored_dtype, witness.dtype, witness.device)
     if witness.device.type == "cuda":
         return weights <= torch.cuda.mem_get_info(witness.device)[0]
-    free = psutil.virtual_memory().available
+    free = host.free_bytes()
     return weights + files <= min(max(free // 2 if room is None else room, SMALL), free)  # files are mapped meanwhile
 
 

@@ -204,6 +204,7 @@ class _Run:
         """
         weights = {site.name: weight_OI(layer.get_submodule(site.consumer)) for site in sites}
         stats = {name: _accumulator(name, weight, targets) for name, weight in weights.items()}
+        host.give_back()
         with self._stage(index, f"{sites[0].part} statistics"):
             if index is None:
                 assert logits is not None

@@ -26,7 +26,7 @@ def finish(job: Job, done: list[dict[str, Any]], witness: Witness, clock: Clock)
         cut = job.journal.weights(None) if None in job.indices else {}
         assembly.assemble(folder, job.checkpoint, shards, size, dtype, job.output_config, job.tokenizer, cut)
     with clock.timed("prove"):
-        proof = prove(folder, witness, job.tokenizer, job.needs.host, KEPT)
+        proof = prove(folder, witness, job.tokenizer, job.needs.more, KEPT)
     whole = {**record.build(job, done, clock), "proof": proof}
     record_file.write(folder, whole)
     job.place.publish()

@@ -5,7 +5,6 @@ options --> model --> machine --> plan --> text --> job
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,8 +32,8 @@ from slimgpt.output import record_file
 from slimgpt.output.journal import Journal, take_up
 from slimgpt.output.place import Place
 from slimgpt.pruning.job import Job, Text
+from slimgpt.pruning.needs import cure, needs_of
 from slimgpt.searching.task import SearchTask
-from slimgpt.searching.windows import search_windows, tried_windows
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
 
@@ -82,8 +81,8 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
     if processes.leads:
         place.check(model.path, plan.bytes_after, config.force, config.resume)
     text = _text(config, model, machine, note, say)
-    needs = _needs(config, model, text.windows_BT, machine)
-    machine = _with_offloading(machine, needs, config.offload_dir, place)
+    needs = needs_of(config, model, text.windows_BT, plan, machine)
+    machine = _with_offloading(machine, needs, config, place)
     fingerprint = _fingerprint(config, model, text.windows_BT, table, machine)
     journal = Journal(place.partial, fingerprint)
     finished = processes.from_leader(_begin(config, place, plan, journal) if processes.leads else None)
@@ -126,14 +125,15 @@ def _machine(
     )
 
 
-def _with_offloading(machine: Machine, needs: memory.Needs, asked: str | None, place: Place) -> Machine:
+def _with_offloading(machine: Machine, needs: memory.Needs, config: PruneConfig, place: Place) -> Machine:
     """The same, with a folder for activations where they do not fit.
 
     Raises:
         ConfigError: neither memory nor disk is large enough.
     """
-    folder, processes = path_of(asked, "--offload-dir") if asked else place.partial, machine.processes
-    memory.check(needs, machine.device, folder, processes.size_here)
+    asked, processes = config.offload_dir, machine.processes
+    folder = path_of(asked, "--offload-dir") if asked else place.partial
+    memory.check(needs, machine.device, cure(config), folder, processes.size_here)
     return replace(machine, offload_dir=folder / f"rank-{processes.rank}") if needs.offloaded else machine
 
 
@@ -173,27 +173,6 @@ def _latency_table(
     place.check(model.path, 0, config.force, config.resume)
     file, prompt_tokens = config.latency_table, config.latency_prompt
     return latency.table_for(file, prompt_tokens, model, machine.device, machine.stored_dtype, note)
-
-
-def _needs(config: PruneConfig, checkpoint: Checkpoint, windows_BT: torch.Tensor, machine: Machine) -> memory.Needs:
-    processes = machine.processes
-    searched, tried = windows_BT[:0], windows_BT[:0]
-    if config.searches:
-        searched = search_windows(windows_BT, processes.size)
-        tried = tried_windows(config.search_candidates, windows_BT, processes.size)
-    return memory.estimate(
-        checkpoint,
-        len(processes.share_of(windows_BT)),
-        config.seqlen,
-        machine.batch_size,
-        machine.device,
-        machine.compute_dtype,
-        offload=config.offload_dir is not None,
-        sharers=processes.size_here,
-        searched_windows=math.ceil(len(searched) / processes.size),
-        tried_windows=len(tried),
-        corrects=config.correct_errors,
-    )
 
 
 def _search(

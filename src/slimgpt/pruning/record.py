@@ -104,6 +104,7 @@ def build(job: Job, done: Sequence[dict[str, Any]], clock: Clock) -> dict[str, A
         "sites": [site for entry in done for site in entry["sites"]],
         "cost": {
             "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+            "planned_host_bytes": job.needs.host,
             "peak_host_bytes": host.peak_host_bytes(),
             "peak_device_bytes": devices.peak_device_bytes(job.machine.device),
             "device": devices.device_name(job.machine.device),

@@ -26,8 +26,11 @@ from slimgpt.output import measurements
 from slimgpt.output.journal import Journal, take_up
 from slimgpt.output.place import Place
 from slimgpt.recovery import compiling, lora, rows, targets
+from slimgpt.recovery.memory import CURE, Training
 from slimgpt.recovery.packing import Row
 from slimgpt.recovery.teacher import Teacher, open_teacher
+from slimgpt.streaming import memory
+from slimgpt.streaming.sizes import model_size
 
 TOKENS_PER_PASS = {"cpu": 1024, "mps": 2048, "cuda": 4096}
 """Tokens in one forward and backward pass when the user leaves it to us; their logits, over the whole vocabulary and
@@ -38,6 +41,10 @@ NOT_IN_FINGERPRINT = frozenset(
     | {"device", "resume", "force", "keep_adapter"}
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
+
+PLAIN_ATTENTION = 512
+"""Tokens up to which a CPU trains faster by plain attention than by torch's fused one, whose backward pass is slow:
+measured, 9 % of a layer's time at 256 tokens and 7 % at 512; longer rows take too much memory for their scores."""
 
 MEASUREMENTS = 10  # of held-out perplexity, in a run whose options do not say
 
@@ -62,6 +69,7 @@ class Job:
         place: the folder to make, and the one beside it to work in.
         journal: says which run the working folder belongs to.
         processes: the processes that share the work.
+        needs: memory it will take.
         finished: the record of a run that is to be resumed, but had come to its end.
     """
 
@@ -80,6 +88,7 @@ class Job:
     place: Place
     journal: Journal
     processes: Processes
+    needs: memory.Needs
     finished: dict[str, Any] | None
 
     @property
@@ -131,6 +140,8 @@ def prepare(config: RecoverConfig) -> Job:
     }
     fingerprint = _fingerprint(config, checkpoint, teacher, [train, held_out]) | numbers
     journal = Journal(place.partial, fingerprint)
+    needs = _needs(config, checkpoint, teacher, device, bfloat16, micro)
+    memory.check(needs, device, CURE, place.partial, processes.size)
     finished = processes.from_leader(_begin(config, place, num_bytes, journal) if processes.leads else None)
     return Job(
         config=config,
@@ -148,6 +159,7 @@ def prepare(config: RecoverConfig) -> Job:
         place=place,
         journal=journal,
         processes=processes,
+        needs=needs,
         finished=finished,
     )
 
@@ -184,6 +196,32 @@ def _passes(config: RecoverConfig, device: torch.device, processes: int) -> tupl
     limit = config.micro_batch_size or max(1, TOKENS_PER_PASS[device.type] // config.seqlen)
     micro = max(size for size in range(1, min(limit, share) + 1) if share % size == 0)
     return micro, share // micro
+
+
+def plain_attention(seqlen: int, device: torch.device) -> bool:
+    """Attention forms all its scores."""
+    return device.type == "cpu" and seqlen <= PLAIN_ATTENTION
+
+
+def _needs(
+    config: RecoverConfig,
+    checkpoint: Checkpoint,
+    teacher: Teacher | None,
+    device: torch.device,
+    bfloat16: bool,
+    micro: int,
+) -> memory.Needs:
+    dense = teacher.checkpoint if teacher is not None else None
+    return Training(
+        config=config,
+        checkpoint=checkpoint,
+        size=model_size(checkpoint, device),
+        teacher=model_size(dense, device) if dense is not None else None,
+        device=device,
+        computed=torch.bfloat16 if bfloat16 else torch.float32,
+        pass_tokens=micro * config.seqlen,
+        plain_attention=plain_attention(config.seqlen, device),
+    ).needs()
 
 
 def _bytes(config: RecoverConfig, checkpoint: Checkpoint, train: list[Row]) -> int:

@@ -23,7 +23,7 @@ from slimgpt.model.loading import load_as
 from slimgpt.recovery import checkpoints, compiling, extrapolation, lora, movement, save, targets, teacher
 from slimgpt.recovery.checkpoints import Checkpoint
 from slimgpt.recovery.extrapolation import Reached
-from slimgpt.recovery.job import Job, prepare
+from slimgpt.recovery.job import Job, plain_attention, prepare
 from slimgpt.recovery.observer import RecoverObserver
 from slimgpt.recovery.packing import num_learned
 from slimgpt.recovery.rows import longest
@@ -31,10 +31,6 @@ from slimgpt.recovery.trainer import RecoveryTrainer
 from slimgpt.recovery.witness import of_trained
 from slimgpt.recovery.zeros import hold_zeros
 from slimgpt.streaming import other_way
-
-PLAIN_ATTENTION = 512
-"""Tokens up to which a CPU trains faster by plain attention than by torch's fused one, whose backward pass is slow:
-measured, 9 % of a layer's time at 256 tokens and 7 % at 512; longer rows take too much memory for their scores."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +138,7 @@ def _learner(job: Job) -> Any:
     model = load_as(job.checkpoint.path, torch.float32 if job.config.full else _compute_dtype(job))
     if job.config.compile:
         compiling.compile_layers(model.get_submodule(job.checkpoint.family.layers))
-    if job.device.type == "cpu" and job.config.seqlen <= PLAIN_ATTENTION:
+    if plain_attention(job.config.seqlen, job.device):
         model.set_attn_implementation("eager")
     if job.config.full:
         for module in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -201,6 +197,7 @@ def _entry(job: Job, trainer: RecoveryTrainer, reached: Reached, clock: Clock, c
         },
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
         "cpu_seconds": round(cpu_seconds, 3),  # of all processes and cores: the cost on a machine that others share
+        "planned_host_bytes": job.needs.host,
         "peak_host_bytes": host.peak_host_bytes(),
         "peak_device_bytes": devices.peak_device_bytes(job.device),
         "device": devices.device_name(job.device),

@@ -48,7 +48,7 @@ def write(job: Job, model: Any, entry: Mapping[str, Any], witness: Witness) -> d
     if job.config.keep_adapter:
         shutil.move(job.place.partial / ADAPTER, folder / ADAPTER)
     del model  # there will be another one
-    whole = {**_record(job, entry), "proof": prove(folder, witness, job.tokenizer, None, KEPT)}
+    whole = {**_record(job, entry), "proof": prove(folder, witness, job.tokenizer, job.needs.more, KEPT)}
     atomic.write_json(folder / RECORD, whole)
     measurements.renew_card(folder)
     job.place.publish()
@@ -60,9 +60,17 @@ def _copy_the_rest(source: Path, folder: Path, config: Any) -> None:
     for name in CONFIGURATION:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    _name_the_class(folder / "config.json", config)
     copy_companions(source, folder, replace=True)
     if is_per_layer(config):
         add_modelling_file(folder)
+
+
+def _name_the_class(path: Path, config: Any) -> None:
+    """A configuration that names no class, or another than the one it is opened as, is given that."""
+    settings = read_object(path)
+    if settings.get("architectures") != config.architectures:
+        atomic.write_json(path, {**settings, "architectures": config.architectures})
 
 
 def _record(job: Job, entry: Mapping[str, Any]) -> dict[str, Any]:

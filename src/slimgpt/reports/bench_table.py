@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from slimgpt.reports.console import mebibytes, out
+from slimgpt.reports.console import out
+from slimgpt.reports.memory import mebibytes
 
 
 def print_bench(result: Mapping[str, Any]) -> None:

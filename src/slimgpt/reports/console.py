@@ -18,6 +18,7 @@ from slimgpt.output.record_sites import layer_rows, part_name, sites_of, units_n
 from slimgpt.pruning.job import Job
 from slimgpt.pruning.observer import Observer
 from slimgpt.reports.latency import latency_line
+from slimgpt.reports.memory import mebibytes, needs_lines
 from slimgpt.reports.progress import WRITING, Headway
 
 out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
@@ -25,11 +26,6 @@ err = Console(stderr=True)
 
 SEARCH_PASSES = 2  # forward and back
 PASSES = 3  # stages of a layer that carry tokens: both sites' statistics, and the advance
-
-
-def mebibytes(count: float) -> str:
-    """Bytes for people."""
-    return f"{count / 2**20:,.0f} MiB" if count < 2**33 else f"{count / 2**30:,.1f} GiB"
 
 
 class ProgressObserver(Headway, Observer):
@@ -46,7 +42,7 @@ class ProgressObserver(Headway, Observer):
 
     def searching(self, job: Job) -> None:
         """The search is one piece of work."""
-        out.print(_needs(job))
+        out.print(needs_lines(job.needs, job.machine.device, job.machine.processes.size))
         searched, tried = job.windows_BT, job.windows_BT[:0]
         if job.search is not None:
             searched, tried = job.search.searched_BT, job.search.tried_BT
@@ -89,7 +85,7 @@ def print_plan(job: Job) -> None:
     )
     if job.latency is not None:
         out.print(latency_line(predicted(job.latency, whole(plan.places), plan.kept)))
-    out.print(_needs(job))
+    out.print(needs_lines(job.needs, job.machine.device, job.machine.processes.size))
     if config.solver == "flap" and (without := [part for part, has in carried(job.checkpoint).items() if not has]):
         out.print(
             f"note: {config.solver} cannot put a bias behind {' and '.join(without)} of this family: left out there."
@@ -135,15 +131,6 @@ def beginning(job: Any) -> str:
     """What each window or row of a job begins with."""
     token = bos_of(job.tokenizer, job.config.bos)
     return "with no beginning-of-sequence token" if token is None else f"each beginning with {token}"
-
-
-def _needs(job: Job) -> str:
-    """Memory and disk that the run will take, at the peak."""
-    needs, num_processes = job.needs, job.machine.processes.size
-    device = "" if needs.on_cpu else f"{mebibytes(needs.device)} on {job.machine.device}, "
-    disk = f", {mebibytes(needs.disk)} on disk for activations" if needs.offloaded else ""
-    each = f" in each of {num_processes} processes" if num_processes > 1 else ""
-    return f"Needs about {device}{mebibytes(needs.host)} of memory{disk}{each}."
 
 
 def print_record(record: Mapping[str, Any]) -> None:

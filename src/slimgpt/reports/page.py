@@ -18,7 +18,7 @@ from slimgpt.output.standing import PAGE
 from slimgpt.reports import figures, palette, summary
 from slimgpt.reports.charts import layers, quality, recovery, tradeoff
 from slimgpt.reports.charts.chart import Chart, Table
-from slimgpt.reports.console import mebibytes
+from slimgpt.reports.memory import mebibytes
 from slimgpt.reports.runs import DENSE_NAME, Run, read_runs
 from slimgpt.reports.subjects import Measure, Subject, headline, one_tokenizer, same_conditions, subjects, tasks, texts
 

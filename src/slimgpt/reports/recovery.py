@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from slimgpt.recovery import RecoverObserver
-from slimgpt.reports.console import beginning, err, mebibytes, out
+from slimgpt.reports.console import beginning, err, out
+from slimgpt.reports.memory import mebibytes, needs_lines
 from slimgpt.reports.progress import WRITING, Headway
 
 
@@ -31,6 +32,7 @@ class RecoveryProgress(Headway, RecoverObserver):
             f"{f'the predictions of {job.teacher.source}' if job.teacher else 'the data'}, in "
             f"{'bfloat16' if job.bfloat16 else 'float32'} on {job.device}."
         )
+        out.print(needs_lines(job.needs, job.device, job.processes.size))
         self._num_steps = job.num_steps
         if job.reads_ahead:
             self.begin("teacher reads", tokens)

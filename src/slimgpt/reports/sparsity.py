@@ -7,13 +7,19 @@ from typing import Any
 
 from rich.table import Table
 
-from slimgpt.reports.console import mebibytes, out
+from slimgpt.reports.console import out
+from slimgpt.reports.memory import mebibytes, needs_lines
 from slimgpt.reports.progress import Stages
+from slimgpt.streaming.memory import Needs
 from slimgpt.streaming.observer import StreamObserver
 
 
 class StreamProgress(Stages, StreamObserver):
-    """What shows how a run gets on whose text goes through layer after layer."""
+    """What shows how a run gets on whose text goes through layer after layer, and what it will need."""
+
+    def planned(self, needs: Needs, device: object) -> None:
+        """Print it."""
+        out.print(needs_lines(needs, device))
 
 
 def print_sparsity(record: Mapping[str, Any]) -> None:

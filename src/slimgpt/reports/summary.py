@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slimgpt.reports.console import mebibytes
+from slimgpt.reports.memory import mebibytes
 from slimgpt.reports.results import Interval, Speed
 from slimgpt.reports.runs import DENSE_NAME, Run
 from slimgpt.reports.subjects import Measure, Subject, headline, suite_mean

@@ -4,11 +4,9 @@ The forward pass keeps what enters each decoder layer; the backward pass, last l
 gradients. So there is never more than one layer in memory, whatever the size of the model.
 
 The loss is the one that pruning should keep small: the divergence of the smaller model's predictions from the dense
-model's. Its second derivative is the Fisher information, the covariance of the gradients of log p(token) for tokens
-that the model itself draws. [Martens & Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate
-Curvature", ICML 2015, section 2]
+model's (see :mod:`slimgpt.searching.drawn`).
 
-Shapes: B windows · T tokens a window · D residual width · O consumer outputs · I consumer inputs · V vocabulary.
+Shapes: B windows · T tokens a window · D residual width · O consumer outputs · I consumer inputs.
 """
 
 from __future__ import annotations
@@ -20,15 +18,13 @@ from dataclasses import dataclass
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from torch.nn import functional
 
 from slimgpt.arch.family import weight_OI
-from slimgpt.errors import NumericalError
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, head, layer_calls
 from slimgpt.model.layer_loading import materialised, read_layer
+from slimgpt.searching.drawn import drawn_gradient
 from slimgpt.sites import Site
-from slimgpt.solvers.linalg import to_float64
 from slimgpt.solvers.stats import InputStats
 from slimgpt.streaming.activations import ActivationRoom
 
@@ -84,9 +80,8 @@ class Sweep:
         self._progress = progress
         shape = (*windows_BT.shape, checkpoint.config.hidden_size)
         self._inputs = [room.empty(f"input-{index}", shape) for index in range(len(checkpoint.layers) + 1)]
-        self._batches = [
-            slice(start, min(start + batch_size, len(windows_BT))) for start in range(0, len(windows_BT), batch_size)
-        ]
+        self._batch_size = batch_size
+        self._room = room
 
     def layers(self) -> Iterator[tuple[int | None, dict[str, Moments]]]:
         """Index and moments by site: of the sites behind the layers (None), if any, then from the last to the first."""
@@ -100,8 +95,10 @@ class Sweep:
 
     @contextmanager
     def _layer(self, index: int) -> Iterator[nn.Module]:
-        state = read_layer(self._checkpoint, index, self._dtype)
-        with materialised(self._checkpoint.layers[index], state, self._device, self._dtype) as layer:
+        skeleton = self._checkpoint.layers[index]
+        with materialised(
+            skeleton, read_layer(self._checkpoint, index, self._dtype), self._device, self._dtype
+        ) as layer:
             yield layer
 
     @torch.no_grad()
@@ -110,15 +107,21 @@ class Sweep:
         with embeddings(self._checkpoint, self._windows_BT.unique(), self._dtype) as body:
             layers = self._checkpoint.layers
             self._calls: list[Call] = send_to_device(layer_calls(body, layers, self._windows_BT[:1]), self._device)
-            for rows in self._batches:
+            for rows in self._batches():
                 self._inputs[0][rows] = first_input(body, layers[0], self._windows_BT[rows]).to(self._inputs[0])
         for index in range(len(layers)):
             self._stage(index, "forward")
             with self._layer(index) as layer:
-                for rows in self._batches:
+                for rows in self._batches():
                     output = self._run(layer, index, self._hidden(index, rows))
                     self._inputs[index + 1][rows] = output.to(self._inputs[0])
                     self._progress(output.shape[:2].numel())
+
+    def _batches(self) -> Iterator[slice]:
+        total = len(self._windows_BT)
+        for start in range(0, total, self._batch_size):
+            yield slice(start, min(start + self._batch_size, total))
+            self._room.let_go()
 
     def _hidden(self, index: int, rows: slice) -> Tensor:
         return self._inputs[index][rows].to(self._device, self._dtype)
@@ -138,14 +141,9 @@ class Sweep:
             moments = {site.name: _no_moments(skeleton, site, self._device) for site in sites}
             for site in sites:
                 stack.enter_context(_watched(skeleton.get_submodule(site.consumer), moments[site.name]))
-            for row in range(len(self._windows_BT)):  # one window at a time: its logits are large
-                hidden_1TD = self._hidden(last, slice(row, row + 1)).requires_grad_()
-                logits_TV = logits(hidden_1TD)[0].float()
-                _require_finite(logits_TV)
-                drawn_T = draw(logits_TV.detach(), int(self._seeds_B[row]))
-                functional.cross_entropy(logits_TV, drawn_T, reduction="sum").backward()
-                assert hidden_1TD.grad is not None
-                self._inputs[last][row] = hidden_1TD.grad[0].to(self._inputs[last])
+            for row, seed in enumerate(self._seeds_B.tolist()):
+                hidden_1TD = self._hidden(last, slice(row, row + 1))
+                self._inputs[last][row] = drawn_gradient(logits, hidden_1TD, seed).to(self._inputs[last])
         self._gradient_BTD = self._inputs.pop()
         return moments
 
@@ -153,7 +151,7 @@ class Sweep:
         """Run a layer with gradients: its moments. The gradients by its outputs become those by its inputs."""
         sites = self._checkpoint.sites(index)
         moments = {site.name: _no_moments(layer, site, self._device) for site in sites}
-        for rows in self._batches:
+        for rows in self._batches():
             hidden = self._hidden(index, rows).requires_grad_()
             with ExitStack() as stack:
                 for site in sites:
@@ -165,25 +163,6 @@ class Sweep:
             self._progress(output.shape[:2].numel())
         self._inputs.pop()
         return moments
-
-
-def draw(logits_TV: Tensor, seed: int) -> Tensor:
-    """A token for each position, T int64, as likely as the logits say.
-
-    Every device draws the same: chance comes from the CPU, and is looked up in the distribution functions.
-    """
-    chance_T1 = torch.rand(len(logits_TV), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    below_TV = to_float64(logits_TV).softmax(-1).cumsum_(-1)
-    token_T1 = torch.searchsorted(below_TV, chance_T1.to(below_TV.device) * below_TV[:, -1:], right=True)
-    return token_T1[:, 0].clamp_(max=logits_TV.shape[-1] - 1).to(logits_TV.device)
-
-
-def _require_finite(logits_TV: Tensor) -> None:
-    if not logits_TV.isfinite().all():
-        raise NumericalError(
-            "search: the model's predictions are not finite. Likely causes: activations that overflow in float16, or "
-            "damaged weights. Try --dtype bfloat16 or float32."
-        )
 
 
 def _no_moments(layer: nn.Module, site: Site, device: torch.device) -> Moments:

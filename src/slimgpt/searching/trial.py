@@ -21,6 +21,7 @@ from slimgpt.allocation.places import Allocation, Key, of_layer
 from slimgpt.arch.family import weight_OI
 from slimgpt.evaluation.predictions import divergence_loss, targets_of
 from slimgpt.evaluation.vocabulary import summed_loss
+from slimgpt.machine import host
 from slimgpt.model import surgery
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.embeddings_and_head import Call, embeddings, first_input, layer_calls
@@ -90,7 +91,9 @@ class Trial:
         Raises:
             NumericalError: a damped Hessian is singular.
         """
+        self._last = None  # where it is not adopted, its layers make room for these
         self._last = self._run(plan)
+        host.give_back()
         last_BTD = self._last.inputs[-1]
         total = 0.0
         with self._cut_beside(plan):
@@ -176,7 +179,8 @@ class Trial:
     def _through_dense(self) -> Tensor:
         hidden_BTD = self._first_BTD
         for index, skeleton in enumerate(self._checkpoint.layers):
-            state = read_layer(self._checkpoint, index, self._dtype)
-            with materialised(skeleton, state, self._device, self._dtype) as layer:
+            with materialised(
+                skeleton, read_layer(self._checkpoint, index, self._dtype), self._device, self._dtype
+            ) as layer:
                 hidden_BTD = self._through(layer, index, hidden_BTD)
         return hidden_BTD

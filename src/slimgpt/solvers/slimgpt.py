@@ -75,8 +75,9 @@ def prune_round(
     leaving = score_N.argsort(stable=True)[:size]
     column_I = torch.arange(len(hessian_II), device=leaving.device).view(num_units, -1)
     weight_OI, cost_S = eliminate_columns(weight_OI, inverse_II, column_I[leaving].flatten(), options.damping)
+    del inverse_II  # the two Hessians, before and after, are the most there is
     kept_I = column_I[keep_all_but(leaving, num_units)].flatten()
-    return leaving, per_unit(cost_S, size), weight_OI[:, kept_I], hessian_II[kept_I][:, kept_I]
+    return leaving, per_unit(cost_S, size), weight_OI[:, kept_I], hessian_II[kept_I[:, None], kept_I]
 
 
 def unit_scores(weight_OI: Tensor, inverse_II: Tensor, num_units: int, options: SolverOptions) -> Tensor:

@@ -48,6 +48,7 @@ def sparsify(config: SparsifyConfig, observer: StreamObserver | None = None) -> 
     clock, observer = Clock(), observer or StreamObserver()
     with clock.timed("prepare"):
         job = prepare(config, observer.said)
+    observer.planned(job.needs, job.device)
     with job.place.work(config.force) as folder:
         rounds = Rounds(job, folder, observer, clock)
         final = _sparsities(job, rounds)
@@ -60,7 +61,7 @@ def sparsify(config: SparsifyConfig, observer: StreamObserver | None = None) -> 
         with clock.timed("write"):
             _assemble(job, rounds)
         with clock.timed("prove"):
-            proof = prove(job.place.finished, _witness(job, rounds), job.tokenizer, job.memory)
+            proof = prove(job.place.finished, _witness(job, rounds), job.tokenizer, job.needs.more)
         whole = {**record.build(job, final, layers, clock), "proof": proof}
         write(job.place.finished, whole)
         job.place.publish()

@@ -16,10 +16,13 @@ from slimgpt.errors import ConfigError
 from slimgpt.machine import devices
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.checks import check_context, check_rest
-from slimgpt.output.place import Place
+from slimgpt.output.place import Place, merged_bytes
+from slimgpt.proof.memory import proved
 from slimgpt.sparsity.masks import NEED_INPUTS
+from slimgpt.sparsity.memory import CURE, masking
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
+from slimgpt.streaming.stages import passage_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,7 @@ class Job:
         stored_dtype: dtype of the written weights.
         batch_size: windows in one forward pass.
         place: the folder to make, and the one beside it to work in.
-        offloaded: the activations go to a file.
-        memory: bytes that the run may take.
+        needs: memory it will take.
     """
 
     config: SparsifyConfig
@@ -49,8 +51,7 @@ class Job:
     stored_dtype: torch.dtype
     batch_size: int
     place: Place
-    offloaded: bool
-    memory: int
+    needs: memory.Needs
 
     @property
     def num_bytes(self) -> int:
@@ -80,9 +81,11 @@ def prepare(config: SparsifyConfig, say: Callable[[str], None]) -> Job:
     compute_dtype = devices.compute_dtype(checkpoint.dtype, device)
     if windows_BT is not None:
         note_other_way(checkpoint, tokenizer, windows_BT, config.bos, device, compute_dtype, say)
-    num_windows = 0 if windows_BT is None else len(windows_BT)
-    needs = memory.estimate(checkpoint, num_windows, config.seqlen, batch_size, device, compute_dtype, offload=False)
-    memory.check(needs, device, place.partial)
+    passage = passage_of(checkpoint, windows_BT, config.seqlen, batch_size, device, compute_dtype, stored_dtype)
+    num_bytes = checkpoint.num_params * stored_dtype.itemsize
+    stages = [*masking(passage, config.method, windows_BT is not None), passage.writing(merged_bytes(num_bytes))]
+    needs = memory.needs(proved(stages, num_bytes, stored_dtype, compute_dtype, device), device)
+    memory.check(needs, device, CURE, place.partial)
     return Job(
         config=config,
         checkpoint=checkpoint,
@@ -93,8 +96,7 @@ def prepare(config: SparsifyConfig, say: Callable[[str], None]) -> Job:
         stored_dtype=stored_dtype,
         batch_size=batch_size,
         place=place,
-        offloaded=needs.offloaded,
-        memory=needs.host,
+        needs=needs,
     )
 
 

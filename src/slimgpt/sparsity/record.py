@@ -44,6 +44,7 @@ def build(
         "layout": "per-layer" if assembly.is_per_layer(checkpoint.config) else "uniform",
         "cost": {
             "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+            "planned_host_bytes": job.needs.host,
             "peak_host_bytes": host.peak_host_bytes(),
             "peak_device_bytes": devices.peak_device_bytes(job.device),
             "device": devices.device_name(job.device),

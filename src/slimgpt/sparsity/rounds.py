@@ -146,7 +146,7 @@ class Rounds:
                 job.batch_size,
                 ActivationRoom(
                     job.checkpoint.dtype,
-                    self.folder / "activations" if job.offloaded else None,
+                    self.folder / "activations" if job.needs.offloaded else None,
                     pinned=job.device.type == "cuda",
                 ),
                 self.observer.tokens,

@@ -6,7 +6,9 @@ file loses its name as soon as it is mapped: its space comes back with its tenso
 
 from __future__ import annotations
 
+import mmap
 import os
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +31,7 @@ class ActivationRoom:
         self._dtype = dtype
         self._folder = folder
         self._pinned = pinned
+        self._files: list[weakref.ref[mmap.mmap]] = []
 
     def empty(self, name: str, shape: torch.Size | tuple[int, ...]) -> Tensor:
         """An uninitialised tensor of this shape, as good as ``torch.empty``.
@@ -42,15 +45,29 @@ class ActivationRoom:
         size = torch.Size(shape).numel()
         try:
             _claim(path, size * self._dtype.itemsize)
-            return torch.from_file(str(path), shared=True, size=size, dtype=self._dtype).view(shape)
+            mapping = _mapped(path)
         finally:
             path.unlink(missing_ok=True)
+        self._files.append(weakref.ref(mapping))
+        return torch.frombuffer(mapping, dtype=self._dtype).view(shape)
+
+    def let_go(self) -> None:
+        """Between two batches: what is in files is not in the memory of this process, until it is looked at again."""
+        for file in self._files:
+            mapping = file()
+            if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+                mapping.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Remove the folder; the space is given back with the last tensor."""
         if self._folder is not None:
             with suppress(OSError):  # somebody else's files may be there too
                 self._folder.rmdir()
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
 
 
 def _claim(path: Path, num_bytes: int) -> None:

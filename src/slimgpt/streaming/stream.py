@@ -242,6 +242,7 @@ class ActivationStream:
         total = len(self._hidden.host)
         for start in range(0, total, self._batch_size):
             yield slice(start, min(start + self._batch_size, total))
+            self._room.let_go()
 
     def _run(self, layer: nn.Module, index: int, rows: slice) -> Tensor:
         args, kwargs = self._calls[index]

@@ -133,6 +133,7 @@ def test_the_card_and_the_command_say_what_went(
     numbers = ["--calibration", "builtin", "--samples", "4", "--seqlen", "16", "--device", "cpu"]
     assert cli.main(["drop", str(model), str(tmp_path / "out"), "--layers", "2", *numbers]) == 0
     said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("Needs about ")
     assert f"of {LAYERS} are gone" in said and "parameters" in said
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"taking out 2 of its\n{LAYERS} decoder layers" in card and "4 windows of 16 tokens of `builtin`" in card

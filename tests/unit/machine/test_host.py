@@ -35,6 +35,14 @@ host.make_room(int(sys.argv[1]))
 print(before - resident())
 """
 
+PEAK = """
+import torch
+from slimgpt.machine import host
+before = host.peak_host_bytes()
+torch.ones(64 * 2**20)  # 256 MiB
+print(before, host.peak_host_bytes())
+"""
+
 only_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc has another allocator")
 
 
@@ -56,3 +64,12 @@ def test_freed_memory_goes_back_before_something_large() -> None:
     small, large = given.values()
     assert small < 1
     assert large > 150  # megabytes, of 183 that were freed
+
+
+def test_a_peak_is_of_this_process_and_not_of_the_one_that_started_it() -> None:
+    large = bytearray(b"x") * 2**30
+    del large  # it has been there
+    command = [sys.executable, "-c", PEAK]
+    before, after = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert before < 2**30 * 3 // 4
+    assert after - before > 200 * 2**20

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from slimgpt.config import DropConfig, ExportConfig, SparsifyConfig
 from slimgpt.depth import drop
 from slimgpt.errors import ProofError
 from slimgpt.exports import export
+from slimgpt.machine import host
 from slimgpt.output import assembly
 from slimgpt.proof import proving
 from slimgpt.proof.agreement import agreement, coarsest
@@ -237,6 +240,26 @@ def test_every_command_proves_and_says_so(model: Path, pruned: Path, tmp_path: P
     assert card.exists() or command == "padded"
 
 
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [("recovered", None), ("recovered", ["LlamaModel"]), ("sparse", None), ("shallower", ["LlamaModel"])],
+)
+def test_a_configuration_without_its_class_is_given_it(
+    shop: Any, model: Path, tmp_path: Path, command: str, named: list[str] | None
+) -> None:
+    from recovery_shop import options as recovery_options
+
+    nameless = Path(shutil.copytree(shop.dense if command == "recovered" else model, tmp_path / "nameless"))
+    tiny_llama.edit_config(nameless, architectures=named)
+    if command == "recovered":
+        given = recovery_options(shop, tmp_path / "out", max_steps=1, warmup=0, eval_every=1)
+        out = recover(replace(given, model=str(nameless))).path
+    else:
+        out = COMMANDS[command](nameless, nameless, tmp_path / "out").path
+    record, settings = (json.loads((out / name).read_text()) for name in ("slimgpt.json", "config.json"))
+    assert settings["architectures"] == [record["proof"]["class"]]
+
+
 def _transformers() -> str:
     import transformers
 
@@ -308,28 +331,31 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("size", "announced", "free", "whole"),
+    ("size", "stored", "announced", "free", "whole"),
     [
-        (100, 10, 4096, True),  # small models always
-        (3000, 6000, 9000, True),
-        (3000, 5999, 9000, False),  # more than was announced
-        (3000, 6000, 5999, False),  # more than is free
-        (3000, None, 12000, True),
-        (3000, None, 11999, False),
+        (100, torch.float16, 10, 4096, True),  # small models always
+        (3000, torch.float16, 9000, 12000, True),  # the files, and their weights in float32
+        (3000, torch.float16, 8999, 12000, False),  # more than was announced
+        (3000, torch.float16, 9000, 8999, False),  # more than is free
+        (3000, torch.float16, None, 18000, True),
+        (3000, torch.float16, None, 17999, False),
+        (3000, torch.float32, 3000, 9000, True),  # the files are the weights
+        (3000, torch.float32, 2999, 9000, False),
     ],
 )
 def test_the_whole_model_is_opened_where_it_takes_no_more_than_was_announced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, announced: int | None, free: int, whole: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    stored: torch.dtype,
+    announced: int | None,
+    free: int,
+    whole: bool,
 ) -> None:
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(size * MIB)  # a hole: it takes no room
-
-    class Memory:
-        available = free * MIB
-
-    monkeypatch.setattr(proving.psutil, "virtual_memory", Memory)
-    float32 = torch.float32
-    witness = Witness(torch.empty(0), torch.empty(0), torch.device("cpu"), float32, float32, float32)
+    monkeypatch.setattr(host, "free_bytes", lambda: free * MIB)
+    witness = Witness(torch.empty(0), torch.empty(0), torch.device("cpu"), torch.float32, stored, torch.float32)
     assert proving._fits(tmp_path, witness, None if announced is None else announced * MIB) == whole
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from damage import World, check, files_below, in_turn, interrupted_at, kind_of, one_of_each_kind
 from recovery_shop import Shop, options
 
@@ -20,6 +21,7 @@ def world_of(shop: Shop, folder: Path, given: dict[str, Any]) -> World:
     return World(folder, run)
 
 
+@pytest.mark.nightly
 def test_whatever_is_damaged_the_output_is_the_same(shop: Shop, tmp_path: Path) -> None:
     """The best checkpoint is not the last one, and one is as needed as the other."""
     world = world_of(shop, tmp_path / "world", STOPS_EARLY)

@@ -28,8 +28,9 @@ from slimgpt.pruning.driver import prune
 from slimgpt.searching import allocate, removed_params, search, to_yaml
 from slimgpt.searching.cache import CURVES, LossCurve, LossCurves, read_curves, write_curves
 from slimgpt.searching.curves import loss_table, metric_OO
+from slimgpt.searching.drawn import chance, draw
 from slimgpt.searching.programme import Offer, solve
-from slimgpt.searching.sweep import Moments, Sweep, draw
+from slimgpt.searching.sweep import Moments, Sweep
 from slimgpt.sites import Kept, Site, SolverOptions
 from slimgpt.solvers.linalg import damped
 from slimgpt.solvers.members import solve_site
@@ -82,7 +83,7 @@ def plain_moments(model: Path, seed: int) -> dict[tuple[int, str], tuple[Tensor,
         layer.mlp.down_proj.register_forward_hook(keep((index, "ffn")))
     for index, window_T in enumerate(windows_BT):
         logits_TV = whole(input_ids=window_T[None]).logits[0]
-        drawn_T = draw(logits_TV.detach(), 100 * seed + index)
+        drawn_T = draw(logits_TV.detach().softmax(-1), chance(len(logits_TV), 100 * seed + index))
         torch.nn.functional.cross_entropy(logits_TV, drawn_T, reduction="sum").backward()
     result = {}
     for key, seen in kept.items():
@@ -101,17 +102,17 @@ def test_layer_by_layer_gives_the_moments_of_the_whole_model(model: Path, swept:
 
 def test_tokens_are_drawn_as_often_as_the_logits_say() -> None:
     logits_V = torch.tensor([0.0, 2.0, -torch.inf, 1.0, -1.0])
-    drawn = draw(logits_V.expand(40_000, -1), seed=3).bincount(minlength=5) / 40_000
+    drawn = draw(logits_V.softmax(-1).expand(40_000, -1), chance(40_000, seed=3)).bincount(minlength=5) / 40_000
     torch.testing.assert_close(drawn, logits_V.softmax(-1), rtol=0, atol=0.01)
     assert drawn[2] == 0
 
 
 def test_draws_depend_on_the_seed_alone() -> None:
-    logits_TV = torch.randn(300, 50, generator=torch.Generator().manual_seed(0))
-    first = draw(logits_TV, seed=1)
+    probability_TV = torch.randn(300, 50, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    first = draw(probability_TV, chance(300, seed=1))
     torch.manual_seed(7)
-    assert torch.equal(draw(logits_TV, seed=1), first)
-    assert not torch.equal(draw(logits_TV, seed=2), first)
+    assert torch.equal(draw(probability_TV, chance(300, seed=1)), first)
+    assert not torch.equal(draw(probability_TV, chance(300, seed=2)), first)
 
 
 def test_batch_size_changes_nothing_beyond_rounding(

@@ -333,6 +333,7 @@ def test_the_command_prints_what_came_of_it(model: Path, tmp_path: Path, capsys:
     arguments = ["sparsify", str(model), str(tmp_path / "out"), "--method", "magnitude", "--sparsity", "0.25"]
     assert cli.main([*arguments, "--device", "cpu"]) == 0
     said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("Needs about ")
     assert "weights of projections are zero (25.00%;" in said and "no faster without sparse kernels" in said
     assert cli.main(arguments) == 2
     assert "exists: choose another folder, or replace it with --force" in " ".join(capsys.readouterr().err.split())
