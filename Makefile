@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Hostile files of every kind that `make fuzz` tries; test-fast tries 200.
 FUZZ ?= 3000
 
-.PHONY: setup test test-fast test-e2e test-export test-damage fuzz check docs demo clean
+.PHONY: setup test test-fast test-e2e test-export test-damage test-vllm fuzz check docs demo clean
 
 setup: .venv/ready
 
@@ -53,6 +53,22 @@ test-families: setup
 fuzz: setup
 	SLIMGPT_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses $(WORKERS) tests/fuzz
 
+# Nightly: vLLM wants an older transformers than ours, so it has an environment of its own (Python 3.11 or newer). Models
+# are pruned here and read there.
+VLLM_MODELS := .vllm-models
+
+test-vllm: setup .venv-vllm/ready
+	PYTHONPATH=tests $(BIN)/python tests/vllm/make_models.py $(VLLM_MODELS)
+	SLIMGPT_VLLM_MODELS=$(VLLM_MODELS) .venv-vllm/bin/python -m pytest -q tests/vllm
+
+.venv-vllm/ready: tests/vllm/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --upgrade pip
+	.venv-vllm/bin/pip install --quiet "$(TORCH)"
+	.venv-vllm/bin/pip install --quiet --no-deps --requirement tests/vllm/requirements.txt
+	.venv-vllm/bin/pip install --quiet --no-deps --editable .
+	touch $@
+
 test: check test-fast test-e2e
 
 # The documentation, as pages that ask nothing of other hosts: open site/index.html.
@@ -63,4 +79,4 @@ demo: setup
 	TQDM_DISABLE=1 $(BIN)/python examples/demo.py
 
 clean:
-	rm -rf .venv build dist demo-out site
+	rm -rf .venv .venv-vllm $(VLLM_MODELS) build dist demo-out site

@@ -19,6 +19,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.auto import modeling_auto
 from transformers.models.mistral import modeling_mistral as mistral
 
 from slimgpt import modeling_slimgpt
@@ -180,9 +181,8 @@ def add(monkeypatch: Any) -> None:
     """Make the family known to transformers and to slimgpt, as if both had it."""
     for auto, made in (("AutoModel", MadeUpModel), ("AutoModelForCausalLM", MadeUpForCausalLM)):
         getattr(transformers, auto).register(MadeUpConfig, made, exist_ok=True)
-        monkeypatch.setitem(modeling_slimgpt.STOCK[auto], "made_up", made.__name__)
-        for module in (transformers, modeling_slimgpt.transformers):  # two, if ours was imported while theirs was
-            monkeypatch.setattr(module, made.__name__, made, raising=False)
+        monkeypatch.setitem(getattr(modeling_auto, modeling_slimgpt.STOCK[auto]), "made_up", made.__name__)
+        monkeypatch.setattr(transformers, made.__name__, made, raising=False)
     transformers.AutoConfig.register("made_up", MadeUpConfig, exist_ok=True)
     monkeypatch.setitem(FAMILIES, "made_up", FAMILY)
     monkeypatch.setitem(modeling_slimgpt.BASES, "made_up", Base("layers"))

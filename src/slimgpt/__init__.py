@@ -3,16 +3,15 @@
 Every command is a function of the same name (``eval`` is :func:`evaluate`): it takes its options as a frozen
 dataclass, tells an observer how far it is, and gives back what it found or where it wrote. The names below are the
 public API; they load what they need when first used. Importing slimgpt also teaches transformers' Auto classes to load
-pruned checkpoints, as soon as transformers itself is imported.
+pruned checkpoints, when they are first asked.
 """
 
 from __future__ import annotations
 
 import importlib
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from wrapt import when_imported
+from wrapt import when_imported, wrap_function_wrapper
 
 from slimgpt._version import __version__
 
@@ -142,10 +141,14 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-@when_imported("transformers.models.auto.modeling_auto")
-def _teach_transformers(module: Any) -> None:
-    from slimgpt import modeling_by_path, modeling_slimgpt
+def _having_taught(function: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    for name in ("slimgpt.modeling_slimgpt", "slimgpt.modeling_by_path"):
+        importlib.import_module(name).register()
+    return function(*args, **kwargs)
 
-    for ours in (modeling_slimgpt, modeling_by_path):
-        with suppress(ImportError, AttributeError):  # what they need is only being made: who opens a model asks again
-            ours.register()
+
+@when_imported("transformers.models.auto.configuration_auto")
+def _teach_transformers(module: Any) -> None:
+    """Not yet: what imports that is half there. But before anyone is told what a ``model_type`` is."""
+    for name in ("from_pretrained", "for_model"):
+        wrap_function_wrapper(module.AutoConfig, name, _having_taught)

@@ -19,12 +19,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import CONFIG_MAPPING, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.models.auto import modeling_auto
 from transformers.pytorch_utils import Conv1D
 
 
@@ -104,13 +102,13 @@ BASES = {
     "qwen3_moe": Base("layers"),
 }
 
-# the stock classes by the Auto class that loads them and by model_type, where there is one
-STOCK: dict[str, Any] = {
-    "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
-    "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-    "AutoModelForQuestionAnswering": modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+# by Auto class: transformers' table of the stock classes that it loads, by model_type
+STOCK = {
+    "AutoModel": "MODEL_MAPPING_NAMES",
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForQuestionAnswering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
 }
 
 PREFIX = "slimgpt_"
@@ -291,11 +289,11 @@ def equal_layers(config: Any) -> Iterator[None]:
         config.per_layer_config = own
 
 
-def _share_conversion(model_type: str) -> None:
-    """Let transformers fuse the experts of our checkpoints while loading, as it does for the stock model."""
-    conversion = get_checkpoint_conversion_mapping(model_type)
+def _share_conversion(stock: str, ours: str) -> None:
+    """Let transformers read our checkpoints as it does those of a stock model_type or class: fuse experts, rename."""
+    conversion = get_checkpoint_conversion_mapping(stock)
     if conversion is not None:
-        register_checkpoint_conversion_mapping(PREFIX + model_type, conversion, overwrite=True)
+        register_checkpoint_conversion_mapping(ours, conversion, overwrite=True)
 
 
 class SlimClasses(NamedTuple):
@@ -307,20 +305,28 @@ class SlimClasses(NamedTuple):
 
 @cache
 def slim_classes(model_type: str) -> SlimClasses:
-    """The classes for a stock ``model_type``, made once and kept in this module."""
+    """The classes for a stock ``model_type``, made once, kept in this module and known to the Auto classes."""
+    import transformers  # not above: this may be imported while that is, and another module takes its place then
+
     stock = {auto: getattr(transformers, name) for auto, name in stock_models(model_type).items()}
     body_name = stock["AutoModelForCausalLM"].base_model_prefix
-    config = _config_class(model_type, CONFIG_MAPPING[model_type])
+    config = _config_class(model_type, transformers.CONFIG_MAPPING[model_type])
     models = {auto: _model_class(config, one, BASES[model_type], auto, body_name) for auto, one in stock.items()}
-    _share_conversion(model_type)
+    _share_conversion(model_type, PREFIX + model_type)
+    for name in (one.__name__ for one in stock.values()):
+        _share_conversion(name, slim_name(name))
     globals().update({one.__name__: one for one in (config, *models.values())})
-    transformers.AutoModel.register(config, models["AutoModel"], exist_ok=True)  # with it, heads make their bodies
+    for auto, model in models.items():  # heads make their bodies by AutoModel
+        getattr(transformers, auto).register(config, model, exist_ok=True)
     return SlimClasses(config, models)
 
 
 def stock_models(model_type: str) -> dict[str, str]:
     """Names of the stock classes by the Auto class that loads them."""
-    return {auto: names[model_type] for auto, names in STOCK.items() if model_type in names}
+    from transformers.models.auto import modeling_auto  # whose import may want all of this module (slimgpt/__init__.py)
+
+    tables = {auto: getattr(modeling_auto, table) for auto, table in STOCK.items()}
+    return {auto: names[model_type] for auto, names in tables.items() if model_type in names}
 
 
 def slim_name(stock: str) -> str:
@@ -330,6 +336,8 @@ def slim_name(stock: str) -> str:
 
 def __getattr__(name: str) -> type:
     """Make a family's classes when transformers (or pickle) first asks this module for one of them."""
+    from transformers import CONFIG_MAPPING
+
     for model_type in BASES:
         if name in map(slim_name, (CONFIG_MAPPING[model_type].__name__, *stock_models(model_type).values())):
             slim_classes(model_type)
@@ -339,8 +347,7 @@ def __getattr__(name: str) -> type:
 
 def register() -> None:
     """Teach transformers' Auto classes every family, so that no remote code is needed. Safe to call again."""
+    from transformers import AutoConfig
+
     for model_type in BASES:
-        config, models = slim_classes(model_type)
-        transformers.AutoConfig.register(PREFIX + model_type, config, exist_ok=True)
-        for auto, model in models.items():
-            getattr(transformers, auto).register(config, model, exist_ok=True)
+        AutoConfig.register(PREFIX + model_type, slim_classes(model_type).config, exist_ok=True)

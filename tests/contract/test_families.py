@@ -233,7 +233,19 @@ def test_padded_is_a_stock_class_that_computes_the_same(shop: Workshop, name: st
     assert padded is not None
     model = load(padded)
     assert type(model).__module__.startswith("transformers.")
+    files = [set(load_file(folder / "model.safetensors")) for folder in (padded, out, shop.dense(name))]
+    assert files[0] == files[1] == files[2], "other tools look for the names of the family's checkpoints"
     assert_close(logits(model), logits(load(out)))
+
+
+def test_shards_have_the_names_of_checkpoints_too(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimgpt.output.place.ONE_FILE_BYTES", 0)
+    out = shop.pruned(shop.dense("mixtral"), out="mixtral-in-shards")
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(load_file(shop.dense("mixtral") / "model.safetensors"))
+    masked = load(shop.dense("mixtral"))
+    mask_("mixtral", masked, out)
+    assert_close(logits(load(out)), logits(masked))
 
 
 @every_model

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_llama
 import torch
 from torch import Tensor
+from without_blocks import prune_without
 
 from slimgpt import PruneConfig, load_model, prune
+from slimgpt.allocation.places import Key
 from slimgpt.config import ExportConfig
 from slimgpt.exports import export
 
@@ -76,3 +79,12 @@ def test_chat_template_is_used(pruned, tmp_path):
     assert "<|im_start|>" in model.metadata["tokenizer.chat_template"]
     answer = model.create_chat_completion([{"role": "user", "content": "Hello"}], max_tokens=8, temperature=0.0)
     assert answer["choices"][0]["message"]["content"].strip()
+
+
+@pytest.mark.parametrize("gone", [[(0, "attention")], [(1, "ffn"), (2, "attention")], [(2, "attention"), (2, "ffn")]])
+def test_blocks_that_are_gone(gone, tmp_path):
+    """Of the first layer, one in the middle, and all of the last."""
+    dense = tiny_llama.save_model(tmp_path / "dense")
+    config = tiny_llama.prune_config(dense, tmp_path / "out", allocation="searched", blocks="attention,ffn")
+    model = prune_without([Key(layer, part) for layer, part in gone], config)
+    assert export(ExportConfig(str(model), str(tmp_path / "m.gguf"), outtype="f32", verify=True)).notes

@@ -1,7 +1,8 @@
 """What a model costs to run: size, peak memory, FLOPs per token, and speed with its spread.
 
 Every model has a process of its own, so that its peak is its own, and they take turns in every repeat, so that a
-machine that is slow for a while is slow for all of them: ratios are of paired repeats.
+machine that is slow for a while is slow for all of them: ratios are of paired repeats. ``served`` measures a server's
+answers in the same way.
 
 Comes in: names of models. Goes out: seconds, bytes and FLOPs of each, beside the first.
 """
@@ -20,6 +21,8 @@ from typing import Any, TypeVar
 import torch
 
 from slimgpt.benchmarking import worker
+from slimgpt.benchmarking.asked import fitting
+from slimgpt.benchmarking.served import measured_by_server
 from slimgpt.benchmarking.spread import ratios, spread
 from slimgpt.config import BenchConfig
 from slimgpt.config.paths import path_of
@@ -27,7 +30,6 @@ from slimgpt.errors import ConfigError, ModelError, OutputError
 from slimgpt.machine import devices
 from slimgpt.machine.timing import Load, Repeat
 from slimgpt.machine.versions import versions
-from slimgpt.model.checkpoint import open_checkpoint
 from slimgpt.model.quantisation import Scheme, require_library
 from slimgpt.model.schema import RECORD
 from slimgpt.model.weights import weight_files
@@ -46,7 +48,7 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
         progress: called after every load and every repeat.
 
     Returns:
-        plain data, as in ``bench.json``.
+        plain data, as in ``bench.json``; of what a server serves, by number of clients.
 
     Raises:
         ConfigError: an option outside its rule, or more tokens than a model's context or the memory holds.
@@ -56,7 +58,7 @@ def bench(config: BenchConfig, progress: Callable[[], None] = lambda: None) -> d
     config.check()
     folders = _run_folders(config.models) if config.record else []
     with single_file(config.json) as file:
-        found = _measured(config, progress)
+        found = (_measured if config.server is None else measured_by_server)(config, progress)
         file.write_json(found)
     for folder in folders:
         measurements.keep(folder, KIND, found)
@@ -67,7 +69,7 @@ def _measured(config: BenchConfig, progress: Callable[[], None]) -> dict[str, An
     device = devices.pick_device(config.device)
     if config.quantise is not None:
         require_library(config.quantise)
-    bytes_on_disk = [_check(model, config) for model in config.models]
+    bytes_on_disk = [_bytes_on_disk(fitting(model, config).path) for model in config.models]
     with contextlib.ExitStack() as stack:
         lanes = [stack.enter_context(_Lane(model)) for model in config.models]
         work = Load(config.batch_size, config.prompt_tokens, config.new_tokens, config.seed)
@@ -105,18 +107,6 @@ def _run_folders(models: tuple[str, ...]) -> list[Path]:
     if not folders:
         raise OutputError(f"--record: none of {', '.join(models)} is a folder with {RECORD}. Use --json FILE.")
     return folders
-
-
-def _check(model: str, config: BenchConfig) -> int:
-    """Bytes of the model's weights on disk, after a look at whether it can be measured as asked."""
-    checkpoint = open_checkpoint(model)
-    context = getattr(checkpoint.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if context is not None and config.prompt_tokens + config.new_tokens > context:
-        raise ConfigError(
-            f"--prompt-tokens {config.prompt_tokens} and --new-tokens {config.new_tokens} are together beyond the "
-            f"context of {model}, {context} tokens."
-        )
-    return _bytes_on_disk(checkpoint.path)
 
 
 def _bytes_on_disk(path: Path) -> int:

@@ -115,11 +115,12 @@ def _bench(config: BenchConfig) -> None:
     from slimgpt.reports.bench_table import print_bench
     from slimgpt.reports.console import err
     from slimgpt.reports.progress import Headway
+    from slimgpt.reports.served_table import print_served
 
     with Headway(err) as progress:
-        progress.begin("measuring", total=len(config.models) * (1 + config.warmup + config.repeats))
+        progress.begin("measuring", total=len(config.models) * (1 + config.repeats_of_each))
         result = bench(config, progress.advance)
-    print_bench(result)
+    (print_bench if config.server is None else print_served)(result)
 
 
 def _report(config: ReportConfig) -> None:

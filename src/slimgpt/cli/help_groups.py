@@ -38,11 +38,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     MEASURE: (
         *("suite", "tasks", "task_dir", "task_data", "limit", "num_fewshot", "against", "against_by", "quantise"),
-        *("prompt_tokens", "new_tokens", "repeats", "warmup", "dense", "max_new_tokens", "chat"),
+        *("prompt_tokens", "new_tokens", "repeats", "warmup", "server", "clients", "dense", "max_new_tokens", "chat"),
     ),
     MACHINE: (
         *("device", "dtype", "precision", "batch_size", "offload_dir", "gradient_checkpointing", "compile", "workers"),
-        *("ray", "seed"),
+        *("ray", "seed", "server_command", "server_options"),
     ),
     OUTPUT: (
         *("recipe", "format", "outtype", "verify", "figures", "figure_format", "json", "compare_json", "record"),
@@ -88,7 +88,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "slimgpt eval smaller --suite slimgpt --record",
         "slimgpt eval smaller --text wiki.test.txt --against MODEL",
     ),
-    "bench": ("slimgpt bench MODEL smaller", "slimgpt bench MODEL smaller --batch-size 8 --record"),
+    "bench": (
+        "slimgpt bench MODEL smaller",
+        "slimgpt bench MODEL smaller --batch-size 8 --record",
+        "slimgpt bench MODEL smaller --server vllm --clients 1 8 32",
+    ),
     "report": ("slimgpt report smaller -o report.html", "slimgpt report one another --dense MODEL"),
     "study": ("slimgpt study recipes/study-small.yaml out",),
     "inspect": ("slimgpt inspect smaller",),

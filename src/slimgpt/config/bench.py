@@ -42,11 +42,29 @@ class BenchConfig:
     seed: int = 0
     """Seed of the random prompt."""
 
+    server: Literal["vllm"] | None = None
+    """Measure what this server serves over HTTP, in place of a model by itself. Every MODEL has a server of its own;
+    all run at once, and one is asked at a time."""
+
+    clients: tuple[int, ...] = (1, 8)
+    """With --server: requests at a time, in place of --batch-size; each number is measured."""
+
+    server_command: str = "vllm"
+    """With --server: its command, of any environment: a name on PATH, or a path."""
+
+    server_options: str = ""
+    """With --server: options for every server, such as --server-options='--dtype float32 --enforce-eager'."""
+
     record: bool = False
     """Keep the result with every pruned MODEL, as measured/bench.json, where slimgpt report finds it."""
 
     json: str | None = None
     """Also write the result to this file."""
+
+    @property
+    def repeats_of_each(self) -> int:
+        """How often each model is measured, unmeasured repeats included."""
+        return (self.warmup + self.repeats) * (1 if self.server is None else len(self.clients))
 
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
@@ -58,6 +76,10 @@ class BenchConfig:
         at_least("repeats", self.repeats, 1)
         at_least("warmup", self.warmup, 0)
         check_seed(self.seed)
+        for clients in self.clients:
+            at_least("clients", clients, 1)
+        if self.server is not None:
+            self._check_server()
         if self.quantise is not None and len(self.models) < 2:
             raise ConfigError(
                 f"--quantise {self.quantise} leaves the first MODEL as it is, to compare with: name it and another."
@@ -67,3 +89,15 @@ class BenchConfig:
                 f"--record keeps figures of models as they are stored, and --quantise {self.quantise} changes them: "
                 "drop one of the two."
             )
+
+    def _check_server(self) -> None:
+        """Raise ConfigError on what a server has no use for."""
+        if not self.clients:
+            raise ConfigError(f"--server {self.server} needs --clients: one number or more of requests at a time.")
+        ours = {"--batch-size": self.batch_size != 1, "--device": self.device != "auto", "--record": self.record}
+        for option, given in {**ours, "--quantise": self.quantise is not None}.items():
+            if given:
+                raise ConfigError(
+                    f"{option} does not go with --server {self.server}, which serves models as they are stored: "
+                    "see --clients, --server-options and --json."
+                )

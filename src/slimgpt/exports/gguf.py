@@ -11,20 +11,20 @@ from typing import Any
 
 import gguf
 import numpy as np
+import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
 from slimgpt.arch.family import head_dim
 from slimgpt.config import ExportConfig
 from slimgpt.errors import ConfigError, ModelError
 from slimgpt.exports.gguf_architecture import Architecture, choose, interleave, rope_factors
+from slimgpt.exports.gguf_gone import not_in_file, sizes_in_file, zeros_in_file
 from slimgpt.exports.gguf_tokenizer import add_tokenizer
 from slimgpt.exports.layout import is_uniform
 from slimgpt.exports.plan import Plan
 from slimgpt.model.checkpoint import Checkpoint
-from slimgpt.model.inspection import layer_sizes
 
 QUANTIZATION_VERSION = 2
-
 
 OUTTYPES = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -38,9 +38,9 @@ OUTTYPES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of the file."""
+    """A tensor of the file; ``source`` is its name in the checkpoint, None where it is zeros."""
 
-    source: str
+    source: str | None
     name: str
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
@@ -77,11 +77,14 @@ def _entries(checkpoint: Checkpoint, architecture: Architecture, outtype: str) -
     """Every parameter once: a tied head is left out, and llama.cpp takes the embedding in its place."""
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(arch, len(checkpoint.layers))
-    for source, parameter in checkpoint.skeleton.named_parameters():
+    stored = {name: tuple(parameter.shape) for name, parameter in checkpoint.skeleton.named_parameters()}
+    unread = not_in_file(checkpoint)
+    for source, shape in (*stored.items(), *zeros_in_file(checkpoint)):
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ModelError(f"{source!r} has no place in llama.cpp's {architecture.name}.")
-        yield Entry(source, name, tuple(parameter.shape), tensor_type(tuple(parameter.shape), outtype))
+        if not name.startswith(unread):
+            yield Entry(source if source in stored else None, name, shape, tensor_type(shape, outtype))
 
 
 def tensor_type(shape: tuple[int, ...], outtype: str) -> GGMLQuantizationType:
@@ -121,7 +124,7 @@ def _write_tensors(
 
 
 def _data(checkpoint: Checkpoint, architecture: Architecture, entry: Entry) -> np.ndarray[Any, Any]:
-    tensor = checkpoint.weights.get(entry.source).float()
+    tensor = torch.zeros(entry.shape) if entry.source is None else checkpoint.weights.get(entry.source).float()
     if architecture.interleaved and ("attn_q." in entry.name or "attn_k." in entry.name):
         tensor = interleave(tensor, head_dim(checkpoint.config))
     with np.errstate(over="ignore"):  # found below
@@ -152,7 +155,7 @@ def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, outtype: str) -> N
 
 def _by_layer(checkpoint: Checkpoint, key: str) -> int | list[int]:
     """One number where layers are of one size: only ``deci`` reads lists throughout."""
-    values = [layer_sizes(checkpoint, index)[key] for index in range(len(checkpoint.layers))]
+    values = [sizes_in_file(checkpoint, index)[key] for index in range(len(checkpoint.layers))]
     return values[0] if is_uniform(checkpoint) else values
 
 

@@ -14,14 +14,19 @@ from slimgpt.sites import ATTENTION, Kept
 
 
 def is_uniform(checkpoint: Checkpoint) -> bool:
-    """Every layer has as many heads and FFN channels as the first."""
+    """Every layer has as many heads and FFN channels as the first, and no block is gone."""
     first = layer_sizes(checkpoint, 0)
-    return all(layer_sizes(checkpoint, index) == first for index in range(1, len(checkpoint.layers)))
+    others = (layer_sizes(checkpoint, index) for index in range(1, len(checkpoint.layers)))
+    return "skip" not in first and all(sizes == first for sizes in others)
 
 
 def widest_units(checkpoint: Checkpoint) -> dict[str, Kept]:
-    """The most units that any layer has of each part, and the most members (query heads) of a unit."""
+    """The most units that any layer has of each part, and the most members (query heads) of a unit; of a part that is
+    gone from all layers, what the first had.
+    """
     sites = [site for index in range(len(checkpoint.layers)) for site in checkpoint.sites(index)]
+    here = {site.part for site in sites}
+    sites += [site for site in checkpoint.family.sites(checkpoint.layer_config(0)) if site.part not in here]
     parts = {site.part: [each for each in sites if each.part == site.part] for site in sites}
     return {part: Kept(max(s.num_units for s in alike), max(s.members for s in alike)) for part, alike in parts.items()}
 

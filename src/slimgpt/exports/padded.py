@@ -1,5 +1,5 @@
 """A stock checkpoint of a per-layer model: units of zeros bring every layer to the width of the widest (and of heads to
-all that there ever were, where no stock class takes fewer).
+all that there ever were, where no stock class takes fewer), and blocks of zeros stand where one is gone.
 
 Nothing changes in what the model computes: a channel of zeros gives zero, a head of zeros has values of zero, and the
 columns of the consumer that read them are zero as well. It is surgery run backwards, from the same description of
@@ -67,10 +67,13 @@ def _write(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, folder: Path
 def _padded_layer(checkpoint: Checkpoint, stock: Any, skeleton: nn.Module, index: int) -> dict[str, Tensor]:
     layer = skeleton.get_submodule(checkpoint.family.layers)[index]  # type: ignore[index]
     state = checkpoint.layer_state(index)
-    wide_sites = checkpoint.family.sites(checkpoint.family.layer_config(stock, index))
-    for site, wide in zip(checkpoint.sites(index), wide_sites, strict=True):
-        if site.num_inputs < wide.num_inputs:
+    here = {site.name: site for site in checkpoint.sites(index)}
+    for wide in checkpoint.family.sites(checkpoint.family.layer_config(stock, index)):
+        site = here.get(wide.name)
+        if site is not None and site.num_inputs < wide.num_inputs:
             state.update(pad_site(layer, wide, state, site))
+    gone = {name: p for name, p in layer.named_parameters() if name not in state}
+    state.update({name: torch.zeros(p.shape, dtype=checkpoint.dtype) for name, p in gone.items()})
     prefix = checkpoint.layer_prefix(index)
     return {prefix + name: tensor.contiguous() for name, tensor in state.items()}
 

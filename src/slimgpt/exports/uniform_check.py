@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from slimgpt.config import ExportConfig
@@ -41,8 +42,10 @@ def _fitting(checkpoint: Checkpoint, config: ExportConfig, planners: Planners) -
 
 def _spread(checkpoint: Checkpoint) -> str:
     layers = [layer_sizes(checkpoint, index) for index in range(len(checkpoint.layers))]
+    gone = Counter(part for sizes in layers for part in sizes.pop("skip", ()))
     spans = {key: (min(sizes[key] for sizes in layers), max(sizes[key] for sizes in layers)) for key in layers[0]}
-    return ", ".join(f"{key} from {least:,} to {most:,}" for key, (least, most) in spans.items() if least < most)
+    sizes = [f"{key} from {least:,} to {most:,}" for key, (least, most) in spans.items() if least < most]
+    return ", ".join(sizes + [f"no {part} in {count:,} of {len(layers):,} layers" for part, count in gone.items()])
 
 
 def _named(sizes: Mapping[str, int]) -> str:

@@ -23,7 +23,7 @@ from slimgpt.model import generation_settings
 from slimgpt.model.belonging import check_belong, check_layers, check_writes
 from slimgpt.model.config_file import CONFIG, MEND, check_counts, make_config, read_settings, refuse_quantised
 from slimgpt.model.conversion import Converted
-from slimgpt.model.families import PROVED, family_for, register
+from slimgpt.model.families import PROVED, family_for
 from slimgpt.model.gguf_file import open_gguf
 from slimgpt.model.naming import Renamed
 from slimgpt.model.reading import border
@@ -149,7 +149,6 @@ def open_checkpoint(model: str, families: str = PROVED) -> Checkpoint:
     Raises:
         ModelError: see the module's text; the message says what is wrong, where, and what to do.
     """
-    register()
     path = resolve(model)
     config, stored = open_gguf(path) if path.is_file() else _open_folder(path)
     family = _family(path, config, stored, families)

@@ -16,7 +16,7 @@ from typing import Any
 from slimgpt.arch import is_tested
 from slimgpt.errors import ModelError, last_line, shown
 from slimgpt.machine.json_files import read_object
-from slimgpt.model.families import config_class, require_type
+from slimgpt.model.families import config_class, register, require_type
 from slimgpt.model.reading import border
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
@@ -152,6 +152,7 @@ def make_config(folder: Path, settings: Mapping[str, Any]) -> Any:
         ModelError: it cannot.
     """
     _refuse_odd(folder, settings)
+    register()
     kind = config_class(settings["model_type"])
     with border(f"{folder}: {CONFIG} is not valid", MEND):
         config = kind(**_its_own(_with_floats(settings), kind), name_or_path=str(folder))

@@ -10,6 +10,13 @@ from torch import Tensor
 from slimgpt.model.weights import Weights
 
 
+def in_files(name: str, spellings: Mapping[str, str]) -> str:
+    """What checkpoints call a tensor of the modules: tools that know the family look for that."""
+    for stored, module in spellings.items():
+        name = name.replace(module, stored)
+    return name
+
+
 class Renamed:
     """Lazy view of stored tensors under the names of modules.
 

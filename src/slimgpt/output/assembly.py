@@ -18,6 +18,7 @@ from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model import generation_settings
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.families import PREFIX, modelling_file
+from slimgpt.model.naming import in_files
 from slimgpt.model.weights import INDEX
 from slimgpt.output import place
 from slimgpt.output.companions import copy_companions
@@ -40,7 +41,7 @@ def assemble(
     """
     folder.mkdir()
     rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
-    write_weights(folder, {**rest, **(cut or {})}, shards, num_bytes)
+    write_weights(folder, {**rest, **(cut or {})}, shards, num_bytes, checkpoint.family.spellings)
     add_the_rest(folder, checkpoint, config, tokenizer)
 
 
@@ -61,19 +62,34 @@ def is_per_layer(config: Any) -> bool:
     return str(config.model_type).startswith(PREFIX)
 
 
-def write_weights(folder: Path, rest: Mapping[str, Tensor], shards: Sequence[Path], total_bytes: int) -> None:
-    """One file where it is small, else the layers' shards as they are, and one more for what is no layer."""
+def write_weights(
+    folder: Path,
+    rest: Mapping[str, Tensor],
+    shards: Sequence[Path],
+    total_bytes: int,
+    spellings: Mapping[str, str],
+) -> None:
+    """One file where it is small, else the layers' shards, and one more for what is no layer; tensors go by the names
+    that the family's checkpoints have for them.
+    """
     if total_bytes <= place.ONE_FILE_BYTES:
         layers = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
-        write_tensors(folder / "model.safetensors", {**rest, **layers})
+        write_tensors(folder / "model.safetensors", _renamed({**rest, **layers}, spellings))
         return
     total = len(shards) + 1
     names = [f"model-{number:05d}-of-{total:05d}.safetensors" for number in range(1, total + 1)]
-    write_tensors(folder / names[-1], rest)
+    write_tensors(folder / names[-1], _renamed(rest, spellings))
     for shard, name in zip(shards, names, strict=False):
-        _link(shard, folder / name)
+        if all(in_files(tensor, spellings) == tensor for tensor in _tensor_names(shard)):
+            _link(shard, folder / name)
+        else:
+            write_tensors(folder / name, _renamed(load_file(shard), spellings))
     weight_map = {tensor: name for name in names for tensor in _tensor_names(folder / name)}
     write_json(folder / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+
+
+def _renamed(tensors: Mapping[str, Tensor], spellings: Mapping[str, str]) -> dict[str, Tensor]:
+    return {in_files(name, spellings): tensor for name, tensor in tensors.items()}
 
 
 def _link(shard: Path, target: Path) -> None:

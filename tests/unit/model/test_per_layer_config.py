@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -78,6 +80,21 @@ def test_copies_are_whole(config: Any, again: Any) -> None:
     twin = again(model)
     assert twin.model.rotary_emb.config.shared is twin.config is not model.config
     assert torch.equal(twin(tokens(1, 40)).logits, model(tokens(1, 40)).logits)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param("import slimgpt.modeling_slimgpt", marks=pytest.mark.nightly),
+        "import slimgpt; from transformers import LlamaConfig",
+        pytest.param("import transformers.models.auto.modeling_auto; import slimgpt", marks=pytest.mark.nightly),
+    ],
+)
+def test_the_order_of_imports_does_not_matter(first: str) -> None:
+    """transformers' Auto classes know ours when they are asked, whoever began."""
+    asked = "from transformers import AutoConfig, AutoModel; config = AutoConfig.for_model('slimgpt_opt')"
+    program = f"{first}; {asked}; assert type(config) in AutoModel._model_mapping"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_constructor_that_fails_leaves_the_configuration_whole(config: Any) -> None:

@@ -9,14 +9,13 @@ import pytest
 import tiny
 import tiny_llama
 import torch
+from without_blocks import prune_without
 
 from slimgpt import load_model, prune
-from slimgpt.allocation.places import Key, whole
+from slimgpt.allocation.places import Key
 from slimgpt.config import PruneConfig
 from slimgpt.errors import ConfigError
 from slimgpt.model.inspection import inspect_model
-from slimgpt.pruning import driver
-from slimgpt.sites import Kept
 
 GONE = {
     "first attention": [Key(0, "attention")],
@@ -32,26 +31,16 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return lambda name: folder / name if (folder / name).is_dir() else tiny.save_model(folder / name, name)
 
 
-def without(model: Path, out: Path, keys: list[Key], monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Path:
-    """The model with nothing gone but these blocks, whatever a search would find."""
-
-    def found(task: Any, stage: Any, tokens: Any) -> Any:
-        return {**whole(task.places), **dict.fromkeys(keys, Kept(0))}
-
-    monkeypatch.setattr(driver, "find_allocation", found)
-    monkeypatch.setattr(driver, "read_metric", lambda *_: None)
-    monkeypatch.setattr("slimgpt.pruning.record.tried", lambda task: None)
+def without(model: Path, out: Path, keys: list[Key], **changes: Any) -> Path:
     options = {"allocation": "searched", "blocks": "attention,ffn", **changes}
-    return prune(tiny_llama.prune_config(model, out, **options)).path
+    return prune_without(keys, tiny_llama.prune_config(model, out, **options))
 
 
 @pytest.mark.parametrize("gone", GONE)
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_equals_the_dense_model_with_silent_blocks(
-    dense: Any, name: str, gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = without(dense(name), tmp_path / "out", GONE[gone], monkeypatch)
+def test_equals_the_dense_model_with_silent_blocks(dense: Any, name: str, gone: str, tmp_path: Path) -> None:
+    out = without(dense(name), tmp_path / "out", GONE[gone])
     small, silenced = load_model(str(out), "cpu")[0], load_model(str(dense(name)), "cpu")[0]
     for layer, part in GONE[gone]:
         assert layer is not None
@@ -65,11 +54,9 @@ def test_equals_the_dense_model_with_silent_blocks(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_generates_with_a_cache_as_without(
-    dense: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_generates_with_a_cache_as_without(dense: Any, name: str, tmp_path: Path) -> None:
     """The first layer's cache is what a model asks how many tokens it has seen."""
-    model = load_model(str(without(dense(name), tmp_path / "out", GONE["first attention"], monkeypatch)), "cpu")[0]
+    model = load_model(str(without(dense(name), tmp_path / "out", GONE["first attention"])), "cpu")[0]
     ids = tiny_llama.tokens(1, 12)
     first, second = (
         model.generate(ids, max_new_tokens=6, min_new_tokens=6, do_sample=False, use_cache=cache)
@@ -78,13 +65,10 @@ def test_generates_with_a_cache_as_without(
     assert torch.equal(first, second)
 
 
-def test_says_what_is_gone_counts_it_and_prunes_again(
-    dense: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = without(dense("llama"), tmp_path / "out", GONE["a whole layer"], monkeypatch)
+def test_says_what_is_gone_counts_it_and_prunes_again(dense: Any, tmp_path: Path) -> None:
+    out = without(dense("llama"), tmp_path / "out", GONE["a whole layer"])
     inspected = inspect_model(str(out))
     assert inspected["layers"][2]["skip"] == ["attention", "ffn"]
-    monkeypatch.undo()
     again = prune(tiny_llama.prune_config(out, tmp_path / "again", ratio=0.1))
     assert again.record["parameters"]["before"] == inspected["parameters"]["total"]
     assert {site["layer"] for site in again.record["sites"]} == {0, 1}
