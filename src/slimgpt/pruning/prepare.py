@@ -85,8 +85,9 @@ def prepare(config: PruneConfig, note: Say = lambda text: None, say: Say = lambd
         place.check(model.path, plan.bytes_after, config.force, config.resume)
     text = _text(config, model, machine, note, say)
     if processes.leads and not model.family.tested:
-        for line in (*staying(model), "proving on the weights that the others can go …"):
-            note(line) if line.endswith("…") else say(line)
+        for line in staying(model):
+            say(line)
+        note("proving on the weights that the others can go …")
         prove_units(model, text.windows_BT, machine)
     needs = needs_of(config, model, text.windows_BT, plan, machine)
     machine = _with_offloading(machine, needs, config, place)
