@@ -23,6 +23,7 @@ from slimgpt.config import (
     SearchConfig,
     SparsifyConfig,
     StudyConfig,
+    TrimConfig,
 )
 from slimgpt.errors import ConfigError
 
@@ -61,6 +62,18 @@ def _drop(config: DropConfig) -> None:
     with StreamProgress(err) as observer:
         result = drop(config, observer)
     print_dropped(result.record)
+    print(f"Written to {result.path}")
+
+
+def _trim(config: TrimConfig) -> None:
+    from slimgpt.reports.console import err
+    from slimgpt.reports.sparsity import StreamProgress
+    from slimgpt.reports.vocabulary import print_trimmed
+    from slimgpt.vocabulary import trim
+
+    with StreamProgress(err) as observer:
+        result = trim(config, observer)
+    print_trimmed(result.record)
     print(f"Written to {result.path}")
 
 
@@ -275,6 +288,7 @@ COMMANDS: dict[str, Command] = {
     "prune": Command(PruneConfig, _prune),
     "sparsify": Command(SparsifyConfig, _sparsify),
     "drop": Command(DropConfig, _drop),
+    "trim": Command(TrimConfig, _trim),
     "search": Command(SearchConfig, _search),
     "recover": Command(RecoverConfig, _recover),
     "eval": Command(EvalConfig, _eval),
