@@ -70,15 +70,15 @@ nothing was repaired. {sizes["before"]:,} parameters became {sizes["after"]:,}.
 
 def _fewer_tokens(record: Mapping[str, Any]) -> str:
     found, sizes = record["vocabulary"], record["parameters"]
-    tokens = found["text_tokens"]
+    more = found["text_tokens"]["after"] / found["text_tokens"]["before"] - 1
     return f"""\
 {HEADER}
 # {record["source"]}, {sizes["removed_ratio"]:.1%} smaller
 
 Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}` by taking tokens out of its vocabulary:
 {found["before"]:,} became {found["after"]:,}, and {sizes["before"]:,} parameters {sizes["after"]:,}. The weights of
-what stays are as they were. Any text can still be written, with more tokens: {tokens["after"] / tokens["before"] - 1:.1%}
-more on the text that the tokens were chosen by. **Token ids are not those of the original.**
+what stays are as they were. Any text can still be written, with more tokens: {more:.1%} more on the text that the tokens
+were chosen by. **Token ids are not those of the original.**
 """
 
 

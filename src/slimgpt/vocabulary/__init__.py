@@ -130,9 +130,7 @@ def _witness(job: _Job, trimmed: _Trimmed) -> Witness:
     return dense_witness(job.checkpoint, trimmed.tokenizer, torch.tensor(trimmed.kept))
 
 
-def _record(
-    job: _Job, trimmed: _Trimmed, num_params: int, left_out: Sequence[str], clock: Clock
-) -> dict[str, Any]:
+def _record(job: _Job, trimmed: _Trimmed, num_params: int, left_out: Sequence[str], clock: Clock) -> dict[str, Any]:
     checkpoint, before, counts = job.checkpoint, job.checkpoint.num_params, trimmed.counts_before
     return {
         "schema": SCHEMA,

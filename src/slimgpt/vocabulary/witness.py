@@ -6,10 +6,10 @@ Shapes: T tokens · K positions · V vocabulary of before · N tokens that stay.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from typing import Any
 
 from slimgpt.machine import devices
 from slimgpt.model.checkpoint import Checkpoint
