@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from slimgpt.cli.extras import require_report_extra, require_study_extra
 from slimgpt.config import (
     BenchConfig,
     ChatConfig,
@@ -25,7 +26,6 @@ from slimgpt.config import (
     StudyConfig,
     TrimConfig,
 )
-from slimgpt.errors import ConfigError
 
 
 def _prune(config: PruneConfig) -> None:
@@ -33,7 +33,7 @@ def _prune(config: PruneConfig) -> None:
     from slimgpt.reports.console import ProgressObserver, out, print_record
 
     if config.report:
-        _require_report_extra()
+        require_report_extra()
     with ProgressObserver() as observer:
         result = prune(config, observer)
     if result.record:  # of several processes one has it
@@ -137,7 +137,7 @@ def _bench(config: BenchConfig) -> None:
 
 
 def _report(config: ReportConfig) -> None:
-    _require_report_extra()
+    require_report_extra()
     from slimgpt.reports.page import report
 
     written = report(config)
@@ -147,8 +147,8 @@ def _report(config: ReportConfig) -> None:
 
 
 def _study(config: StudyConfig) -> int:
-    _require_study_extra()
-    _require_report_extra()
+    require_study_extra()
+    require_report_extra()
     from slimgpt.reports.console import err
     from slimgpt.reports.study import StudyProgress, print_study
     from slimgpt.studies import study
@@ -158,24 +158,6 @@ def _study(config: StudyConfig) -> int:
     print_study(done)
     print(f"Written to {progress.page}")
     return EXIT_CELLS_FAILED if done.failures else 0
-
-
-def _require_study_extra() -> None:
-    """Raise ConfigError where the libraries of a study are not installed, which is before any work."""
-    from importlib.util import find_spec
-
-    missing = [name for name in ("pyarrow", "scipy") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"a study needs {' and '.join(missing)}: pip install 'slimgpt[study]'.")
-
-
-def _require_report_extra() -> None:
-    """Raise ConfigError where the libraries of the report are not installed, which is before any work."""
-    from importlib.util import find_spec
-
-    missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"a report needs {' and '.join(missing)}: pip install 'slimgpt[report]'.")
 
 
 def _families(config: FamiliesConfig) -> None:

@@ -81,7 +81,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "drop": ("slimgpt drop MODEL shallow --layers 4",),
     "trim": (
         "slimgpt trim MODEL fewer-tokens --text my-text.jsonl --keep 64000",
-        "slimgpt trim MODEL fewer-tokens --text notes.txt code/ --coverage 0.999 --multiple-of 64",
+        "slimgpt trim MODEL fewer-tokens --text notes.txt code --coverage 0.999",
     ),
     "search": (
         "slimgpt search curves --ratio 0.4",

@@ -77,8 +77,8 @@ def _fewer_tokens(record: Mapping[str, Any]) -> str:
 
 Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}` by taking tokens out of its vocabulary:
 {found["before"]:,} became {found["after"]:,}, and {sizes["before"]:,} parameters {sizes["after"]:,}. The weights of
-what stays are as they were. Any text can still be written, with more tokens: {more:.1%} more on the text that the tokens
-were chosen by. **Token ids are not those of the original.**
+what stays are as they were. Any text can still be written, with more tokens: {more:.1%} more on the text that the
+tokens were chosen by. **Token ids are not those of the original.**
 """
 
 

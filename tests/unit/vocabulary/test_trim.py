@@ -129,8 +129,8 @@ def test_chats_are_rendered_and_written_as_before(trimmed: Trimmed) -> None:
     before, after = (AutoTokenizer.from_pretrained(path) for path in (trimmed.model, trimmed.out))
     chat = [{"role": "user", "content": "größer?"}, {"role": "assistant", "content": "日本 123"}]
     assert after.apply_chat_template(chat, tokenize=False) == before.apply_chat_template(chat, tokenize=False)
-    written = [tokenizer.apply_chat_template(chat)["input_ids"] for tokenizer in (before, after)]
-    assert before.decode(written[0]) == after.decode(written[1])
+    written: list[Any] = [tokenizer.apply_chat_template(chat, return_dict=True) for tokenizer in (before, after)]
+    assert before.decode(written[0]["input_ids"]) == after.decode(written[1]["input_ids"])
 
 
 def test_old_vocabularies_are_left_out_and_companions_travel(trimmed: Trimmed) -> None:
