@@ -22,7 +22,7 @@ from slimgpt import EvalConfig, ExportConfig, TrimConfig, cli, evaluate, export,
 from slimgpt.errors import CalibrationError, ConfigError, ModelError, OutputError
 
 TEXT = "the river runs over stones, the river runs under bridges 12\n\nthe letters"
-KEEP = 400
+KEEP = {"byte level": 350, "whole words": 350, "characters": 400}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +47,12 @@ def trimmed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("trim")
     tied = request.param == "byte level"
     model = worded.save_model(folder / "model", request.param, tie_word_embeddings=tied)
-    return run(model, folder)
+    return run(model, folder, keep=KEEP[request.param])
 
 
 def run(model: Path, folder: Path, text: str = TEXT, **options: Any) -> Trimmed:
     (folder / "text.txt").write_text(text)
-    asked = options or {"keep": KEEP}
+    asked = options or {"keep": 400}
     done = trim(TrimConfig(str(model), str(folder / "out"), (str(folder / "text.txt"),), **asked))
     return Trimmed(model, done.path, json.loads((done.path / "slimgpt.json").read_text()))
 
@@ -109,7 +109,7 @@ def test_text_whose_tokens_were_all_kept_is_the_same_tokens(trimmed: Trimmed) ->
 def test_tokens_merges_and_special_ids_follow(trimmed: Trimmed) -> None:
     (old_model, before), (new_model, after) = trimmed.opened()
     old = trimmed.record["vocabulary"]["old_ids"]
-    assert old == sorted(set(old)) and len(old) == KEEP == new_model.config.vocab_size
+    assert old == sorted(set(old)) and len(old) == new_model.config.vocab_size == trimmed.record["options"]["keep"]
     assert [after.convert_ids_to_tokens(new) for new in range(len(after))] == before.convert_ids_to_tokens(old)[
         : len(after)
     ]
@@ -148,7 +148,9 @@ def test_logits_of_kept_tokens_are_the_dense_models(trimmed: Trimmed) -> None:
     ids = torch.tensor([after(TEXT)["input_ids"]])
     assert old[ids].tolist() == [before(TEXT)["input_ids"]]
     torch.testing.assert_close(small(ids).logits, dense(old[ids]).logits[..., old])
-    lost = (dense.config.vocab_size - KEEP) * dense.config.hidden_size * (1 if dense.config.tie_word_embeddings else 2)
+    lost = (
+        (dense.config.vocab_size - len(old)) * dense.config.hidden_size * (1 if dense.config.tie_word_embeddings else 2)
+    )
     assert sum(p.numel() for p in small.parameters()) == trimmed.record["parameters"]["after"]
     assert trimmed.record["parameters"]["before"] - trimmed.record["parameters"]["after"] == lost
 
@@ -156,7 +158,7 @@ def test_logits_of_kept_tokens_are_the_dense_models(trimmed: Trimmed) -> None:
 @pytest.mark.parametrize("trimmed", ["characters"], indirect=True)
 def test_a_pruned_model_can_be_trimmed_and_a_trimmed_one_pruned(trimmed: Trimmed, tmp_path: Path) -> None:
     pruned = prune(tiny_llama.prune_config(trimmed.out, tmp_path / "pruned")).path
-    again = run(pruned, tmp_path, "the river", keep=KEEP - 20)
+    again = run(pruned, tmp_path, "the river", keep=380)
     assert again.record["layout"] == "per-layer" and "sites" in again.record["before"]
     with torch.inference_mode():
         (dense, _), (small, after) = again.opened()
@@ -206,7 +208,7 @@ def test_gguf_has_the_trimmed_lists(trimmed: Trimmed, tmp_path: Path) -> None:
     file = export(ExportConfig(str(trimmed.out), str(tmp_path / "out.gguf"), format="gguf")).path
     assert file is not None
     tokens = GGUFReader(file).fields["tokenizer.ggml.tokens"]
-    assert len(tokens.data) == KEEP
+    assert len(tokens.data) == trimmed.record["vocabulary"]["after"]
 
 
 @pytest.mark.parametrize("trimmed", ["characters"], indirect=True)
