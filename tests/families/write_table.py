@@ -37,8 +37,8 @@ any work, with the reason given here, or has not been tried.
 
 *sliced = masked*: the smaller model's logits are those of the whole one that does not read what went. *cache*: written
 one token at a time as in one pass. *padding*: behind padding on the left as alone. *bfloat16*: within {rough:.0%} of
-the range of logits. "–": not tried. A type is *found* rather than *detected* where its class has been looked at without
-weights, and no model of it was pruned yet.
+the range of logits. *as stock*: the stock model does not do it either. "–": not tried. A type is *found* rather than
+*detected* where its class has been looked at without weights, and no model of it was pruned yet.
 
 | type | known by | FFN | attention | {checks} | what stays, or why refused |
 |---|---|---|---|{rules}---|

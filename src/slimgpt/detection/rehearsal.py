@@ -86,7 +86,7 @@ def rehearse(bench: Bench, site: Site, growth: Growth, kept_N: Tensor) -> str | 
         masked = trace(bench, hidden)
     with unchanged(bench.layer):
         try:
-            cut_(bench.layer, site, growth, kept_N)
+            cut_(bench.layer, [(site, growth, kept_N)])
             sliced = trace(bench, hidden)
         except Exception as error:  # the code of any model may stumble in any way
             return f"the layer does not run without some of them ({type(error).__name__}: {last_line(error)})"
@@ -132,12 +132,18 @@ def mask_(layer: nn.Module, site: Site, kept_N: Tensor) -> None:
     consumer.forward = _reading(consumer, site.kept_columns(kept_N), renumber=False)
 
 
-def cut_(layer: nn.Module, site: Site, growth: Growth, kept_N: Tensor) -> None:
-    """Cut units (or members) out of a hollow layer, as loading a pruned checkpoint would."""
-    kept = Kept(*_counts(site, kept_N))
+def cut_(layer: nn.Module, cuts: Sequence[tuple[Site, Growth, Tensor]]) -> None:
+    """Cut units (or members) of one or more sites out of a hollow layer, as loading a pruned checkpoint would."""
     plain = dict(layer.named_parameters())
+    sizes = [(site, growth, Kept(*_counts(site, kept_N))) for site, growth, kept_N in cuts]
+    resize_layer_(layer, own_sizes(layer, sizes))
+    for site, _, kept_N in cuts:
+        _keep_(layer, plain, site, kept_N)
+
+
+def _keep_(layer: nn.Module, plain: Mapping[str, nn.Parameter], site: Site, kept_N: Tensor) -> None:
+    """Of a site's tensors, which have their new sizes, what stays."""
     rows = {path: plain[path] for path in {segment.path for segment in site.producers} if path in plain}
-    resize_layer_(layer, own_sizes(layer, [(site, growth, kept)]))
     for path, whole in rows.items():
         put_(layer, path, whole.data[surviving_rows(len(whole), site, path, kept_N)])
     consumer = layer.get_submodule(site.consumer)

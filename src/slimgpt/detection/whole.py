@@ -108,16 +108,16 @@ def _with(held: Sequence[LayerFindings], more: Sequence[Sequence[Place]]) -> lis
 def all_cut(model: nn.Module, decoder: Decoder, findings: Sequence[LayerFindings], ids_BT: Tensor) -> str | None:
     """Why the model without half of all units is not the model that does not read them; None if it is."""
     layers = decoder.layers_of(model)
-    found_in = zip(layers, findings, strict=True)
-    chosen = [(layer, place, half_of(place.site)) for layer, found in found_in for place in found.places]
+    cuts = [[(place.site, place.growth, half_of(place.site)) for place in found.places] for found in findings]
     with unchanged(model):
-        for layer, place, kept_N in chosen:
-            mask_(layer, place.site, kept_N)
+        for layer, of_layer in zip(layers, cuts, strict=True):
+            for site, _, kept_N in of_layer:
+                mask_(layer, site, kept_N)
         masked = _logits(model, ids_BT)
     with unchanged(model):
         try:
-            for layer, place, kept_N in chosen:
-                cut_(layer, place.site, place.growth, kept_N)
+            for layer, of_layer in zip(layers, cuts, strict=True):
+                cut_(layer, of_layer)
             sliced = _logits(model, ids_BT)
         except Exception as error:  # the code of any model may stumble in any way
             return f"the model does not run without some of them ({type(error).__name__}: {last_line(error)})"

@@ -25,6 +25,7 @@ FOR_PEOPLE = {
     "recover": "slimgpt recover",
     "report": "slimgpt report",
     "study": "slimgpt study",
+    "vllm": "per-layer models in vLLM, by its own classes",
 }
 """What users get of each extra; the others are for who works on slimgpt."""
 

@@ -21,20 +21,19 @@ LOGITS_BYTES = 32 << 20
 """Of float32 logits at a time; four times as much is there with their probabilities and distribution functions."""
 
 
-def drawn_gradient(logits: Callable[[Tensor], Tensor], hidden_1TD: Tensor, seed: int) -> Tensor:
+def drawn_gradient(logits: Callable[[Tensor], Tensor], hidden_1TD: Tensor, seed: int, vocabulary: int) -> Tensor:
     """The gradient of the summed log-likelihood of drawn tokens by the last layer's outputs, T x D.
 
     Args:
         logits: the model's head, 1 x t x D to 1 x t x V.
         hidden_1TD: what leaves the last layer.
         seed: of the tokens.
+        vocabulary: tokens that a head of this size has logits of: what fits into memory at a time depends on it.
 
     Raises:
         NumericalError: predictions are not finite.
     """
     chance_T1 = chance(hidden_1TD.shape[1], seed)
-    with torch.no_grad():
-        vocabulary = logits(hidden_1TD[:, :1]).shape[-1]
     size = max(1, LOGITS_BYTES // (vocabulary * torch.float32.itemsize))
     parts = zip(hidden_1TD.split(size, 1), chance_T1.split(size), strict=True)
     return torch.cat([_gradient(logits, hidden_1tD, chance_t1) for hidden_1tD, chance_t1 in parts])

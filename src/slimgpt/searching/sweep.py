@@ -143,7 +143,8 @@ class Sweep:
                 stack.enter_context(_watched(skeleton.get_submodule(site.consumer), moments[site.name]))
             for row, seed in enumerate(self._seeds_B.tolist()):
                 hidden_1TD = self._hidden(last, slice(row, row + 1))
-                self._inputs[last][row] = drawn_gradient(logits, hidden_1TD, seed).to(self._inputs[last])
+                gradient_TD = drawn_gradient(logits, hidden_1TD, seed, self._checkpoint.vocabulary)
+                self._inputs[last][row] = gradient_TD.to(self._inputs[last])
         self._gradient_BTD = self._inputs.pop()
         return moments
 
