@@ -80,6 +80,9 @@ WRITERS = {
     ),
     "sparsify": Writer(lambda given, out: ["sparsify", given.model, out, "--method=magnitude"], "out", _own_folder),
     "drop": Writer(lambda given, out: ["drop", given.model, out, "--layers=1", *CALIBRATION], "out", _own_folder),
+    "trim": Writer(
+        lambda given, out: ["trim", given.model, out, "--text", given.text, "--keep=258"], "out", _own_folder
+    ),
     "recover": Writer(
         lambda given, out: ["recover", given.run, out, "--data", given.data, *TRAINING],
         "out",

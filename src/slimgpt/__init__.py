@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SearchConfig,
         SparsifyConfig,
         StudyConfig,
+        TrimConfig,
     )
     from slimgpt.depth import DropResult, drop
     from slimgpt.errors import SlimGPTError
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from slimgpt.sparsity import SparsifyResult, sparsify
     from slimgpt.streaming.observer import StreamObserver
     from slimgpt.studies import StudyObserver, StudyResult, study
+    from slimgpt.vocabulary import TrimResult, trim
 
 _HOMES = {
     "slimgpt.benchmarking": ("bench",),
@@ -62,6 +64,7 @@ _HOMES = {
         "SearchConfig",
         "SparsifyConfig",
         "StudyConfig",
+        "TrimConfig",
     ),
     "slimgpt.depth": ("drop", "DropResult"),
     "slimgpt.errors": ("SlimGPTError",),
@@ -80,6 +83,7 @@ _HOMES = {
     "slimgpt.sparsity": ("sparsify", "SparsifyResult"),
     "slimgpt.streaming.observer": ("StreamObserver",),
     "slimgpt.studies": ("study", "StudyResult", "StudyObserver"),
+    "slimgpt.vocabulary": ("trim", "TrimResult"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -111,6 +115,8 @@ __all__ = [
     "StudyConfig",
     "StudyObserver",
     "StudyResult",
+    "TrimConfig",
+    "TrimResult",
     "__version__",
     "bench",
     "drop",
@@ -128,6 +134,7 @@ __all__ = [
     "search",
     "sparsify",
     "study",
+    "trim",
 ]
 
 

@@ -54,6 +54,7 @@ ROOMS = {
     "sharing": Room(6, "huggingface_hub"),
     "sparsity": Room(6, "torch safetensors transformers"),
     "searching": Room(6, "torch accelerate safetensors numpy yaml"),
+    "vocabulary": Room(6, "torch"),
     "pruning": Room(7, "torch safetensors"),
     "recovery": Room(7, "torch transformers peft safetensors"),
     "reports": Room(8, "rich matplotlib jinja2 markupsafe yaml"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from slimgpt.cli.extras import require_report_extra, require_study_extra
 from slimgpt.config import (
     BenchConfig,
     ChatConfig,
@@ -23,8 +24,8 @@ from slimgpt.config import (
     SearchConfig,
     SparsifyConfig,
     StudyConfig,
+    TrimConfig,
 )
-from slimgpt.errors import ConfigError
 
 
 def _prune(config: PruneConfig) -> None:
@@ -32,7 +33,7 @@ def _prune(config: PruneConfig) -> None:
     from slimgpt.reports.console import ProgressObserver, out, print_record
 
     if config.report:
-        _require_report_extra()
+        require_report_extra()
     with ProgressObserver() as observer:
         result = prune(config, observer)
     if result.record:  # of several processes one has it
@@ -61,6 +62,18 @@ def _drop(config: DropConfig) -> None:
     with StreamProgress(err) as observer:
         result = drop(config, observer)
     print_dropped(result.record)
+    print(f"Written to {result.path}")
+
+
+def _trim(config: TrimConfig) -> None:
+    from slimgpt.reports.console import err
+    from slimgpt.reports.sparsity import StreamProgress
+    from slimgpt.reports.vocabulary import print_trimmed
+    from slimgpt.vocabulary import trim
+
+    with StreamProgress(err) as observer:
+        result = trim(config, observer)
+    print_trimmed(result.record)
     print(f"Written to {result.path}")
 
 
@@ -124,7 +137,7 @@ def _bench(config: BenchConfig) -> None:
 
 
 def _report(config: ReportConfig) -> None:
-    _require_report_extra()
+    require_report_extra()
     from slimgpt.reports.page import report
 
     written = report(config)
@@ -134,8 +147,8 @@ def _report(config: ReportConfig) -> None:
 
 
 def _study(config: StudyConfig) -> int:
-    _require_study_extra()
-    _require_report_extra()
+    require_study_extra()
+    require_report_extra()
     from slimgpt.reports.console import err
     from slimgpt.reports.study import StudyProgress, print_study
     from slimgpt.studies import study
@@ -145,24 +158,6 @@ def _study(config: StudyConfig) -> int:
     print_study(done)
     print(f"Written to {progress.page}")
     return EXIT_CELLS_FAILED if done.failures else 0
-
-
-def _require_study_extra() -> None:
-    """Raise ConfigError where the libraries of a study are not installed, which is before any work."""
-    from importlib.util import find_spec
-
-    missing = [name for name in ("pyarrow", "scipy") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"a study needs {' and '.join(missing)}: pip install 'slimgpt[study]'.")
-
-
-def _require_report_extra() -> None:
-    """Raise ConfigError where the libraries of the report are not installed, which is before any work."""
-    from importlib.util import find_spec
-
-    missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"a report needs {' and '.join(missing)}: pip install 'slimgpt[report]'.")
 
 
 def _families(config: FamiliesConfig) -> None:
@@ -275,6 +270,7 @@ COMMANDS: dict[str, Command] = {
     "prune": Command(PruneConfig, _prune),
     "sparsify": Command(SparsifyConfig, _sparsify),
     "drop": Command(DropConfig, _drop),
+    "trim": Command(TrimConfig, _trim),
     "search": Command(SearchConfig, _search),
     "recover": Command(RecoverConfig, _recover),
     "eval": Command(EvalConfig, _eval),

@@ -9,6 +9,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     HOW_MUCH: (
         *("ratio", "layers", "sparsity", "pattern", "target_params", "target_size", "target_latency", "latency_of"),
         *("latency_prompt", "latency_table", "attention_units", "blocks", "layout", "round_to"),
+        *("coverage", "multiple_of"),
     ),
     ON_WHAT: (
         *("calibration", "text", "text_field", "bos", "samples", "seqlen", "join_texts", "packing", "mix", "mix_share"),
@@ -62,7 +63,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         ),
     ),
 }
-"""By title; an option stands in one of them whatever the command."""
+"""By title; an option stands in one of them whatever the command, but for those below."""
+
+ELSEWHERE = {("trim", "keep"): HOW_MUCH}
+"""Options that mean something else in one command: (command, option) -> the title there."""
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "prune": (
@@ -75,6 +79,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "slimgpt sparsify MODEL sparse --method sparsegpt --pattern 2:4",
     ),
     "drop": ("slimgpt drop MODEL shallow --layers 4",),
+    "trim": (
+        "slimgpt trim MODEL fewer-tokens --text my-text.jsonl --keep 64000",
+        "slimgpt trim MODEL fewer-tokens --text notes.txt code --coverage 0.999",
+    ),
     "search": (
         "slimgpt search curves --ratio 0.4",
         "slimgpt search curves --target-params 100M --out ratios.yaml",

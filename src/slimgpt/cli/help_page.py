@@ -17,7 +17,7 @@ from rich.padding import Padding
 from rich.text import Text
 from tyro.conf import Positional
 
-from slimgpt.cli.help_groups import EXAMPLES, GROUPS
+from slimgpt.cli.help_groups import ELSEWHERE, EXAMPLES, GROUPS
 
 WORDS = {int: "INT", float: "FLOAT", str: "TEXT"}
 MOST = 110  # columns; longer lines are hard to read
@@ -34,13 +34,19 @@ def print_help(name: str, config: type) -> None:
     console.print(Text.assemble(("usage: ", "bold"), usage), end="\n\n")
     console.print(_flowing(config.__doc__ or ""), end="\n\n")
     _print_rows(console, "", [(metavar(config, key), texts[key]) for key in positional])
-    for title, keys in GROUPS.items():
-        rows = [(flag(config, named[key]), _what(texts[key], named[key])) for key in keys if key in named]
+    for title in GROUPS:
+        rows = [(flag(config, named[key]), _what(texts[key], named[key])) for key in _keys(name, title) if key in named]
         _print_rows(console, title, rows)
     _print_rows(console, "", [("-h, --help", "This page.")])
     console.print(Text("examples", "bold"))
     for line in EXAMPLES[name]:
         console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+
+
+def _keys(command: str, title: str) -> list[str]:
+    """Options that may stand under a title on the page of a command."""
+    own = [key for (name, key), there in ELSEWHERE.items() if name == command and there == title]
+    return own + [key for key in GROUPS[title] if (command, key) not in ELSEWHERE]
 
 
 def print_commands(description: str, commands: Mapping[str, type]) -> None:

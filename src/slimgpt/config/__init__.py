@@ -21,6 +21,7 @@ from slimgpt.config.report import ReportConfig
 from slimgpt.config.search import SearchConfig
 from slimgpt.config.sparsify import SparsifyConfig
 from slimgpt.config.study import StudyConfig
+from slimgpt.config.trim import TrimConfig
 
 __all__ = [
     "BenchConfig",
@@ -40,6 +41,7 @@ __all__ = [
     "SearchConfig",
     "SparsifyConfig",
     "StudyConfig",
+    "TrimConfig",
     "options_from",
     "read_recipe",
 ]

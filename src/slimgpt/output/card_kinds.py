@@ -16,7 +16,7 @@ tags: [slimgpt, pruning]
 
 def opening(record: Mapping[str, Any]) -> str | None:
     """What the model is; None where it was pruned, or only fine-tuned."""
-    write = {"sparsify": _sparse, "drop": _shallower}.get(record.get("kind", ""))
+    write = {"sparsify": _sparse, "drop": _shallower, "trim": _fewer_tokens}.get(record.get("kind", ""))
     return write(record) if write is not None else None
 
 
@@ -25,6 +25,9 @@ def making(record: Mapping[str, Any]) -> str:
     options = record["options"]
     if record["kind"] == "drop":
         return f"Method `{options['method']}`{_text(record)}. `slimgpt.json` holds all options, versions and scores."
+    if record["kind"] == "trim":
+        texts = ", ".join(f"`{text}`" for text in options["text"])
+        return f"Tokens chosen by how often they stand in {texts}. `slimgpt.json` holds all options and old ids."
     reads = options["method"] not in ("magnitude", "random") or options["layer_ratios"] == "owl"
     return f"""\
 Method `{options["method"]}`, pattern `{options["pattern"]}`, scope `{options["scope"]}`, layer ratios
@@ -62,6 +65,20 @@ def _shallower(record: Mapping[str, Any]) -> str:
 Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}` by taking out {len(record["dropped"])} of its
 {depth["before"]} decoder layers: {", ".join(map(str, record["dropped"]))}, counted from 0. The others are as they were;
 nothing was repaired. {sizes["before"]:,} parameters became {sizes["after"]:,}.
+"""
+
+
+def _fewer_tokens(record: Mapping[str, Any]) -> str:
+    found, sizes = record["vocabulary"], record["parameters"]
+    more = found["text_tokens"]["after"] / found["text_tokens"]["before"] - 1
+    return f"""\
+{HEADER}
+# {record["source"]}, {sizes["removed_ratio"]:.1%} smaller
+
+Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}` by taking tokens out of its vocabulary:
+{found["before"]:,} became {found["after"]:,}, and {sizes["before"]:,} parameters {sizes["after"]:,}. The weights of
+what stays are as they were. Any text can still be written, with more tokens: {more:.1%} more on the text that the
+tokens were chosen by. **Token ids are not those of the original.**
 """
 
 

@@ -1,0 +1,162 @@
+"""trim(): a model whose vocabulary holds only what a text uses.
+
+    texts ──counting──▶ counts ──choice──▶ rows that stay ──renumber──▶ tokenizer
+                                                          ──rows──────▶ embedding, head, configuration
+
+Comes in: a model and texts. Goes out: a model with fewer tokens, which still writes any text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimgpt.calibration.sources import Source
+from slimgpt.config import TrimConfig
+from slimgpt.errors import CalibrationError
+from slimgpt.machine import devices, host
+from slimgpt.machine.clock import Clock
+from slimgpt.machine.versions import versions
+from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
+from slimgpt.model.schema import SCHEMA
+from slimgpt.output import assembly, record_file
+from slimgpt.output.place import Place
+from slimgpt.proof import Witness, prove
+from slimgpt.streaming.observer import StreamObserver
+from slimgpt.vocabulary.ancestry import Ancestry
+from slimgpt.vocabulary.choice import Choice
+from slimgpt.vocabulary.counting import count, sources_of
+from slimgpt.vocabulary.folder import assemble
+from slimgpt.vocabulary.lasting import lasting_ids
+from slimgpt.vocabulary.renumber import new_ids, smaller_tokenizer
+from slimgpt.vocabulary.rows import tables
+from slimgpt.vocabulary.spec import Spec, spec_of
+from slimgpt.vocabulary.witness import dense_witness
+
+__all__ = ["TrimResult", "trim"]
+
+
+@dataclass(frozen=True)
+class TrimResult:
+    """Where the model with fewer tokens is, and its full record (what ``slimgpt.json`` holds)."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run after all its checks."""
+
+    config: TrimConfig
+    checkpoint: Checkpoint
+    tokenizer: Any
+    spec: Spec
+    choice: Choice
+    tables: Sequence[str]
+    sources: Sequence[Source]
+    place: Place
+
+
+@dataclass(frozen=True)
+class _Trimmed:
+    """What was chosen: ids of before by ids of now, the tokenizer, and what the text is in either."""
+
+    kept: list[int]
+    tokenizer: Any
+    counts_before: Counter[int]
+    counts_after: Counter[int]
+
+
+def trim(config: TrimConfig, observer: StreamObserver | None = None) -> TrimResult:
+    """Make a model with fewer tokens: check everything, count the text's tokens, write the rows that stay.
+
+    Raises:
+        SlimGPTError: something the user can mend; raised before any work wherever that is possible.
+    """
+    clock, observer = Clock(), observer or StreamObserver()
+    with clock.timed("prepare"):
+        job = _prepare(config)
+    with job.place.work(config.force) as folder:
+        observer.stage("reading the text")
+        with clock.timed("choose"):
+            trimmed = _choose(job)
+        observer.stage("writing")
+        with clock.timed("write"):
+            names = (job.tables, trimmed.kept, trimmed.tokenizer)
+            num_params, left_out = assemble(job.place.finished, folder, job.checkpoint, *names)
+        with clock.timed("prove"):
+            proof = prove(job.place.finished, _witness(job, trimmed), trimmed.tokenizer, None)
+        whole = {**_record(job, trimmed, num_params, left_out, clock), "proof": proof}
+        record_file.write(job.place.finished, whole)
+        job.place.publish()
+    return TrimResult(job.place.out, whole)
+
+
+def _prepare(config: TrimConfig) -> _Job:
+    config.check()
+    checkpoint = open_checkpoint(config.model)
+    place = Place(config.out)
+    place.check(checkpoint.path, checkpoint.num_params * checkpoint.dtype.itemsize, config.force)
+    tokenizer = checkpoint.tokenizer()
+    spec, names = spec_of(tokenizer, checkpoint.source), tables(checkpoint)
+    tokens = {index for index in spec.ids.values() if index < checkpoint.vocabulary}
+    choice = Choice(Ancestry(spec), lasting_ids(checkpoint, tokenizer, spec), tokens, checkpoint.vocabulary)
+    if config.keep is not None:
+        choice.check(config.keep, config.multiple_of)
+    sources = sources_of(config.text, config.text_field, tokenizer)
+    return _Job(config, checkpoint, tokenizer, spec, choice, names, sources, place)
+
+
+def _choose(job: _Job) -> _Trimmed:
+    """Count, and choose by it."""
+    config, before = job.config, count(job.sources, job.tokenizer)
+    if not before:
+        raise CalibrationError(f"--text {' '.join(config.text)} holds no text: there is nothing to choose by.")
+    if config.keep is not None:
+        kept = job.choice.most_frequent(before, config.keep, config.multiple_of)
+    else:
+        kept = job.choice.covering(before, config.coverage or 1.0, config.multiple_of)
+    tokenizer = smaller_tokenizer(job.tokenizer, job.spec, job.checkpoint.config, new_ids(kept))
+    return _Trimmed(kept, tokenizer, before, count(job.sources, tokenizer))
+
+
+def _witness(job: _Job, trimmed: _Trimmed) -> Witness:
+    return dense_witness(job.checkpoint, trimmed.tokenizer, torch.tensor(trimmed.kept))
+
+
+def _record(job: _Job, trimmed: _Trimmed, num_params: int, left_out: Sequence[str], clock: Clock) -> dict[str, Any]:
+    checkpoint, before, counts = job.checkpoint, job.checkpoint.num_params, trimmed.counts_before
+    return {
+        "schema": SCHEMA,
+        "kind": "trim",
+        **record_file.provenance(checkpoint),
+        "options": asdict(job.config),
+        "versions": versions(),
+        "parameters": {
+            "before": before,
+            "after": num_params,
+            "removed_ratio": 1 - num_params / before,
+            "bytes_after": num_params * checkpoint.dtype.itemsize,
+        },
+        "vocabulary": {
+            "before": checkpoint.vocabulary,
+            "after": len(trimmed.kept),
+            "lasting": len(job.choice.lasting),
+            "coverage": sum(counts[old] for old in trimmed.kept) / counts.total(),
+            "text_tokens": {"before": counts.total(), "after": trimmed.counts_after.total()},
+            "left_out": list(left_out),
+            "old_ids": trimmed.kept,
+        },
+        "layout": "per-layer" if assembly.is_per_layer(checkpoint.config) else "uniform",
+        "cost": {
+            "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+            "peak_host_bytes": host.peak_host_bytes(),
+            "device": devices.device_name(torch.device("cpu")),
+        },
+    }
