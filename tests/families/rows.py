@@ -56,7 +56,7 @@ def row_of(model_type: str, folder: Path) -> Row:
         checkpoint = open_checkpoint(str(case.dense))
         case.pruned  # noqa: B018
     except SlimGPTError as error:
-        return Row(model_type, why=_short(str(error).replace(f"{folder}/dense: ", "")))
+        return Row(model_type, why=_short(str(error).replace(f"{folder}/dense: ", "").replace(f"{folder}/", "")))
     why = _short(" ".join(staying(checkpoint)))
     return Row(model_type, "detected", _parts(checkpoint), _checks(case), why)
 
