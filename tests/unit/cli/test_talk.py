@@ -11,6 +11,7 @@ import tiny_llama
 
 from slimgpt import cli, generate, load_model, prune
 from slimgpt.model.generation import reply
+from slimgpt.reports import console
 
 SHORT = ["--max-new-tokens", "6", "--device", "cpu"]
 
@@ -39,7 +40,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(console.out, "width", 400)
     yield
 
 

@@ -11,6 +11,7 @@ import torch
 
 from slimgpt import cli
 from slimgpt.machine import doctor
+from slimgpt.reports import console
 
 
 def test_it_finds_what_is_here() -> None:
@@ -39,7 +40,7 @@ def test_a_missing_library_is_named_with_its_cure(
         return "3.0" if name == "jinja2" else version(name)  # too old
 
     monkeypatch.setattr(metadata, "version", without)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console.out, "width", 200)
     file = tmp_path / "doctor.json"
     assert cli.main(["doctor", "--json", str(file)]) == 0
     assert json.loads(file.read_text())["extras"]["report"]["libraries"] == {"jinja2": None, "matplotlib": None}
