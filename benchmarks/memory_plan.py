@@ -62,7 +62,7 @@ PRUNED = [
     ("--allocation", "log", "--correct-errors"),
     ("--allocation", "log", "--solver", "slimgpt"),
     ("--solver", "flap"),
-    ("--allocation", "log", "--solver", "wanda", "--repair"),
+    ("--allocation", "log", "--solver", "wanda", "--repair", "True"),
     ("--allocation", "log", "--solver", "magnitude"),
     ("--allocation", "log", "--solver", "random"),
     ("--layout", "uniform"),
