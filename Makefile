@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Hostile files of every kind that `make fuzz` tries; test-fast tries 200.
 FUZZ ?= 3000
 
-.PHONY: setup test test-fast test-e2e test-export test-damage test-vllm fuzz check docs demo clean
+.PHONY: setup test test-fast test-e2e test-export test-damage test-families test-vllm fuzz check docs demo clean
 
 setup: .venv/ready
 

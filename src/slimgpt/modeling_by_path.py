@@ -38,7 +38,10 @@ AUTO_CLASSES = {
 
 
 class OwnSizes:
-    """A configuration as the modules of one layer see it: some keys are the layer's own."""
+    """A configuration as the modules of one layer see it: some keys are the layer's own.
+
+    (``View`` of modeling_slimgpt.py is the same: each of the two files lies alone in its checkpoints.)
+    """
 
     def __init__(self, shared: Any, own: dict[str, Any]) -> None:
         self.shared = shared

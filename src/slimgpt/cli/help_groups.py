@@ -5,65 +5,38 @@ from __future__ import annotations
 HOW_MUCH, ON_WHAT, METHOD, SEARCH = "how much", "on what text", "by which method", "search"
 LEARNING, MEASURE, MACHINE, OUTPUT = "learning", "what is measured", "machine", "output"
 
-GROUPS: dict[str, tuple[str, ...]] = {
+GROUPS: dict[str, str] = {
     HOW_MUCH: (
-        *("ratio", "layers", "sparsity", "pattern", "target_params", "target_size", "target_latency", "latency_of"),
-        *("latency_prompt", "latency_table", "attention_units", "blocks", "layout", "round_to"),
-        *("coverage", "multiple_of"),
+        "ratio layers sparsity pattern target_params target_size target_latency latency_of latency_prompt "
+        "latency_table attention_units blocks layout round_to coverage multiple_of"
     ),
     ON_WHAT: (
-        *("calibration", "text", "text_field", "bos", "samples", "seqlen", "join_texts", "packing", "mix", "mix_share"),
-        *("held_out", "stride", "max_tokens"),
+        "calibration text text_field bos samples seqlen join_texts packing mix mix_share held_out stride max_tokens"
     ),
     METHOD: (
-        *(
-            "families",
-            "solver",
-            "method",
-            "allocation",
-            "layer_ratios",
-            "scope",
-            "schedule",
-            "rounds",
-            "damping",
-            "repair",
-        ),
-        *("correct_errors", "grouped_cholesky", "group_size"),
+        "families solver method allocation layer_ratios scope schedule rounds damping repair correct_errors "
+        "grouped_cholesky group_size"
     ),
-    SEARCH: ("search_cache", "search_candidates"),
+    SEARCH: "search_cache search_candidates",
     LEARNING: (
-        *("data", "teacher", "loss_on", "full", "rank", "alpha", "dropout", "train_embeddings", "keep_zeros"),
-        *("movement", "learning_rate", "weight_decay", "epochs", "max_steps", "micro_batch_size", "temperature"),
-        *("top_k", "label_share", "hidden_weight", "teacher_cache", "teacher_streamed", "eval_every", "keep"),
-        *("patience", "extrapolate", "keep_adapter"),
+        "data teacher loss_on full rank alpha dropout train_embeddings keep_zeros movement learning_rate "
+        "weight_decay epochs max_steps micro_batch_size temperature top_k label_share hidden_weight "
+        "teacher_cache teacher_streamed eval_every keep patience extrapolate keep_adapter"
     ),
     MEASURE: (
-        *("suite", "tasks", "task_dir", "task_data", "limit", "num_fewshot", "against", "against_by", "quantise"),
-        *("prompt_tokens", "new_tokens", "repeats", "warmup", "server", "clients", "dense", "max_new_tokens", "chat"),
+        "suite tasks task_dir task_data limit num_fewshot against against_by quantise prompt_tokens "
+        "new_tokens repeats warmup server clients dense max_new_tokens chat"
     ),
     MACHINE: (
-        *("device", "dtype", "precision", "batch_size", "offload_dir", "gradient_checkpointing", "compile", "workers"),
-        *("ray", "seed", "server_command", "server_options"),
+        "device dtype precision batch_size offload_dir gradient_checkpointing compile workers ray seed "
+        "server_command server_options"
     ),
     OUTPUT: (
-        *("recipe", "format", "outtype", "verify", "figures", "figure_format", "json", "compare_json", "record"),
-        *(
-            "report",
-            "out",
-            "private",
-            "base_model",
-            "licence",
-            "gguf",
-            "dry_run",
-            "keep_models",
-            "retry",
-            "yes",
-            "resume",
-            "force",
-        ),
+        "recipe format outtype verify figures figure_format json compare_json record report out private "
+        "base_model licence gguf dry_run keep_models retry yes resume force"
     ),
 }
-"""By title; an option stands in one of them whatever the command, but for those below."""
+"""Names of options by title; an option stands in one of them whatever the command, but for those below."""
 
 ELSEWHERE = {("trim", "keep"): HOW_MUCH}
 """Options that mean something else in one command: (command, option) -> the title there."""

@@ -46,7 +46,7 @@ def print_help(name: str, config: type) -> None:
 def _keys(command: str, title: str) -> list[str]:
     """Options that may stand under a title on the page of a command."""
     own = [key for (name, key), there in ELSEWHERE.items() if name == command and there == title]
-    return own + [key for key in GROUPS[title] if (command, key) not in ELSEWHERE]
+    return own + [key for key in GROUPS[title].split() if (command, key) not in ELSEWHERE]
 
 
 def print_commands(description: str, commands: Mapping[str, type]) -> None:

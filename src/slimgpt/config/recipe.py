@@ -6,10 +6,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from slimgpt.config.paths import path_of
 from slimgpt.config.prune import PruneConfig
-from slimgpt.config.yaml_file import read_yaml
-from slimgpt.errors import ConfigError, is_text, last_line, shown
+from slimgpt.config.yaml_file import read_mapping
+from slimgpt.errors import ConfigError, is_text, shown
 
 LARGEST = 2**63
 """Of a number's size, whatever the option."""
@@ -21,15 +20,7 @@ def read_recipe(path: str, config: type = PruneConfig) -> dict[str, Any]:
     Raises:
         ConfigError: missing, not YAML, not a mapping, or with an unknown or ill-typed option.
     """
-    file = path_of(path, "--recipe")
-    if not file.is_file():
-        raise ConfigError(f"--recipe {path!r} does not exist: name a YAML file of options.")
-    try:
-        settings = read_yaml(file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--recipe {path!r} is not YAML: {last_line(error)}. Mend it.") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"--recipe {path!r} must hold 'option: value' lines.")
+    settings = read_mapping(path, "--recipe", "a YAML file of options", "'option: value' lines")
     return options_from(settings, f"--recipe {path}", config)
 
 

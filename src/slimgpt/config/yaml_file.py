@@ -12,10 +12,35 @@ from typing import Any
 
 import yaml
 
-from slimgpt.errors import shown
+from slimgpt.config.paths import path_of
+from slimgpt.errors import ConfigError, last_line, shown
 
 MOST_BYTES = 1 << 18
 MOST_ENTRIES = 100_000
+
+
+def read_mapping(path: str, option: str, example: str, form: str) -> dict[str, Any]:
+    """The content of a file of names and values, which the user has named.
+
+    Args:
+        path: as given.
+        option: where it was given.
+        example: what to name in its place, if it is not there.
+        form: what it must hold.
+
+    Raises:
+        ConfigError: missing, not YAML, or not a mapping.
+    """
+    file = path_of(path, option)
+    if not file.is_file():
+        raise ConfigError(f"{option} {path!r} does not exist: name {example}.")
+    try:
+        content = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{option} {path!r} is not YAML: {last_line(error)}. Mend it.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{option} {path!r} must hold {form}.")
+    return content
 
 
 def read_yaml(path: Path) -> Any:

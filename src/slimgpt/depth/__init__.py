@@ -19,7 +19,7 @@ from slimgpt.config import DropConfig
 from slimgpt.depth.scores import StreamTurns, least_influence, least_run
 from slimgpt.depth.shallower import shallower_config
 from slimgpt.errors import ConfigError
-from slimgpt.machine import devices, host
+from slimgpt.machine import devices
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.machine.versions import versions
@@ -30,7 +30,7 @@ from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.schema import SCHEMA
 from slimgpt.output import assembly, record_file
 from slimgpt.output.place import Place, merged_bytes
-from slimgpt.output.record_file import write
+from slimgpt.output.record_file import publish
 from slimgpt.proof import Witness, alone, prove, run_through, short_window
 from slimgpt.proof.memory import proved
 from slimgpt.streaming import memory
@@ -88,9 +88,7 @@ def drop(config: DropConfig, observer: StreamObserver | None = None) -> DropResu
             num_params = _assemble(job, kept, folder)
         with clock.timed("prove", job.device):
             proof = prove(job.place.finished, _witness(job, kept), job.tokenizer, job.needs.more)
-        whole = {**_record(job, scores, dropped, num_params, clock), "proof": proof}
-        write(job.place.finished, whole)
-        job.place.publish()
+        whole = publish(job.place, {**_record(job, scores, dropped, num_params, clock), "proof": proof})
     return DropResult(job.place.out, whole)
 
 
@@ -197,7 +195,6 @@ def _assemble(job: _Job, kept: Sequence[int], folder: Path) -> int:
 def _record(
     job: _Job, scores: Sequence[float], dropped: Sequence[int], num_params: int, clock: Clock
 ) -> dict[str, Any]:
-    before = job.checkpoint.num_params
     return {
         "schema": SCHEMA,
         "kind": "drop",
@@ -205,21 +202,10 @@ def _record(
         "options": asdict(job.config),
         "bos": bos_of(job.tokenizer, job.config.bos),
         "versions": versions(),
-        "parameters": {
-            "before": before,
-            "after": num_params,
-            "removed_ratio": 1 - num_params / before,
-            "bytes_after": num_params * job.stored_dtype.itemsize,
-        },
+        "parameters": record_file.sizes(job.checkpoint.num_params, num_params, num_params * job.stored_dtype.itemsize),
         "num_layers": {"before": len(job.checkpoint.layers), "after": len(job.checkpoint.layers) - len(dropped)},
         "dropped": list(dropped),
         "scores": list(scores),
         "layout": "per-layer" if assembly.is_per_layer(job.checkpoint.config) else "uniform",
-        "cost": {
-            "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
-            "planned_host_bytes": job.needs.host,
-            "peak_host_bytes": host.peak_host_bytes(),
-            "peak_device_bytes": devices.peak_device_bytes(job.device),
-            "device": devices.device_name(job.device),
-        },
+        "cost": record_file.cost(clock, job.device, job.needs.host),
     }

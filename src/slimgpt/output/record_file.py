@@ -1,4 +1,4 @@
-"""The record that lies in every output, ``slimgpt.json``: written with its card, found again, handed on."""
+"""The record that lies in every output, ``slimgpt.json``: its parts, written with its card, found again, handed on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slimgpt.machine import atomic
+import torch
+
+from slimgpt.machine import atomic, devices, host
+from slimgpt.machine.clock import Clock
 from slimgpt.machine.json_files import read_object
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.schema import RECORD
 from slimgpt.output import measurements
+from slimgpt.output.place import Place
 
 
 def finished_record(out: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -34,7 +38,26 @@ def provenance(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return whole if stored is None else {**whole, "before": stored}
 
 
-def write(folder: Path, whole: Mapping[str, Any]) -> None:
-    """Write the record, and the model card made from it and from what was measured."""
-    atomic.write_json(folder / RECORD, whole)
-    measurements.renew_card(folder)
+def sizes(before: int, after: int, bytes_after: int) -> dict[str, Any]:
+    """What a record says of a model's parameters: how many there were and are, and the bytes of those that are."""
+    return {"before": before, "after": after, "removed_ratio": 1 - after / before, "bytes_after": bytes_after}
+
+
+def cost(clock: Clock, device: torch.device, planned_host_bytes: int | None = None) -> dict[str, Any]:
+    """What a run took so far: seconds by stage, peaks of memory in bytes, and what had been announced."""
+    announced = {} if planned_host_bytes is None else {"planned_host_bytes": planned_host_bytes}
+    return {
+        "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+        **announced,
+        "peak_host_bytes": host.peak_host_bytes(),
+        "peak_device_bytes": devices.peak_device_bytes(device),
+        "device": devices.device_name(device),
+    }
+
+
+def publish(place: Place, whole: dict[str, Any]) -> dict[str, Any]:
+    """Add the record, and the model card made from it, to a folder that is otherwise finished, and give it its name."""
+    atomic.write_json(place.finished / RECORD, whole)
+    measurements.renew_card(place.finished)
+    place.publish()
+    return whole

@@ -27,7 +27,4 @@ def finish(job: Job, done: list[dict[str, Any]], witness: Witness, clock: Clock)
         assembly.assemble(folder, job.checkpoint, shards, size, dtype, job.output_config, job.tokenizer, cut)
     with clock.timed("prove"):
         proof = prove(folder, witness, job.tokenizer, job.needs.more, KEPT)
-    whole = {**record.build(job, done, clock), "proof": proof}
-    record_file.write(folder, whole)
-    job.place.publish()
-    return whole
+    return record_file.publish(job.place, {**record.build(job, done, clock), "proof": proof})

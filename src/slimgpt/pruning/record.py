@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from slimgpt.allocation import latency
 from slimgpt.allocation.places import whole
-from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
 from slimgpt.model.beginning import bos_of
 from slimgpt.model.biases import carried
 from slimgpt.model.pruned_config import resized_layers
 from slimgpt.model.schema import SCHEMA
+from slimgpt.output import record_file
 from slimgpt.output.record_sites import SiteRecord, sites_of
 from slimgpt.pruning.job import Job
 from slimgpt.searching import tried
@@ -85,30 +85,18 @@ def build(job: Job, done: Sequence[dict[str, Any]], clock: Clock) -> dict[str, A
     plan = job.plan
     return {
         "schema": SCHEMA,
-        "source": job.checkpoint.source,
-        "family": job.checkpoint.family.model_type,
+        **record_file.provenance(job.checkpoint),
         "options": {**asdict(job.config), "allocation": job.config.chosen_allocation},
         "bos": bos_of(job.tokenizer, job.config.bos),
         "fingerprint": job.fingerprint,
         "versions": versions(),
-        "parameters": {
-            "before": plan.params_before,
-            "after": plan.params_after,
-            "removed_ratio": plan.ratio,
-            "bytes_after": plan.bytes_after,
-        },
+        "parameters": record_file.sizes(plan.params_before, plan.params_after, plan.bytes_after),
         **_latency(job),
         **({"search": found} if (found := tried(job.search)) else {}),
         **({"bias_compensation": carried(job.checkpoint)} if job.config.solver == "flap" else {}),
         "sizes": resized_layers(job.checkpoint, [plan.of_layer(index) for index in range(len(job.checkpoint.layers))]),
         "sites": [site for entry in done for site in entry["sites"]],
-        "cost": {
-            "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
-            "planned_host_bytes": job.needs.host,
-            "peak_host_bytes": host.peak_host_bytes(),
-            "peak_device_bytes": devices.peak_device_bytes(job.machine.device),
-            "device": devices.device_name(job.machine.device),
-        },
+        "cost": record_file.cost(clock, job.machine.device, job.needs.host),
     }
 
 

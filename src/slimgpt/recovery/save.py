@@ -11,7 +11,7 @@ from slimgpt.machine import atomic
 from slimgpt.machine.json_files import read_object
 from slimgpt.model.loading import load_as
 from slimgpt.model.schema import RECORD, SCHEMA
-from slimgpt.output import measurements
+from slimgpt.output import record_file
 from slimgpt.output.assembly import add_modelling_file, is_per_layer
 from slimgpt.output.companions import copy_companions
 from slimgpt.proof import Witness, prove
@@ -48,11 +48,8 @@ def write(job: Job, model: Any, entry: Mapping[str, Any], witness: Witness) -> d
     if job.config.keep_adapter:
         shutil.move(job.place.partial / ADAPTER, folder / ADAPTER)
     del model  # there will be another one
-    whole = {**_record(job, entry), "proof": prove(folder, witness, job.tokenizer, job.needs.more, KEPT)}
-    atomic.write_json(folder / RECORD, whole)
-    measurements.renew_card(folder)
-    job.place.publish()
-    return whole
+    proof = prove(folder, witness, job.tokenizer, job.needs.more, KEPT)
+    return record_file.publish(job.place, {**_record(job, entry), "proof": proof})
 
 
 def _copy_the_rest(source: Path, folder: Path, config: Any) -> None:

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from slimgpt._version import __version__
 from slimgpt.config import ReportConfig
 from slimgpt.output.single_file import single_file
 from slimgpt.output.standing import PAGE
-from slimgpt.reports import figures, palette, summary
+from slimgpt.reports import figures, summary
 from slimgpt.reports.charts import layers, quality, recovery, tradeoff
 from slimgpt.reports.charts.chart import Chart, Table
 from slimgpt.reports.memory import mebibytes
+from slimgpt.reports.rendering import render
 from slimgpt.reports.runs import DENSE_NAME, Run, read_runs
 from slimgpt.reports.subjects import Measure, Subject, headline, one_tokenizer, same_conditions, subjects, tasks, texts
 
@@ -90,17 +88,8 @@ def _tradeoffs(models: Sequence[Subject], measure: Measure) -> list[Chart]:
 
 
 def _render(config: ReportConfig, runs: Sequence[Run], models: Sequence[Subject], charts: Mapping[str, Chart]) -> str:
-    environment = Environment(
-        loader=PackageLoader("slimgpt.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(
-        version=__version__,
-        light=palette.css_variables(palette.LIGHT),
-        dark=palette.css_variables(palette.DARK),
+    return render(
+        TEMPLATE,
         runs=runs,
         sources=sorted({run.source.rstrip("/").rpartition("/")[2] for run in runs}),
         models=models,

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table as ConsoleTable
 
-from slimgpt._version import __version__
 from slimgpt.machine.atomic import write_text
-from slimgpt.reports import palette
 from slimgpt.reports.charts import study as charts
 from slimgpt.reports.charts.chart import Chart, Table
 from slimgpt.reports.console import err, out
 from slimgpt.reports.progress import Headway
+from slimgpt.reports.rendering import render
 from slimgpt.studies import StudyObserver, StudyResult
 from slimgpt.studies.cells import Cell
 from slimgpt.studies.claims import Answer, Cells, shown
@@ -71,19 +69,10 @@ def print_study(done: StudyResult) -> None:
 
 def write_page(done: StudyResult) -> Path:
     """The page, beside the table; it replaces the one of an earlier run of the same study."""
-    environment = Environment(
-        loader=PackageLoader("slimgpt.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = done.table.to_pylist()
     cells = Cells(done.records)
-    page = environment.get_template(TEMPLATE).render(
-        version=__version__,
-        light=palette.css_variables(palette.LIGHT),
-        dark=palette.css_variables(palette.DARK),
+    page = render(
+        TEMPLATE,
         done=done,
         answers=[(own, _forest(index, own), evidence_table(own)) for index, own in enumerate(done.answers, 1)],
         tradeoffs=_tradeoffs(done, rows),

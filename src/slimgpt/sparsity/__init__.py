@@ -18,7 +18,7 @@ from slimgpt.config import SparsifyConfig
 from slimgpt.machine.clock import Clock
 from slimgpt.model.layer_loading import read_layer
 from slimgpt.output import assembly
-from slimgpt.output.record_file import write
+from slimgpt.output.record_file import publish
 from slimgpt.proof import Witness, alone, prove, run_through, short_window
 from slimgpt.sites.projections import projections, weight_OI
 from slimgpt.sparsity import record
@@ -62,9 +62,7 @@ def sparsify(config: SparsifyConfig, observer: StreamObserver | None = None) -> 
             _assemble(job, rounds)
         with clock.timed("prove"):
             proof = prove(job.place.finished, _witness(job, rounds), job.tokenizer, job.needs.more)
-        whole = {**record.build(job, final, layers, clock), "proof": proof}
-        write(job.place.finished, whole)
-        job.place.publish()
+        whole = publish(job.place, {**record.build(job, final, layers, clock), "proof": proof})
     return SparsifyResult(job.place.out, whole)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
 from slimgpt.model.beginning import bos_of
@@ -27,12 +26,7 @@ def build(
         "options": asdict(job.config),
         "bos": bos_of(job.tokenizer, job.config.bos) if job.windows_BT is not None else None,
         "versions": versions(),
-        "parameters": {
-            "before": checkpoint.num_params,
-            "after": checkpoint.num_params,
-            "removed_ratio": 0.0,
-            "bytes_after": job.num_bytes,
-        },
+        "parameters": record_file.sizes(checkpoint.num_params, checkpoint.num_params, job.num_bytes),
         "sparsity": _sparsity(job, layers),
         "projections": [
             {
@@ -42,13 +36,7 @@ def build(
             for index, layer in enumerate(layers)
         ],
         "layout": "per-layer" if assembly.is_per_layer(checkpoint.config) else "uniform",
-        "cost": {
-            "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
-            "planned_host_bytes": job.needs.host,
-            "peak_host_bytes": host.peak_host_bytes(),
-            "peak_device_bytes": devices.peak_device_bytes(job.device),
-            "device": devices.device_name(job.device),
-        },
+        "cost": record_file.cost(clock, job.device, job.needs.host),
     }
 
 

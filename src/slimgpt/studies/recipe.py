@@ -11,9 +11,8 @@ from typing import Any, TypeVar, get_args
 
 from slimgpt.config import RecoverConfig, options_from
 from slimgpt.config.calibration import Bos
-from slimgpt.config.paths import path_of
-from slimgpt.config.yaml_file import read_yaml
-from slimgpt.errors import ConfigError, last_line, shown
+from slimgpt.config.yaml_file import read_mapping
+from slimgpt.errors import ConfigError, shown
 
 NONE = "none"  # no tuning, no quantisation
 SECTIONS = ("models", "grid", "calibration", "tuning", "evaluation", "bos")
@@ -123,7 +122,8 @@ def read(path: str) -> Recipe:
     Raises:
         ConfigError: missing, not YAML, an unknown key (the nearest is offered), a wrong type, or an unknown name.
     """
-    content = _content(path)
+    sections = f"the sections {', '.join(SECTIONS)}"
+    content = read_mapping(path, "RECIPE", "a YAML file, see recipes/study-small.yaml", sections)
     _refuse_unknown(content, SECTIONS, path)
     models = [_section(entry, Model, f"{path}, models") for entry in _entries(content, "models", path)]
     blocks = [_block(entry, f"{path}, grid") for entry in _entries(content, "grid", path)]
@@ -143,19 +143,6 @@ def read(path: str) -> Recipe:
         _refuse_unknown(block.models, list(recipe.models), f"{path}, grid, models")
         _refuse_unknown(block.tuning, [NONE, *recipe.tuning], f"{path}, grid, tuning")
     return recipe
-
-
-def _content(path: str) -> dict[str, Any]:
-    file = path_of(path, "RECIPE")
-    if not file.is_file():
-        raise ConfigError(f"RECIPE {path!r} does not exist: name a YAML file, see recipes/study-small.yaml.")
-    try:
-        content = read_yaml(file)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"RECIPE {path!r} is not YAML: {last_line(error)}. Mend it.") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"RECIPE {path!r} must hold the sections {', '.join(SECTIONS)}.")
-    return content
 
 
 def _given(content: Mapping[str, Any], name: str) -> Any:

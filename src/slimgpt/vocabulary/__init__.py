@@ -19,7 +19,6 @@ import torch
 from slimgpt.calibration.sources import Source
 from slimgpt.config import TrimConfig
 from slimgpt.errors import CalibrationError
-from slimgpt.machine import devices, host
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
@@ -36,7 +35,7 @@ from slimgpt.vocabulary.lasting import lasting_ids
 from slimgpt.vocabulary.renumber import new_ids, smaller_tokenizer
 from slimgpt.vocabulary.rows import tables
 from slimgpt.vocabulary.spec import Spec, spec_of
-from slimgpt.vocabulary.witness import dense_witness
+from slimgpt.vocabulary.witness import CPU, dense_witness
 
 __all__ = ["TrimResult", "trim"]
 
@@ -92,9 +91,8 @@ def trim(config: TrimConfig, observer: StreamObserver | None = None) -> TrimResu
             num_params, left_out = assemble(job.place.finished, folder, job.checkpoint, *names)
         with clock.timed("prove"):
             proof = prove(job.place.finished, _witness(job, trimmed), trimmed.tokenizer, None)
-        whole = {**_record(job, trimmed, num_params, left_out, clock), "proof": proof}
-        record_file.write(job.place.finished, whole)
-        job.place.publish()
+        record = {**_record(job, trimmed, num_params, left_out, clock), "proof": proof}
+        whole = record_file.publish(job.place, record)
     return TrimResult(job.place.out, whole)
 
 
@@ -131,19 +129,14 @@ def _witness(job: _Job, trimmed: _Trimmed) -> Witness:
 
 
 def _record(job: _Job, trimmed: _Trimmed, num_params: int, left_out: Sequence[str], clock: Clock) -> dict[str, Any]:
-    checkpoint, before, counts = job.checkpoint, job.checkpoint.num_params, trimmed.counts_before
+    checkpoint, counts = job.checkpoint, trimmed.counts_before
     return {
         "schema": SCHEMA,
         "kind": "trim",
         **record_file.provenance(checkpoint),
         "options": asdict(job.config),
         "versions": versions(),
-        "parameters": {
-            "before": before,
-            "after": num_params,
-            "removed_ratio": 1 - num_params / before,
-            "bytes_after": num_params * checkpoint.dtype.itemsize,
-        },
+        "parameters": record_file.sizes(checkpoint.num_params, num_params, num_params * checkpoint.dtype.itemsize),
         "vocabulary": {
             "before": checkpoint.vocabulary,
             "after": len(trimmed.kept),
@@ -154,9 +147,5 @@ def _record(job: _Job, trimmed: _Trimmed, num_params: int, left_out: Sequence[st
             "old_ids": trimmed.kept,
         },
         "layout": "per-layer" if assembly.is_per_layer(checkpoint.config) else "uniform",
-        "cost": {
-            "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
-            "peak_host_bytes": host.peak_host_bytes(),
-            "device": devices.device_name(torch.device("cpu")),
-        },
+        "cost": record_file.cost(clock, CPU),
     }

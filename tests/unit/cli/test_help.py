@@ -51,7 +51,7 @@ def test_every_flag_that_is_shown_is_parsed(command: str) -> None:
 
 def test_no_group_has_what_no_command_has() -> None:
     known = {field.name for config in CONFIGS.values() for field in dataclasses.fields(config)}
-    grouped = [name for names in GROUPS.values() for name in names]
+    grouped = [name for names in GROUPS.values() for name in names.split()]
     assert set(grouped) <= known and len(grouped) == len(set(grouped))
 
 

@@ -160,6 +160,7 @@ def test_a_pruned_model_can_be_trimmed_and_a_trimmed_one_pruned(trimmed: Trimmed
     pruned = prune(tiny_llama.prune_config(trimmed.out, tmp_path / "pruned")).path
     again = run(pruned, tmp_path, "the river", keep=380)
     assert again.record["layout"] == "per-layer" and "sites" in again.record["before"]
+    assert again.record["before"]["before"]["vocabulary"] == trimmed.record["vocabulary"], "ids can still be traced"
     with torch.inference_mode():
         (dense, _), (small, after) = again.opened()
         old = torch.tensor(again.record["vocabulary"]["old_ids"])
