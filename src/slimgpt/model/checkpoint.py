@@ -72,7 +72,7 @@ class Checkpoint:
     @property
     def width(self) -> int:
         """D, of the residual stream."""
-        return int(self.config.get_text_config(decoder=True).hidden_size)
+        return self.family.stream_width or int(self.config.get_text_config(decoder=True).hidden_size)
 
     @property
     def vocabulary(self) -> int:
