@@ -31,6 +31,9 @@ class Headway:
         console: where it is shown.
         now: seconds, by any clock.
         wait: waits for so many seconds and says whether the end has come; by itself until :meth:`close`.
+
+    Attributes:
+        before: what stands before the name of each piece of work: which part of a larger whole it is of.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Headway:
     ) -> None:
         shown = os.environ.get("RANK", "0") == "0"
         self._console = console
+        self.before = ""
         self._bar = Progress(
             SpinnerColumn(),
             _Said(lambda task: task.description),
@@ -59,7 +63,7 @@ class Headway:
     def begin(self, name: str, total: float | None = None) -> None:
         """A piece of work begins, ``total`` long where that is known; the one before is over."""
         before = self._bar.task_ids
-        self._bar.add_task(name, total=total, note="")
+        self._bar.add_task(_joined(self.before, name), total=total, note="")
         for task in before:
             self._bar.remove_task(task)
         self._bar.start()
@@ -68,7 +72,7 @@ class Headway:
 
     def name(self, name: str) -> None:
         """Say what of the piece is being done."""
-        self._bar.update(self.task.id, description=name)
+        self._bar.update(self.task.id, description=_joined(self.before, name))
 
     def note(self, text: str) -> None:
         """Say something beside the share that is done."""
