@@ -176,7 +176,7 @@ def test_another_run_is_neither_continued_nor_mixed(world: World, tmp_path: Path
     options = world.options(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         prune(options, Strikes(1))
-    with pytest.raises(OutputError, match="holds another run: damping was 0.01 and is now 0.02"):
+    with pytest.raises(OutputError, match=r"holds another run: damping was 0.01 and is now 0.02"):
         prune(replace(options, resume=True, damping=0.02))
     with pytest.raises(OutputError, match="holds another run: "):
         prune(replace(options, resume=True, effort="medium"))
