@@ -203,7 +203,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 4},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _rotary()}, "layer_types": ["full_attention"] * 4},
     "dbrx": {
-        "attn_config": {"kv_n_heads": 4, "rope_theta": 10000.0},
+        "attn_config": {"kv_n_heads": 4, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": WIDTH, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": HIDDEN},
     },
     "deepseek_v2": {**_EXPERTS, "first_k_dense_replace": 1, "topk_method": "greedy"},
@@ -240,6 +240,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "llama4_text": {"no_rope_layers": [1, 1, 1, 0], "moe_layers": [1, 3]},
     "mamba2": {"head_dim": 16},
     "ministral": {"head_dim": HEAD_DIM},
+    "mistral4": {"head_dim": 2 * HEAD_DIM},
     "nemotron": {"num_key_value_heads": KV_HEADS},
     "paddleocr_vl": {"text_config": _THREE},
     "qwen2_5_omni_thinker": {"text_config": _THREE},

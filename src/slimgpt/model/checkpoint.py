@@ -108,6 +108,12 @@ class Checkpoint:
         inside = self.family.layers + "."
         return [name for name, _ in self.skeleton.named_parameters() if not name.startswith(inside)]
 
+    def buffers_beside(self) -> list[str]:
+        """Names of stored tensors outside the decoder layers that are no parameters, such as a batch norm's means."""
+        inside, stored = self.family.layers + ".", set(self.weights.names())
+        kept = set(self.skeleton.state_dict()) & stored
+        return [name for name, _ in self.skeleton.named_buffers() if name in kept and not name.startswith(inside)]
+
     def tokenizer(self) -> Any:
         """The model's tokenizer.
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slimgpt.config.step import Step
-from slimgpt.reports.console import ProgressObserver, out
+from slimgpt.reports.console import ProgressObserver
+from slimgpt.reports.loudness import out, plans
 from slimgpt.reports.progress import GETTING_READY
 from slimgpt.reports.recovery import RecoveryProgress
 
@@ -24,9 +25,9 @@ class EffortProgress(ProgressObserver):
         """Print the commands."""
         self._num_stages = len(steps)
         self.hide()
-        out.print(f"{len(steps)} stages, each a command of its own:")
+        plans.print(f"{len(steps)} stages, each a command of its own:")
         for number, step in enumerate(steps, start=1):
-            out.print(f"{number}. {shlex.join(['slimgpt', *step.arguments()])}", soft_wrap=True)
+            plans.print(f"{number}. {shlex.join(['slimgpt', *step.arguments()])}", soft_wrap=True)
 
     def began(self, number: int) -> None:
         """Each stage's line begins with its number."""
