@@ -47,6 +47,7 @@ class Place:
         fine: its units are small steps (channels), fit to take up what rounding leaves.
         unit: what people call one.
         cache_values: numbers that each token leaves in the cache for one unit.
+        window: tokens that its cache keeps at most, of each sequence; None where it keeps all.
         block_params: parameters that go with the last unit (norms inside a block, a bias of its outputs); None where
             the last unit has to stay.
     """
@@ -60,6 +61,7 @@ class Place:
     fine: bool = False
     unit: str = "unit"
     cache_values: int = 0
+    window: int | None = None
     block_params: int | None = None
 
     @property

@@ -9,7 +9,8 @@ from torch import nn
 
 from slimgpt.allocation.allocate import allocate, allocate_uniform, movable
 from slimgpt.allocation.curves import Curve
-from slimgpt.allocation.goal import Goal, ModelTimes, goal_of, met
+from slimgpt.allocation.goal import Goal, goal_of, met
+from slimgpt.allocation.measures import ModelTimes
 from slimgpt.allocation.places import (
     Allocation,
     Key,
@@ -25,7 +26,9 @@ from slimgpt.allocation.ratios import RANKED, SEARCHED, curves
 from slimgpt.arch.family import Family
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
+from slimgpt.model.cache import windows
 from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.checks import check_context
 from slimgpt.sites import Kept, Site, by_part
 from slimgpt.sites.projections import member_params, unit_params
 
@@ -107,6 +110,8 @@ def make_plan(
     """
     _check_round_to(shape.round_to, checkpoint.family)
     _check_blocks(shape.blocks, checkpoint.family)
+    if asked.context is not None:
+        check_context(checkpoint.config, asked.context, "--context")
     places, num_layers = places_of(checkpoint), len(checkpoint.layers)
     goal = goal_of(asked, checkpoint.num_params, bytes_per_param, _header_bytes(checkpoint), times, places)
     found = allocation in (SEARCHED, RANKED)
@@ -148,14 +153,15 @@ def along(
 def places_of(checkpoint: Checkpoint) -> tuple[Place, ...]:
     """What a model has: the parts of its layers in order, and what is beside them."""
     layers: list[tuple[int | None, nn.Module]] = [*enumerate(checkpoint.layers), (None, checkpoint.skeleton)]
+    window = windows(checkpoint)
     return tuple(
-        _place(index, module, sites, checkpoint.family.blocks_go)
+        _place(index, module, sites, checkpoint.family.blocks_go, window.get(index))
         for index, module in layers
         for sites in by_part(checkpoint.sites(index))
     )
 
 
-def _place(index: int | None, module: nn.Module, sites: Sequence[Site], blocks_go: bool) -> Place:
+def _place(index: int | None, module: nn.Module, sites: Sequence[Site], blocks_go: bool, window: int | None) -> Place:
     """Sites of one part lose a unit together."""
     first = sites[0]
     per_unit = sum(unit_params(module, site) for site in sites)
@@ -169,6 +175,7 @@ def _place(index: int | None, module: nn.Module, sites: Sequence[Site], blocks_g
         fine=first.fine,
         unit=first.unit,
         cache_values=sum(site.cache_values for site in sites),
+        window=window,
         block_params=_block_params(module, first, per_unit) if blocks_go else None,
     )
 

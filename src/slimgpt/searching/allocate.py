@@ -37,7 +37,7 @@ class Choices:
         Raises:
             ConfigError: the goal is more than whole units and minimal widths allow.
         """
-        menus = [_menu(curve, shape) for curve in curves.curves]
+        menus = [_menu(curve, shape, goal) for curve in curves.curves]
         offers = [_offer(curve, menu, goal) for curve, menu in zip(curves.curves, menus, strict=True)]
         goal.check_attainable(sum(offer.saved[-1] for offer in offers))
         return cls(curves.places, menus, offers)
@@ -63,7 +63,7 @@ def allocate(curves: LossCurves, goal: Goal, shape: Shape) -> tuple[dict[Key, Ke
     return choices.kept(levels), sum(offer.loss[level] for offer, level in zip(choices.offers, levels, strict=True))
 
 
-def _menu(curve: LossCurve, shape: Shape) -> list[Kept]:
+def _menu(curve: LossCurve, shape: Shape, goal: Goal) -> list[Kept]:
     """What a place may keep, the most first: fine ones fall to multiples of ``round_to``."""
     place, step = curve.place, shape.round_to
     nothing = [NOTHING] if place.vanishes(shape.blocks) else []
@@ -71,13 +71,13 @@ def _menu(curve: LossCurve, shape: Shape) -> list[Kept]:
         widths = range(place.num_units // step * step, place.narrowest(step).units - 1, -step)
         return [*(Kept(width) for width in sorted({place.num_units, *widths}, reverse=True)), *nothing]
     some = [kept for kept in place.choices() if shape.by_members or kept.members is None]
-    return _worthwhile(curve, [*some, *nothing])
+    return _worthwhile(curve, [*some, *nothing], goal)
 
 
-def _worthwhile(curve: LossCurve, menu: Sequence[Kept]) -> list[Kept]:
+def _worthwhile(curve: LossCurve, menu: Sequence[Kept], goal: Goal) -> list[Kept]:
     """Without choices that lose more than another that gives at least as much; the largest first."""
     worthwhile: list[Kept] = []
-    for kept in sorted(menu, key=lambda kept: (-curve.place.removed(kept), curve.at(kept))):
+    for kept in sorted(menu, key=lambda kept: (-goal.saved(curve.place, kept), curve.at(kept))):
         if not worthwhile or curve.at(kept) <= curve.at(worthwhile[-1]):
             worthwhile.append(kept)
     return worthwhile[::-1]

@@ -7,6 +7,7 @@ from typing import Any
 
 from slimgpt.allocation.goal import goal_of
 from slimgpt.allocation.latency import LatencyTable, predicted, read_table
+from slimgpt.allocation.measures import Memory, planned
 from slimgpt.allocation.places import Allocation, whole
 from slimgpt.allocation.plan import Shape
 from slimgpt.config import SearchConfig
@@ -27,6 +28,7 @@ class SearchResult:
         kept: what every place keeps.
         loss: the predicted loss, nats a token.
         latency: predicted times, where a table of them was given.
+        memory: bytes of weights and cache, where those were the target.
     """
 
     curves: LossCurves
@@ -34,6 +36,7 @@ class SearchResult:
     kept: Allocation
     loss: float
     latency: dict[str, Any] | None
+    memory: dict[str, Any] | None
 
 
 def search(config: SearchConfig) -> SearchResult:
@@ -57,7 +60,8 @@ def _found(config: SearchConfig) -> SearchResult:
     shape = Shape(round_to=config.round_to, by_members=config.by_queries, blocks=config.whole_blocks)
     kept, loss = allocate(curves, goal, shape)
     times_of_plan = predicted(table, whole(curves.places), kept) if table is not None else None
-    return SearchResult(curves, goal.asked, kept, loss, times_of_plan)
+    memory = planned(goal.measure, kept) if isinstance(goal.measure, Memory) else None
+    return SearchResult(curves, goal.asked, kept, loss, times_of_plan, memory)
 
 
 def _table(config: SearchConfig, curves: LossCurves) -> LatencyTable | None:
