@@ -61,12 +61,12 @@ test-vllm: setup .venv-vllm/ready
 	PYTHONPATH=tests $(BIN)/python tests/vllm/make_models.py $(VLLM_MODELS)
 	SLIMGPT_VLLM_MODELS=$(VLLM_MODELS) .venv-vllm/bin/python -m pytest -q tests/vllm
 
-.venv-vllm/ready: tests/vllm/requirements.txt pyproject.toml
+.venv-vllm/ready: tests/vllm/requirements.txt tests/vllm/named_vllm/pyproject.toml pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --upgrade pip
 	.venv-vllm/bin/pip install --quiet "$(TORCH)"
 	.venv-vllm/bin/pip install --quiet --no-deps --requirement tests/vllm/requirements.txt
-	.venv-vllm/bin/pip install --quiet --no-deps --editable .
+	.venv-vllm/bin/pip install --quiet --no-deps --editable . ./tests/vllm/named_vllm
 	touch $@
 
 test: check test-fast test-e2e

@@ -103,16 +103,6 @@ def whole(places: Sequence[Place]) -> dict[Key, Kept]:
     return {place.key: place.whole for place in places}
 
 
-def narrowest(places: Sequence[Place], round_to: int) -> dict[Key, Kept]:
-    """The plan that keeps the least without any place going as a whole."""
-    return {place.key: place.narrowest(round_to) for place in places}
-
-
-def least(places: Sequence[Place], round_to: int, blocks: Collection[str]) -> dict[Key, Kept]:
-    """The plan that keeps the least of all, where ``blocks`` may go as a whole."""
-    return {place.key: NOTHING if place.vanishes(blocks) else place.narrowest(round_to) for place in places}
-
-
 def removed_params(places: Sequence[Place], kept: Allocation) -> int:
     """Parameters that a plan removes."""
     return sum(place.removed(kept[place.key]) for place in places)

@@ -16,13 +16,12 @@ from slimgpt.allocation.places import (
     Key,
     Place,
     layered,
-    least,
-    narrowest,
     of_layer,
     parts_of,
     removed_params,
 )
 from slimgpt.allocation.ratios import RANKED, SEARCHED, curves
+from slimgpt.allocation.shape import Shape, least
 from slimgpt.arch.family import Family
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
@@ -41,23 +40,6 @@ perplexity fell by a tenth (benchmarks/results/calibration_tokens.md)."""
 
 HEADER_BYTES = 120
 """What a safetensors file, and the index of several, say of a tensor beside its name, twice written."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the layers of a smaller model may look like.
-
-    Attributes:
-        layout: ``"per-layer"``, or ``"uniform"``: all layers of one size.
-        round_to: widths are multiples of it.
-        by_members: query heads may go without their KV group.
-        blocks: parts of a layer that may vanish as a whole, where a search finds that cheapest.
-    """
-
-    layout: str = "per-layer"
-    round_to: int = 8
-    by_members: bool = False
-    blocks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +101,8 @@ def make_plan(
     of_part = curves("log" if found else allocation, parts_of(layered(places)), num_layers)
     cut = movable(places, of_part)
     goal.check_attainable(_most(goal, places, cut, allocation, shape))
-    kept = along(places, _within(goal, cut, shape) if found else goal, of_part, shape, num_layers)
+    some = shape.without_blocks()
+    kept = along(places, _within(goal, cut, some) if found else goal, of_part, some, num_layers)
     after = checkpoint.num_params - removed_params(places, kept)
     return Plan(places, goal, kept, checkpoint.num_params, after, after * bytes_per_param)
 
@@ -127,13 +110,13 @@ def make_plan(
 def _most(goal: Goal, places: Sequence[Place], cut: Sequence[Place], allocation: str, shape: Shape) -> int:
     """What can go: a search takes from every place, and whole blocks where they may go; curves do not."""
     if allocation == SEARCHED:
-        return goal.removed(places, least(places, shape.round_to, shape.blocks))
-    return goal.removed(cut, narrowest(cut, shape.round_to))
+        return goal.removed(places, least(places, shape))
+    return goal.removed(cut, least(cut, shape))
 
 
 def _within(goal: Goal, cut: Sequence[Place], shape: Shape) -> Goal:
     """No more than curves can give, where what is found may take from places of which they do not speak."""
-    return replace(goal, removes=min(goal.removes, goal.removed(cut, narrowest(cut, shape.round_to))))
+    return replace(goal, removes=min(goal.removes, goal.removed(cut, least(cut, shape))))
 
 
 def along(
@@ -142,12 +125,12 @@ def along(
     """The plan along curves that comes to the goal; in the uniform layout all layers have one ratio."""
 
     def cut(params: int) -> dict[Key, Kept]:
-        if shape.layout == "uniform":
-            return allocate_uniform(places, num_layers, params, shape.round_to, shape.by_members)
-        return allocate(places, params, of_part, shape.round_to, shape.by_members)
+        if shape.alike:
+            return allocate_uniform(places, num_layers, params, shape)
+        return allocate(places, params, of_part, shape)
 
     floor = movable(places, of_part)
-    return met(goal, floor, narrowest(floor, shape.round_to), cut)
+    return met(goal, floor, least(floor, shape), cut)
 
 
 def places_of(checkpoint: Checkpoint) -> tuple[Place, ...]:

@@ -80,6 +80,10 @@ class TargetOptions:
     """With --allocation searched: which blocks of a layer may vanish as a whole where that costs least: attention, ffn,
     or attention,ffn. none: every layer keeps something of both."""
 
+    tensor_parallel: int = 1
+    """Every layer can be split evenly over so many devices, as vLLM's --tensor-parallel-size asks: query heads and FFN
+    widths are multiples of it, KV heads multiples or divisors."""
+
     @property
     def whole_blocks(self) -> tuple[str, ...]:
         """Parts of a layer that may vanish as a whole."""
@@ -117,6 +121,7 @@ class TargetOptions:
             size(self.target_size)
         self._check_memory()
         at_least("latency-prompt", self.latency_prompt, 1)
+        at_least("tensor-parallel", self.tensor_parallel, 1)
         if self.target_latency is not None:
             latency(self.target_latency)
             if self.by_queries:

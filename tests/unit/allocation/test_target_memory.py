@@ -18,7 +18,8 @@ from slimgpt import cli, load_model, prune
 from slimgpt.allocation.goal import goal_of
 from slimgpt.allocation.measures import Memory
 from slimgpt.allocation.places import Key, whole
-from slimgpt.allocation.plan import Shape, make_plan, places_of
+from slimgpt.allocation.plan import make_plan, places_of
+from slimgpt.allocation.shape import Shape
 from slimgpt.config import PruneConfig, SearchConfig
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint

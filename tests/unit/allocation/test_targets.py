@@ -16,8 +16,9 @@ from slimgpt.allocation.allocate import allocate
 from slimgpt.allocation.curves import log_curve
 from slimgpt.allocation.goal import Goal, met
 from slimgpt.allocation.measures import ModelTimes, PartTimes
-from slimgpt.allocation.places import Key, Place, narrowest, removed_params
-from slimgpt.allocation.plan import Plan, Shape, make_plan
+from slimgpt.allocation.places import Key, Place, removed_params
+from slimgpt.allocation.plan import Plan, make_plan
+from slimgpt.allocation.shape import Shape, least
 from slimgpt.config import PruneConfig, SearchConfig
 from slimgpt.config.target import count, latency, size
 from slimgpt.errors import ConfigError
@@ -243,10 +244,10 @@ def test_times_that_cannot_be_are_refused(checkpoint: Checkpoint, value: str, me
 
 def test_the_cut_is_the_first_that_meets_the_goal() -> None:
     places = layers(4, heads(3, 500), channels(200, 10))
-    floors, along = narrowest(places, 8), dict.fromkeys(("attention", "ffn"), log_curve(4))
+    floors, along = least(places, Shape(round_to=8)), dict.fromkeys(("attention", "ffn"), log_curve(4))
 
     def cut(params: int) -> dict[Key, Kept]:
-        return allocate(places, params, along, 8)
+        return allocate(places, params, along, Shape(round_to=8))
 
     def given(removes: int) -> int:
         return removed_params(places, met(Goal("", removes, at_least=True), places, floors, cut))

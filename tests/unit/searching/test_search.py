@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from slimgpt import cli
 from slimgpt.allocation.goal import Goal
 from slimgpt.allocation.places import Place
-from slimgpt.allocation.plan import Shape
+from slimgpt.allocation.shape import Shape
 from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
