@@ -87,8 +87,8 @@ def _cannot_be_split(place: Place, num_devices: int) -> str:
         queries = f" of {place.members} query heads"
         cure = ", or let query heads go by themselves (--attention-units queries)"
     return (
-        f"--tensor-parallel {num_devices}: {where} has {place.num_units} {place.unit}s{queries}, and no part of them can "
-        f"be split over {num_devices} devices. Give a divisor of the heads{cure}."
+        f"--tensor-parallel {num_devices}: {where} has {place.num_units} {place.unit}s{queries}, and no part of them "
+        f"can be split over {num_devices} devices. Give a divisor of the heads{cure}."
     )
 
 
