@@ -7,8 +7,8 @@ LEARNING, MEASURE, MACHINE, OUTPUT = "learning", "what is measured", "machine", 
 
 GROUPS: dict[str, str] = {
     HOW_MUCH: (
-        "ratio layers sparsity pattern target_params target_size target_latency latency_of latency_prompt "
-        "latency_table attention_units blocks layout round_to coverage multiple_of"
+        "ratio layers sparsity pattern target_params target_size target_memory context batch target_latency latency_of "
+        "latency_prompt latency_table attention_units blocks tensor_parallel layout round_to coverage multiple_of"
     ),
     ON_WHAT: (
         "calibration text text_field bos samples seqlen join_texts packing mix mix_share held_out stride max_tokens"

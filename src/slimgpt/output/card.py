@@ -56,7 +56,7 @@ structured pruning: whole attention heads and FFN channels are gone, and the sur
 | | before | after |
 |---|---|---|
 | parameters | {sizes["before"]:,} | {sizes["after"]:,} |
-{_counts(sites)}
+{_counts(sites)}{_memory(record)}
 {_measured(measured or {})}## How to load it
 
 {loading}
@@ -272,6 +272,15 @@ def _counts(sites: Sequence[SiteRecord]) -> str:
                 sum(len(site.pieces) for site in alike),
             )
             rows.append(f"| query heads, all layers | {members:,} | {left:,} |\n")
+    return "".join(rows)
+
+
+def _memory(record: Mapping[str, Any]) -> str:
+    """The rows of weights and cache, where they were the target."""
+    if (found := record.get("planned_memory")) is None:
+        return ""
+    names = {"weights_bytes": "weights", "cache_bytes": f"cache of {found['batch']:,} x {found['context']:,} tokens"}
+    rows = (f"| {name}, bytes | {found[key]['before']:,} | {found[key]['after']:,} |\n" for key, name in names.items())
     return "".join(rows)
 
 

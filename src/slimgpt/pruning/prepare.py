@@ -14,8 +14,9 @@ import torch
 
 from slimgpt import calibration
 from slimgpt.allocation import latency
-from slimgpt.allocation.plan import Plan, Shape, make_plan
+from slimgpt.allocation.plan import Plan, make_plan
 from slimgpt.allocation.ranking import RankingTask
+from slimgpt.allocation.shape import Shape
 from slimgpt.calibration.self_text import SELF, self_windows
 from slimgpt.config import PruneConfig
 from slimgpt.config.paths import path_of
@@ -160,7 +161,7 @@ def _text(config: PruneConfig, model: Checkpoint, machine: Machine, note: Say, s
 
 def shape_of(config: PruneConfig) -> Shape:
     """What the options let layers look like."""
-    return Shape(config.layout, config.round_to, config.by_queries, config.whole_blocks)
+    return Shape(config.layout, config.round_to, config.by_queries, config.whole_blocks, config.tensor_parallel)
 
 
 def config_of_plan(checkpoint: Checkpoint, plan: Plan, layout: str, dtype: torch.dtype) -> Any:
