@@ -10,12 +10,12 @@ from torch import Tensor
 
 from slimgpt.arch.family import head_dim
 from slimgpt.calibration import cached, generated_windows
+from slimgpt.calibration.mixture import SELF
 from slimgpt.errors import ConfigError
 from slimgpt.machine import devices, host
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.loading import load_as
 
-SELF = "self"
 CACHE_BYTES = 1 << 30
 """Keys and values of the windows that are written at a time; fixed, so that the same command gives the same windows."""
 

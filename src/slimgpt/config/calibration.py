@@ -18,7 +18,7 @@ class CalibrationOptions:
     calibration: str = "c4"
     """Text, JSONL, CSV, TSV or Parquet file, a folder of those, a hub dataset, 'c4' (streamed from the hub), 'builtin'
     (English text that comes with Python, for offline use), or, for slimgpt prune alone, 'self' (text that the model
-    itself makes)."""
+    itself makes). Several with weights: c4:0.7,chats.jsonl:0.3."""
 
     text_field: str = "text"
     """Column or field that holds the text, or a list of chat messages, which the model's own chat template renders.

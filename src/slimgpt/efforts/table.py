@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from slimgpt.calibration.self_text import SELF
+from slimgpt.calibration.mixture import SELF, names
 from slimgpt.config import PruneConfig
 from slimgpt.config.step import Step
 
@@ -74,7 +74,7 @@ class Stages:
         """What keeps a run from having several prunings, whatever its ratio."""
         if self.removed is None:
             return "--target-latency does not say what share goes, so that there is nothing to divide"
-        if self.config.calibration == SELF:
+        if SELF in names(self.config.calibration):
             return "a later step would have text that the pruned model writes"
         return None
 

@@ -17,7 +17,7 @@ from slimgpt.allocation import latency
 from slimgpt.allocation.plan import Plan, make_plan
 from slimgpt.allocation.ranking import RankingTask
 from slimgpt.allocation.shape import Shape
-from slimgpt.calibration.self_text import SELF, self_windows
+from slimgpt.calibration.self_text import self_windows
 from slimgpt.config import PruneConfig
 from slimgpt.config.paths import path_of
 from slimgpt.machine import devices
@@ -218,10 +218,12 @@ def calibration_windows(
     config: PruneConfig, checkpoint: Checkpoint, tokenizer: Any, device: torch.device, note: Say, say: Say
 ) -> torch.Tensor:
     """What the options say to calibrate on, int64."""
-    if config.calibration == SELF:
+
+    def written(count: int) -> torch.Tensor:
         first = first_tokens(tokenizer, config.bos)
-        return self_windows(checkpoint, tokenizer, device, config.samples, config.seqlen, config.seed, note, first)
-    return calibration.asked_windows(config, tokenizer, config.seed, say)
+        return self_windows(checkpoint, tokenizer, device, count, config.seqlen, config.seed, note, first)
+
+    return calibration.asked_windows(config, tokenizer, config.seed, say, written)
 
 
 def _begin(config: PruneConfig, place: Place, plan: Plan, journal: Journal) -> dict[str, Any] | None:
