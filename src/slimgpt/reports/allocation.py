@@ -6,8 +6,9 @@ from rich.table import Table
 
 from slimgpt.allocation.places import parts_of
 from slimgpt.output.record_sites import part_name, units_name
-from slimgpt.reports.console import kept_units, layer_label, out
+from slimgpt.reports.console import kept_units, layer_label
 from slimgpt.reports.latency import latency_line
+from slimgpt.reports.loudness import out
 from slimgpt.searching import SearchResult, removed_params
 
 

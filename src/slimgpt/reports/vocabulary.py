@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slimgpt.reports.console import out
+from slimgpt.reports.loudness import out
 from slimgpt.reports.memory import mebibytes
 
 
