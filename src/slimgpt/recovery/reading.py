@@ -12,10 +12,9 @@ Shapes: T tokens of the student · S of the teacher · D dense vocabulary.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, takewhile
 from typing import Any, NamedTuple
 
 import torch
@@ -84,7 +83,7 @@ class Reading:
         their_ends, their_text = _ends([self._their_bytes[index] for index in theirs])
         place = {end: index for index, end in enumerate(their_ends)}
         same = _same(our_text, their_text)
-        return theirs, [place.get(same(end), NOWHERE) for end in our_ends]
+        return theirs, [place.get(here, NOWHERE) if (here := same(end)) is not None else NOWHERE for end in our_ends]
 
 
 def _examples(row: Row) -> Iterator[list[int]]:
@@ -120,10 +119,9 @@ def _ends(pieces: Sequence[bytes]) -> tuple[list[int], bytes]:
     return ends, b"".join(pieces)
 
 
-def _same(ours: bytes, theirs: bytes) -> Any:
+def _same(ours: bytes, theirs: bytes) -> Callable[[int], int | None]:
     """Places in one text -> in the other; None where they differ, as a character does that a row's edge has cut."""
-    before = len(os.path.commonprefix([ours, theirs]))
-    after = len(os.path.commonprefix([ours[::-1], theirs[::-1]]))
+    before, after = _alike(ours, theirs), _alike(ours[::-1], theirs[::-1])
 
     def place(end: int) -> int | None:
         if end <= before:
@@ -131,3 +129,10 @@ def _same(ours: bytes, theirs: bytes) -> Any:
         return end + len(theirs) - len(ours) if len(ours) - end <= after else None
 
     return place
+
+
+def _alike(one: bytes, other: bytes) -> int:
+    """How many bytes both begin with."""
+    if one == other:
+        return len(one)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

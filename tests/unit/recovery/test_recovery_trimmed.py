@@ -25,7 +25,11 @@ from slimgpt.recovery.reading import NOWHERE, Reading
 from slimgpt.vocabulary.lineage import old_ids
 
 KEPT = "the river runs over stones, the river runs under bridges 12"
-OTHER = ["people read letters written in other lands", "größer 日本語の本 und älter", "while, people  read\n\nletters 7"]
+OTHER = [
+    "people read letters written in other lands",
+    "größer 日本語の本 und älter",
+    "while, people  read\n\nletters 7",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,5 +181,5 @@ def test_without_a_map_it_is_refused(pair: Pair, data: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("pair", ["byte level"], indirect=True)
 def test_hidden_states_of_other_tokens_are_not_compared(pair: Pair, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--hidden-weight 0.5 compares hidden states token by token, and .* was"):
+    with pytest.raises(ConfigError, match=r"--hidden-weight 0.5 compares hidden states token by token, and .* was"):
         recover(options(pair, data, tmp_path / "out", hidden_weight=0.5))
