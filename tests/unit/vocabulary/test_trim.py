@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import random
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -65,35 +63,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return worded.save_model(tmp_path_factory.mktemp("trim") / "model", "byte level")
 
 
-@functools.cache
-def texts(num: int) -> list[str]:
-    """All of Unicode sampled, code, emoji, long words, runs of white space, special tokens in the text."""
-    draw = random.Random(0)
-
-    def character() -> str:
-        return chr(
-            draw.choice([draw.randrange(0x20, 0x7F), draw.randrange(0xA0, 0xD800), draw.randrange(0xE000, 0x110000)])
-        )
-
-    pieces = [
-        lambda: "".join(character() for _ in range(draw.randrange(1, 12))),
-        lambda: draw.choice(worded.WORDS) + draw.choice(["", " ", ", "]),
-        lambda: draw.choice([" ", "\n", "\t", "\r\n", "\u3000"]) * draw.randrange(1, 20),
-        lambda: draw.choice(["👩‍👩‍👧", "🇨🇭", "é", "e\u0301", "日本語", "größer", "\x00", "▁", "<0x41>"]),
-        lambda: draw.choice([*worded.SPECIAL, "[keep me]", "<unk>"]),
-        lambda: draw.choice(worded.WORDS) * draw.randrange(1, 30),
-        lambda: "def f(x):\n    return {'a': x ** 2, \"b\": [1, 2.5e-3]}\n",
-    ]
-    return ["".join(draw.choice(pieces)() for _ in range(draw.randrange(1, 8))) for _ in range(num)]
-
-
 # --- the tokenizer ----------------------------------------------------------------------------------
 
 
 def test_any_text_is_written_and_read_as_before(trimmed: Trimmed) -> None:
     before, after = (AutoTokenizer.from_pretrained(path) for path in (trimmed.model, trimmed.out))
     assert len(after) < len(before)
-    some = texts(400)
+    some = worded.texts(400)
     old, new = (tokenizer(some)["input_ids"] for tokenizer in (before, after))
     assert all(max(ids) < len(after) and ids[0] == after.bos_token_id for ids in new)
     assert after.batch_decode(new) == before.batch_decode(old)
@@ -103,7 +79,7 @@ def test_any_text_is_written_and_read_as_before(trimmed: Trimmed) -> None:
 def test_text_whose_tokens_were_all_kept_is_the_same_tokens(trimmed: Trimmed) -> None:
     before, after = (AutoTokenizer.from_pretrained(path) for path in (trimmed.model, trimmed.out))
     old = trimmed.record["vocabulary"]["old_ids"]
-    some = [TEXT, *texts(400)]
+    some = [TEXT, *worded.texts(400)]
     known = [text for text, ids in zip(some, before(some)["input_ids"], strict=True) if set(ids) <= set(old)]
     assert TEXT in known and len(known) > 20
     assert [[old[new] for new in ids] for ids in after(known)["input_ids"]] == before(known)["input_ids"]
