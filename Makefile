@@ -72,12 +72,12 @@ test-lowest: .venv-lowest/ready
 	VIRTUAL_ENV=.venv-lowest .venv-lowest/bin/uv pip install --quiet --resolution lowest-direct --editable ".[dev]"
 	touch $@
 
-.venv-vllm/ready: tests/vllm/requirements.txt pyproject.toml
+.venv-vllm/ready: tests/vllm/requirements.txt tests/vllm/named_vllm/pyproject.toml pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --upgrade pip
 	.venv-vllm/bin/pip install --quiet "$(TORCH)"
 	.venv-vllm/bin/pip install --quiet --no-deps --requirement tests/vllm/requirements.txt
-	.venv-vllm/bin/pip install --quiet --no-deps --editable .
+	.venv-vllm/bin/pip install --quiet --no-deps --editable . ./tests/vllm/named_vllm
 	touch $@
 
 test: check test-fast test-e2e

@@ -7,14 +7,14 @@ LEARNING, MEASURE, MACHINE, OUTPUT = "learning", "what is measured", "machine", 
 
 GROUPS: dict[str, str] = {
     HOW_MUCH: (
-        "ratio layers sparsity pattern target_params target_size target_latency latency_of latency_prompt "
-        "latency_table attention_units blocks layout round_to coverage multiple_of"
+        "ratio layers sparsity pattern target_params target_size target_memory context batch target_latency latency_of "
+        "latency_prompt latency_table attention_units blocks tensor_parallel layout round_to coverage multiple_of"
     ),
     ON_WHAT: (
         "calibration text text_field bos samples seqlen join_texts packing mix mix_share held_out stride max_tokens"
     ),
     METHOD: (
-        "families solver method allocation layer_ratios scope schedule rounds damping repair correct_errors "
+        "effort families solver method allocation layer_ratios scope schedule rounds damping repair correct_errors "
         "grouped_cholesky group_size"
     ),
     SEARCH: "search_cache search_candidates",
@@ -44,6 +44,7 @@ ELSEWHERE = {("trim", "keep"): HOW_MUCH}
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "prune": (
         "slimgpt prune MODEL smaller --ratio 0.25 --calibration my-text.jsonl",
+        "slimgpt prune MODEL smaller --ratio 0.25 --effort high",
         "slimgpt prune MODEL smaller --target-size 200MB --calibration builtin",
         "slimgpt prune MODEL smaller --recipe recipes/slimgpt-paper.yaml",
     ),

@@ -131,7 +131,7 @@ def prepare(config: RecoverConfig) -> Job:
     num_bytes = _bytes(config, checkpoint, train)
     if processes.leads:
         place.check(checkpoint.path, num_bytes, config.force, config.resume)
-    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and devices.has_bfloat16(device))
+    bfloat16 = _in_bfloat16(config, device)
     threads = torch.get_num_threads() if device.type == "cpu" else None
     numbers = {
         "passes": [micro, accumulation, processes.size],
@@ -163,6 +163,22 @@ def prepare(config: RecoverConfig) -> Job:
         needs=needs,
         finished=finished,
     )
+
+
+def foresee(config: RecoverConfig, checkpoint: Checkpoint, tokenizer: Any) -> tuple[memory.Needs, torch.device]:
+    """What training a model of the checkpoint's size will need, on which device, while there is only the dense one.
+
+    Raises:
+        SlimGPTError: the teacher, or an option, will not do.
+    """
+    device = devices.pick_device(config.device)
+    teacher = open_teacher(config.teacher, checkpoint, tokenizer) if config.teacher else None
+    micro, _ = _passes(config, device, processes=1)
+    return _needs(config, checkpoint, teacher, device, _in_bfloat16(config, device), micro), device
+
+
+def _in_bfloat16(config: RecoverConfig, device: torch.device) -> bool:
+    return config.precision == "bfloat16" or (config.precision == "auto" and devices.has_bfloat16(device))
 
 
 def _model(config: RecoverConfig) -> Checkpoint:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from slimgpt.allocation.latency import predicted
+from slimgpt.allocation.measures import Memory, planned
 from slimgpt.allocation.places import Allocation, Place, parts_of, whole
 from slimgpt.allocation.plan import ENOUGH_TOKENS, TOLERANCE, Plan, tokens_per_input
 from slimgpt.arch.family import Family
@@ -18,7 +19,7 @@ from slimgpt.pruning.job import Job
 from slimgpt.pruning.observer import Observer
 from slimgpt.reports.latency import latency_line
 from slimgpt.reports.loudness import err, out, plans
-from slimgpt.reports.memory import mebibytes, needs_lines
+from slimgpt.reports.memory import mebibytes, memory_line, needs_lines
 from slimgpt.reports.progress import WRITING, Headway
 
 SEARCH_PASSES = 2  # forward and back
@@ -82,6 +83,8 @@ def print_plan(job: Job) -> None:
     )
     if job.latency is not None:
         plans.print(latency_line(predicted(job.latency, whole(plan.places), plan.kept)))
+    if isinstance(plan.goal.measure, Memory):
+        plans.print(memory_line(planned(plan.goal.measure, plan.kept)))
     plans.print(needs_lines(job.needs, job.machine.device, job.machine.processes.size))
     if config.solver == "flap" and (without := [part for part, has in carried(job.checkpoint).items() if not has]):
         plans.print(
