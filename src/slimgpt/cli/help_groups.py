@@ -8,14 +8,14 @@ LEARNING, MEASURE, MACHINE, OUTPUT = "learning", "what is measured", "machine", 
 GROUPS: dict[str, str] = {
     HOW_MUCH: (
         "ratio layers sparsity pattern target_params target_size target_latency latency_of latency_prompt "
-        "latency_table attention_units blocks layout round_to coverage multiple_of"
+        "latency_table attention_units blocks experts experts_multiple_of layout round_to coverage multiple_of"
     ),
     ON_WHAT: (
         "calibration text text_field bos samples seqlen join_texts packing mix mix_share held_out stride max_tokens"
     ),
     METHOD: (
-        "families solver method allocation layer_ratios scope schedule rounds damping repair correct_errors "
-        "grouped_cholesky group_size"
+        "families solver method expert_score allocation layer_ratios scope schedule rounds damping repair "
+        "correct_errors grouped_cholesky group_size"
     ),
     SEARCH: "search_cache search_candidates",
     LEARNING: (
@@ -46,6 +46,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "slimgpt prune MODEL smaller --ratio 0.25 --calibration my-text.jsonl",
         "slimgpt prune MODEL smaller --target-size 200MB --calibration builtin",
         "slimgpt prune MODEL smaller --recipe recipes/slimgpt-paper.yaml",
+        "slimgpt prune MIXTURE fewer-experts --experts 0.25 --calibration my-text.jsonl",
     ),
     "sparsify": (
         "slimgpt sparsify MODEL sparse --sparsity 0.5",
