@@ -29,6 +29,7 @@ REFUSED = {
     "hy_v4_vl": "do not run one at a time",
     "inkling_mm_model": "no number of its configuration alone",  # the router has rows for shared experts too
     "inkling_text": "no number of its configuration alone",
+    "zaya": "no number of its configuration alone",  # the router has a row for no expert at all
 }
 
 
@@ -50,7 +51,8 @@ def with_experts() -> tuple[str, ...]:
 
 def remove(case: Case, source: Path, out: str) -> Any:
     numbers = {"calibration": str(case.text), "samples": SAMPLES, "seqlen": SEQLEN, "batch_size": 5}
-    return prune(PruneConfig(str(source), str(case.folder / out), experts=0.25, device="cpu", **numbers))
+    options = {"experts": 0.25, "expert_repair": False, "device": "cpu"}
+    return prune(PruneConfig(str(source), str(case.folder / out), **options, **numbers))
 
 
 def masked_logits(case: Case, kept: dict[int, list[int]]) -> torch.Tensor:
@@ -80,6 +82,10 @@ def test_sliced_equals_masked(model_type: str, tmp_path: Path) -> None:
     if model_type not in with_experts():
         pytest.skip("it has no routed experts")
     case = Case(model_type, tmp_path)
+    try:
+        case.dense  # noqa: B018
+    except Exception as error:
+        pytest.skip(f"no random model can be made ({error})")
     if (why := REFUSED.get(model_type)) is not None:
         with pytest.raises(ModelError, match=why):
             remove(case, case.dense, "out")

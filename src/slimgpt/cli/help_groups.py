@@ -14,8 +14,8 @@ GROUPS: dict[str, str] = {
         "calibration text text_field bos samples seqlen join_texts packing mix mix_share held_out stride max_tokens"
     ),
     METHOD: (
-        "families solver method expert_score allocation layer_ratios scope schedule rounds damping repair "
-        "correct_errors grouped_cholesky group_size"
+        "families solver method expert_score expert_repair allocation layer_ratios scope schedule rounds damping "
+        "repair correct_errors grouped_cholesky group_size"
     ),
     SEARCH: "search_cache search_candidates",
     LEARNING: (

@@ -18,13 +18,18 @@ class ExpertOptions:
     """In place of --ratio, for mixtures of experts: the fraction of the routed experts that goes, equally many in
     every layer, so that the result is a stock model. Heads and channels stay: prune the result again for those."""
 
-    expert_score: Literal["reap", "man", "frequency", "aimer", "random"] = "reap"
+    expert_score: Literal["reap", "man", "frequency", "aimer", "random", "exact"] = "reap"
     """With --experts, what an expert is worth. reap: gate times norm of its output, over the tokens that it serves.
-    man: the norm alone. frequency: how many tokens it serves. aimer: by its weights. random: lots."""
+    man: the norm alone. frequency: how many tokens it serves. aimer: by its weights. random: lots. exact: experts go
+    one by one, each time the one whose absence changes the layer's output least, its tokens sent to the others."""
 
     experts_multiple_of: int = 1
     """With --experts: round the number of experts that stay to a multiple of this, for kernels and expert
     parallelism."""
+
+    expert_repair: bool | None = None
+    """With --experts: refit the last projections of the experts that stay by least squares on the tokens that they
+    now serve, as far as tokens that the fit has not seen confirm it. Default: wherever their form allows it."""
 
     def check_experts(self) -> None:
         """Raise ConfigError on a value outside its rule."""
@@ -33,6 +38,7 @@ class ExpertOptions:
             for flag, other in (
                 ("--expert-score", self.expert_score != "reap"),
                 ("--experts-multiple-of", self.experts_multiple_of != 1),
+                ("--expert-repair", self.expert_repair is not None),
             ):
                 if other:
                     raise ConfigError(f"{flag} goes with --experts: add that, or drop it.")

@@ -26,12 +26,14 @@ class Piece:
 
     Attributes:
         stored: names in the files.
+        makes: names of what is made from it in the model.
         layer: whose it is; None where it is no layer's.
         dim: the dimension of experts; None where each has tensors of its own, or none here.
         by_expert: each tensor is an expert's.
     """
 
     stored: tuple[str, ...]
+    makes: tuple[str, ...]
     layer: int | None
     dim: int | None = None
     by_expert: bool = False
@@ -45,6 +47,10 @@ class Piece:
         for name in self.stored:
             tensor = weights.get(name)
             yield name, tensor if self.dim is None else tensor.index_select(self.dim, kept_N)
+
+    def renewed(self, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The same of a parameter that is another now."""
+        yield from zip(self.stored, tensor, strict=False) if self.by_expert else ((self.stored[0], tensor),)
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,32 @@ class Files:
     pieces: tuple[Piece, ...]
     left_out: tuple[str, ...]
 
-    def layer(self, index: int | None, kept_N: Tensor, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    def layer(
+        self, index: int | None, kept_N: Tensor, dtype: torch.dtype | None, renewed: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """The tensors of one layer, or (None) outside them, with the experts that stay alone, in ``dtype`` or (None) as
-        they came.
+        they came; ``renewed`` are parameters of the model, so cut, that are others now.
         """
-        written = [pair for piece in self.pieces if piece.layer == index for pair in piece.cut(self.weights, kept_N)]
-        return {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in written}
+        written: dict[str, Tensor] = {}
+        for piece in self.pieces:
+            if piece.layer == index:
+                new = (renewed or {}).get(piece.makes[0])
+                for name, tensor in piece.cut(self.weights, kept_N) if new is None else piece.renewed(new):
+                    written[name] = tensor.to(dtype or self.weights_dtype(name)).contiguous()
+        return written
+
+    def weights_dtype(self, name: str) -> torch.dtype:
+        """Of a stored tensor."""
+        dtype = self.weights.dtype(name)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+
+    def can_renew(self, name: str, whole: Tensor) -> bool:
+        """A parameter's tensors in the files are the parameter itself, in one or by expert."""
+        pieces = [piece for piece in self.pieces if name in piece.makes]
+        if len(pieces) != 1 or len(pieces[0].makes) > 1:
+            return False
+        return all(torch.equal(self.weights.get(stored), one) for stored, one in pieces[0].renewed(whole))
 
 
 def files_of(checkpoint: Checkpoint, mixture: Mixture) -> Files:
@@ -88,13 +114,13 @@ def _piece(checkpoint: Checkpoint, mixture: Mixture, weights: Weights, source: S
     layer = _layer_of(checkpoint, source.makes[0])
     dims = {mixture.dims.get(name) for name in source.makes}
     if dims == {None}:
-        return Piece(source.stored, layer)
+        return Piece(source.stored, source.makes, layer)
     if source.alone:
-        return Piece(source.stored, layer, dim=mixture.dims[source.makes[0]])
+        return Piece(source.stored, source.makes, layer, dim=mixture.dims[source.makes[0]])
     if len(source.stored) == mixture.num_experts and _numbered(source.stored):
-        return Piece(source.stored, layer, by_expert=True)
+        return Piece(source.stored, source.makes, layer, by_expert=True)
     if len(source.stored) == 1 and dims == {0} and weights.shape(source.stored[0])[:1] == (mixture.num_experts,):
-        return Piece(source.stored, layer, dim=0)
+        return Piece(source.stored, source.makes, layer, dim=0)
     raise ModelError(
         f"{checkpoint.source}: {source.stored[0]!r} holds experts in a form that cannot be cut. Save the model anew "
         "with transformers first: AutoModelForCausalLM.from_pretrained(MODEL).save_pretrained(FOLDER)."

@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from slimgpt import calibration
 from slimgpt.config import PruneConfig
 from slimgpt.detection.numbers import with_numbers
+from slimgpt.errors import ConfigError
 from slimgpt.experts.counts import count_kept
+from slimgpt.experts.exact import CHUNK
+from slimgpt.experts.exact import num_tokens as tried_tokens
 from slimgpt.experts.files import Files, files_of, parameters_left
 from slimgpt.experts.mixture import Mixture, find_mixture
 from slimgpt.experts.rehearsal import Rehearsal
+from slimgpt.experts.repair import num_tokens as fitted_tokens
+from slimgpt.experts.scores import EXACT
 from slimgpt.machine import devices
 from slimgpt.machine.processes import Processes
 from slimgpt.machine.setup import Machine
@@ -30,9 +35,10 @@ from slimgpt.proof.memory import proved
 from slimgpt.streaming import memory
 from slimgpt.streaming.other_way import note_other_way
 from slimgpt.streaming.sizes import SiteSize
-from slimgpt.streaming.stages import Passage, passage_of
+from slimgpt.streaming.stages import FLOAT32, Passage, passage_of
 
 CURE = "lower --batch-size or --samples"
+REPAIRING = 4  # tensors of all tokens that are refitted by: what enters, what is wanted, what is missing, its parts
 REHEARSED = 48  # tokens that the first layer is tried with
 MORE_HEADS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
 """What configurations call layers that predict tokens after the next, whose weights transformers does not read."""
@@ -55,6 +61,7 @@ class Job:
         windows_BT: the calibration text.
         machine: where layers run.
         num_params: parameters that are left.
+        repairs: the experts that stay are refitted.
         place: where the output goes.
         needs: memory.
     """
@@ -71,6 +78,7 @@ class Job:
     windows_BT: Tensor
     machine: Machine
     num_params: int
+    repairs: bool
     place: Place
     needs: memory.Needs
 
@@ -104,6 +112,14 @@ def prepare(config: PruneConfig, say: Callable[[str], None]) -> Job:
         smaller = empty_model(smaller_config).get_submodule(checkpoint.family.layers)
         assert isinstance(smaller, nn.ModuleList)
         rehearsal.check(smaller[min(mixture.paths)], num_kept)
+        if config.expert_score == EXACT:
+            rehearsal.check_rerouting()
+        repairs = config.expert_repair is not False and rehearsal.can_repair(files)
+    if config.expert_repair and not repairs:
+        raise ConfigError(
+            f"--expert-repair: the experts of model_type {checkpoint.config.model_type!r} do not end in a projection "
+            "that could be refitted and written as it came: use --no-expert-repair."
+        )
     windows_BT = calibration.asked_windows(config, tokenizer, config.seed, say)
     check_rest(checkpoint, windows_BT, stored_dtype)
     machine = Machine(
@@ -119,7 +135,8 @@ def prepare(config: PruneConfig, say: Callable[[str], None]) -> Job:
     passage = passage_of(
         checkpoint, windows_BT, config.seqlen, machine.batch_size, device, machine.compute_dtype, stored_dtype
     )
-    needs = memory.needs(_stages(passage, checkpoint, mixture, per_token, num_params), device)
+    beside = {"tokens to try and refit by": _beside(config, passage, mixture, repairs)}
+    needs = memory.needs(_stages(passage, checkpoint, mixture, per_token, num_params, beside), device)
     memory.check(needs, device, CURE, place.partial)
     smaller_config.dtype = stored_dtype
     return Job(
@@ -135,6 +152,7 @@ def prepare(config: PruneConfig, say: Callable[[str], None]) -> Job:
         windows_BT=windows_BT,
         machine=machine,
         num_params=num_params,
+        repairs=repairs,
         place=place,
         needs=needs,
     )
@@ -150,8 +168,21 @@ def _smaller_config(checkpoint: Checkpoint, mixture: Mixture, num_kept: int, hea
     return config
 
 
+def _beside(config: PruneConfig, passage: Passage, mixture: Mixture, repairs: bool) -> int:
+    """Bytes of what exact errors and repair keep of a layer, on the device."""
+    hidden, tried = passage.size.hidden, min(tried_tokens(mixture.num_experts), passage.tokens)
+    grams = tried * (mixture.num_experts**2 + hidden) + CHUNK * mixture.num_experts * hidden
+    fitted = REPAIRING * min(fitted_tokens(hidden), passage.tokens) * hidden
+    return FLOAT32 * ((grams if config.expert_score == EXACT else 0) + (fitted if repairs else 0))
+
+
 def _stages(
-    passage: Passage, checkpoint: Checkpoint, mixture: Mixture, per_token: int, num_params: int
+    passage: Passage,
+    checkpoint: Checkpoint,
+    mixture: Mixture,
+    per_token: int,
+    num_params: int,
+    beside: dict[str, int],
 ) -> list[memory.Stage]:
     """The way through the layers, a layer without and with all its experts at once, and the folder."""
     size, written = passage.size, passage.written.itemsize
@@ -165,7 +196,7 @@ def _stages(
             "a layer's pass",
             layer,
             size.hidden,
-            {"a batch": passage.batch(layer)},
+            {"a batch": passage.batch(layer), **beside},
             {"what is read": layer.params * written},
         )
         for layer in layers

@@ -59,6 +59,10 @@ class Mixture:
 
         return {name: left(name, tensor) for name, tensor in state.items()}
 
+    def dims_inside(self, prefix: str) -> dict[str, int]:
+        """Of one layer, whose names in the model begin with ``prefix``."""
+        return {name.removeprefix(prefix): dim for name, dim in self.dims.items() if name.startswith(prefix)}
+
 
 def find_mixture(checkpoint: Checkpoint) -> Mixture:
     """The routed experts of an opened model.

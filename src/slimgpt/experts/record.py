@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from slimgpt.experts.job import Job
+from slimgpt.experts.repair import Refit
 from slimgpt.experts.watching import RoutingStats
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
@@ -32,6 +33,7 @@ class LayerRecord:
         score_E: what each was worth.
         before: what the router sent to each.
         after: what it sends to each that stayed.
+        fitted: how those were refitted; None where they were not.
     """
 
     index: int
@@ -39,6 +41,7 @@ class LayerRecord:
     score_E: Tensor
     before: RoutingStats
     after: RoutingStats
+    fitted: Refit | None
 
     def said(self) -> dict[str, Any]:
         """For the record: shares are of all places that the router fills."""
@@ -50,7 +53,15 @@ class LayerRecord:
             "share_before": self.before.share_E.tolist(),
             "share_after": self.after.share_E.tolist(),
             "share_kept": float(self.before.share_E[self.kept_N].sum()),
+            **self._said_of_repair(),
         }
+
+    def _said_of_repair(self) -> dict[str, Any]:
+        fitted = self.fitted
+        if fitted is None:
+            return {}
+        errors = {"error_before_repair": fitted.error_before, "error_after_repair": fitted.error_after}
+        return {"refitted": fitted.refitted, **errors}
 
 
 def record_of(job: Job, layers: list[LayerRecord], clock: Clock) -> dict[str, Any]:
@@ -73,6 +84,7 @@ def record_of(job: Job, layers: list[LayerRecord], clock: Clock) -> dict[str, An
             "tokens_mean": sum(tokens) / len(tokens),
             "tokens_least": int(min(tokens)),
             "tokens_enough": ENOUGH_TOKENS,
+            "repaired": job.repairs,
             "unseen": sum(count == 0 for count in tokens),
             "left_out": list(job.files.left_out),
             "layers": [layer.said() for layer in layers],

@@ -11,11 +11,14 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from slimgpt.errors import ModelError
+from slimgpt.errors import ConfigError, ModelError
 from slimgpt.experts.choice import best
+from slimgpt.experts.files import Files
 from slimgpt.experts.masking import masked_router, masked_state
 from slimgpt.experts.mixture import Mixture
-from slimgpt.experts.watching import Routed, watched
+from slimgpt.experts.repair import is_linear, last_projection
+from slimgpt.experts.rerouting import Rerouting
+from slimgpt.experts.watching import Routed, gates_of, watched
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.streaming.activations import ActivationRoom
@@ -61,7 +64,7 @@ class Rehearsal:
         lots_E = torch.rand(mixture.num_experts, generator=torch.Generator().manual_seed(0))
         kept_N = best(lots_E, num_kept, mixture.groups)
         gone_E = torch.ones(mixture.num_experts, dtype=torch.bool).index_fill_(0, kept_N, False)
-        dims = {name: dim for name in self._state if (dim := mixture.dims.get(prefix + name)) is not None}
+        dims = mixture.dims_inside(prefix)
         masked = masked_state(self._state, self._path, dims, gone_E)
         with self._filled(masked) as layer, masked_router(layer, self._path, dims, gone_E):
             expected = self._output(layer)
@@ -74,6 +77,36 @@ class Rehearsal:
                 f"removed: layer {self._index} without some of them is not what it is when its router cannot choose "
                 f"them (off by {off:.2g}, where they change {change:.2g})."
             )
+
+    def check_rerouting(self) -> None:
+        """Run the router alone.
+
+        Raises:
+            ConfigError: it does not run by itself.
+        """
+        dims = self._mixture.dims_inside(self._checkpoint.layer_prefix(self._index))
+        with self._filled(self._state) as layer, torch.inference_mode():
+            rerouting, seen, routed = Rerouting(layer, self._path, dims), list[Tensor](), list[Tensor]()
+            experts = layer.get_submodule(self._path)
+            with rerouting.inputs(seen.append), watched(experts, lambda _, one: routed.append(gates_of(experts, one))):
+                self._output(layer)
+            if not (len(seen) == 1 and torch.allclose(rerouting.gates(seen[0], ()), routed[0], atol=CLOSE)):
+                raise ConfigError(
+                    "--expert-score exact: the router of this model looks at more than one token at a time. Use "
+                    "another score."
+                )
+
+    def can_repair(self, files: Files) -> bool:
+        """The experts' last projections can be refitted, and written as they came."""
+        name = last_projection(self._checkpoint.layers[self._index], self._path)
+        if not files.can_renew(self._checkpoint.layer_prefix(self._index) + name, self._state[name]):
+            return False
+        found: list[Routed] = []
+        with self._filled(self._state) as layer, torch.inference_mode():
+            experts = layer.get_submodule(self._path)
+            with watched(experts, lambda _, routed: found.append(routed)):
+                self._output(layer)
+            return is_linear(experts, found[0].x_TD)
 
     def _seen(self) -> tuple[Tensor, int]:
         """What the layer makes of the window, and how many experts a token has."""

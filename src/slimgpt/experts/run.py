@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimgpt.config import PruneConfig
 from slimgpt.experts.choice import best
+from slimgpt.experts.exact import num_tokens as tried_tokens
+from slimgpt.experts.exact import order_of_going
 from slimgpt.experts.job import Job, prepare
 from slimgpt.experts.record import LayerRecord, record_of
-from slimgpt.experts.scores import SCORES
-from slimgpt.experts.watching import RoutingStats, watched
+from slimgpt.experts.repair import Refit, last_projection, refit
+from slimgpt.experts.repair import num_tokens as fitted_tokens
+from slimgpt.experts.rerouting import Rerouting
+from slimgpt.experts.scores import EXACT, SCORES
+from slimgpt.experts.watching import Routed, RoutingStats, Sample, outputs, watched
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.tensor_files import write_tensors
 from slimgpt.model.layer_loading import materialised, read_layer
@@ -70,7 +75,7 @@ class _Run:
     def all_layers(self) -> tuple[list[LayerRecord], Witness]:
         """Every layer in order; what became of those with experts, and what the smaller model says in the end."""
         job, num_layers = self.job, len(self.job.checkpoint.layers)
-        passes = num_layers + len(self.mixture.paths)
+        passes = num_layers + (2 if job.repairs else 1) * len(self.mixture.paths)
         self.observer.stage("experts", job.windows_BT.numel() * passes)
         with closing(self._open_stream()) as self.stream:
             found = [self._layer(index) for index in range(num_layers)]
@@ -97,37 +102,75 @@ class _Run:
             state = read_layer(job.checkpoint, index, job.written_dtype)
         path = self.mixture.paths.get(index)
         if path is None:
-            self._write(index, torch.arange(self.mixture.num_experts))
+            self._write(index, torch.arange(self.mixture.num_experts), {})
             self._advance(index, state, None)
             return None
-        before, score_E = self._watch(index, state, path)
+        targets = self._sample(index) if job.repairs else None
+        before, score_E = self._watch(index, state, path, targets)
         kept_N = best(score_E, job.num_kept, self.mixture.groups)
-        self._write(index, kept_N)
         state = self.mixture.cut(prefix, state, kept_N)
+        renewed: dict[str, Tensor] = {}
+        fitted = None
+        if targets is not None:
+            fitted = self._repair(index, state, path, targets.rows)
+            name = last_projection(job.checkpoint.layers[index], path)
+            state[name] = fitted.down.to("cpu", state[name].dtype)
+            renewed = {prefix + name: state[name]}
+        self._write(index, kept_N, renewed)
         after = self._advance(index, state, path)
-        return LayerRecord(index, kept_N, score_E, before, after)
+        return LayerRecord(index, kept_N, score_E, before, after, fitted)
 
-    def _watch(self, index: int, state: dict[str, Tensor], path: str) -> tuple[RoutingStats, Tensor]:
-        """What the experts of a layer do, and what each is worth."""
-        stats, machine = RoutingStats.of(self.mixture.num_experts), self.machine
-        layer = self.job.checkpoint.layers[index]
+    def _watch(
+        self, index: int, state: dict[str, Tensor], path: str, targets: Sample | None
+    ) -> tuple[RoutingStats, Tensor]:
+        """What the experts of a layer do, and what each is worth; ``targets`` is filled with what they put out."""
+        stats, job = RoutingStats.of(self.mixture.num_experts), self.job
         with (
-            self.clock.timed("watch", machine.device),
-            materialised(layer, state, machine.device, machine.compute_dtype),
+            self.clock.timed("watch", self.machine.device),
+            self._filled(job.checkpoint.layers, index, state) as layer,
+            ExitStack() as stack,
         ):
             experts = layer.get_submodule(path)
-            with watched(experts, stats.update):
+            if targets is not None:
+                stack.enter_context(outputs(experts, targets.update))
+            if job.config.expert_score != EXACT:
+                with watched(experts, stats.update):
+                    self.stream.visit(layer, index)
+                return stats, SCORES[job.config.expert_score](stats, experts, self.generator)
+            sample = Sample(tried_tokens(self.mixture.num_experts), job.windows_BT.numel(), self.generator)
+            rerouting = Rerouting(layer, path, self.mixture.dims_inside(job.checkpoint.layer_prefix(index)))
+            with watched(experts, stats.count), rerouting.inputs(sample.update):
                 self.stream.visit(layer, index)
-            return stats, SCORES[self.job.config.expert_score](stats, experts, self.generator)
+            with torch.inference_mode():
+                return stats, order_of_going(experts, rerouting, sample.rows, job.num_kept, self.mixture.groups)
+
+    def _repair(self, index: int, state: dict[str, Tensor], path: str, target_TD: Tensor) -> Refit:
+        """Other last projections for the experts that stay, from where the text is now sent among them."""
+        x, expert, gate = (self._sample(index) for _ in range(3))
+
+        def hear(module: nn.Module, routed: Routed) -> None:
+            for sample, rows in zip((x, expert, gate), routed, strict=True):
+                sample.update(rows)
+
+        with self.clock.timed("repair", self.machine.device), self._filled(self.job.smaller, index, state) as layer:
+            experts = layer.get_submodule(path)
+            with watched(experts, hear):
+                self.stream.visit(layer, index)
+            with torch.inference_mode():
+                return refit(experts, Routed(x.rows, expert.rows, gate.rows), target_TD)
+
+    def _sample(self, index: int) -> Sample:
+        """Of the tokens that a layer is refitted on: the same each time."""
+        lots = torch.Generator().manual_seed(self.job.config.seed + index)
+        return Sample(fitted_tokens(self.job.checkpoint.width), self.job.windows_BT.numel(), lots)
+
+    def _filled(self, layers: nn.ModuleList, index: int, state: dict[str, Tensor]) -> AbstractContextManager[nn.Module]:
+        return materialised(layers[index], state, self.machine.device, self.machine.compute_dtype)
 
     def _advance(self, index: int, state: dict[str, Tensor], path: str | None) -> RoutingStats:
         """Carry the text through what is left of a layer; what its router does now."""
-        stats, machine = RoutingStats.of(self.job.num_kept), self.machine
-        layer = self.job.smaller[index]
-        with (
-            self.clock.timed("advance", machine.device),
-            materialised(layer, state, machine.device, machine.compute_dtype),
-        ):
+        stats = RoutingStats.of(self.job.num_kept)
+        with self.clock.timed("advance", self.machine.device), self._filled(self.job.smaller, index, state) as layer:
             if path is None:
                 self.stream.advance(layer, index)
             else:
@@ -135,9 +178,9 @@ class _Run:
                     self.stream.advance(layer, index)
         return stats
 
-    def _write(self, index: int, kept_N: Tensor) -> None:
+    def _write(self, index: int, kept_N: Tensor, renewed: dict[str, Tensor]) -> None:
         with self.clock.timed("write"):
-            write_tensors(self._shard(index), self.job.files.layer(index, kept_N, self.job.written_dtype))
+            write_tensors(self._shard(index), self.job.files.layer(index, kept_N, self.job.written_dtype, renewed))
 
     def _shard(self, index: int) -> Path:
         return self.folder / f"layer-{index:05d}.safetensors"

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from slimgpt.experts.mixture import count_of
+
 
 class Routed(NamedTuple):
     """What a router hands to its experts.
@@ -78,6 +80,39 @@ class RoutingStats:
         return self.tokens_E / self.tokens_E.sum()
 
 
+class Sample:
+    """Some of the tokens that go by, drawn evenly.
+
+    Args:
+        most: how many are kept at most.
+        total: how many will go by.
+        generator: of the draw.
+    """
+
+    def __init__(self, most: int, total: int, generator: torch.Generator) -> None:
+        chosen = torch.randperm(total, generator=generator)[: min(most, total)]
+        self._is_kept_T = torch.zeros(total, dtype=torch.bool).index_fill_(0, chosen, True)
+        self._first = 0
+        self._parts: list[Tensor] = []
+
+    def update(self, rows: Tensor) -> None:
+        """The next of them, a row each."""
+        is_kept = self._is_kept_T[self._first : self._first + len(rows)]
+        self._parts.append(rows[is_kept.to(rows.device)])
+        self._first += len(rows)
+
+    @property
+    def rows(self) -> Tensor:
+        """What was kept, in the order in which it went by."""
+        return torch.cat(self._parts)
+
+
+def gates_of(experts: nn.Module, routed: Routed) -> Tensor:
+    """T x E float32: the weight of every expert in the sum, 0 where a token is not sent."""
+    gates_TE = torch.zeros(len(routed.x_TD), count_of(experts), device=routed.x_TD.device)
+    return gates_TE.scatter_add_(1, routed.expert_TK, routed.gate_TK.float())
+
+
 def output_of(experts: nn.Module, number: int, x_nD: Tensor) -> Tensor:
     """n x D, what one expert makes of tokens, before its gate."""
     index_n1 = torch.full((len(x_nD), 1), number, dtype=torch.int64, device=x_nD.device)
@@ -96,6 +131,16 @@ def watched(experts: nn.Module, tell: Callable[[nn.Module, Routed], None]) -> It
         tell(module, Routed(x.flatten(0, -2), expert.flatten(0, -2), gate.flatten(0, -2)))
 
     handle = experts.register_forward_pre_hook(hear, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def outputs(experts: nn.Module, tell: Callable[[Tensor], None]) -> Iterator[None]:
+    """Inside, ``tell`` hears of what the experts put out together, T x D."""
+    handle = experts.register_forward_hook(lambda module, args, output: tell(output.flatten(0, -2)))
     try:
         yield
     finally:

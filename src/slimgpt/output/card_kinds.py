@@ -94,14 +94,19 @@ def _fewer_experts(record: Mapping[str, Any]) -> str:
     found, sizes = record["experts"], record["parameters"]
     rows = "\n".join(_expert_row(found, layer) for layer in found["layers"])
     unseen = f" {found['unseen']} experts saw none." if found["unseen"] else ""
+    repaired = (
+        "The last projections of those that stay were refitted by least squares, where tokens that the fit had not "
+        "seen confirmed it."
+        if found["repaired"]
+        else "The weights of what stays are as they were."
+    )
     return f"""\
 {HEADER}
 # {record["source"]}, {sizes["removed_ratio"]:.1%} smaller
 
 Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}` by taking out
 {found["before"] - found["after"]} of the {found["before"]} experts of every layer that has any. A token still goes to
-{found["per_token"]} of them. The weights of what stays are as they were; {sizes["before"]:,} parameters became
-{sizes["after"]:,}.
+{found["per_token"]} of them. {repaired} {sizes["before"]:,} parameters became {sizes["after"]:,}.
 
 An expert saw {found["tokens_mean"]:,.0f} tokens of the calibration text on average, and {found["tokens_least"]:,} at
 least.{unseen}

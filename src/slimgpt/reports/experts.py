@@ -37,6 +37,13 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     """What people should know of the text and of the files."""
     mean, least = found["tokens_mean"], found["tokens_least"]
     said = [f"An expert saw {mean:,.0f} calibration tokens on average, and {least:,} at least."]
+    if found["repaired"]:
+        refitted = sum(layer["refitted"] for layer in found["layers"])
+        said.append(
+            f"{refitted} of the {found['after'] * len(found['layers'])} experts that stay were refitted; error of "
+            f"their layers' outputs on tokens that the fit had not seen: {_mean(found, 'error_before_repair'):.2%} → "
+            f"{_mean(found, 'error_after_repair'):.2%} on average."
+        )
     if least < found["tokens_enough"]:
         unseen = f" {found['unseen']} experts saw none at all." if found["unseen"] else ""
         said.append(
@@ -49,3 +56,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
             f"several tokens, are left out, first {found['left_out'][0]}."
         )
     return said
+
+
+def _mean(found: Mapping[str, Any], key: str) -> float:
+    return float(sum(layer[key] for layer in found["layers"]) / len(found["layers"]))

@@ -40,6 +40,7 @@ def smaller(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 def run(model: Path, out: Path, **options: Any) -> Path:
     numbers = {"calibration": "builtin", "samples": SAMPLES, "seqlen": SEQLEN, "device": "cpu", "batch_size": 4}
+    numbers |= {"expert_repair": False} if "experts" in options else {}
     return prune(PruneConfig(str(model), str(out), **{**numbers, **options})).path
 
 

@@ -22,5 +22,5 @@ Score = Callable[[RoutingStats, nn.Module, torch.Generator], Tensor]
 
 SCORES: Mapping[str, Score] = {"reap": reap, "man": man, "frequency": frequency, "aimer": aimer, "random": random}
 
-BY_WEIGHTS = {"aimer", "random"}
-"""Scores that no text changes."""
+EXACT = "exact"
+"""What is no number of each expert alone: :mod:`slimgpt.experts.exact`."""
