@@ -18,10 +18,10 @@ class ExpertOptions:
     """In place of --ratio, for mixtures of experts: the fraction of the routed experts that goes, equally many in
     every layer, so that the result is a stock model. Heads and channels stay: prune the result again for those."""
 
-    expert_score: Literal["reap", "man", "frequency", "aimer", "random", "exact"] = "reap"
-    """With --experts, what an expert is worth. reap: gate times norm of its output, over the tokens that it serves.
-    man: the norm alone. frequency: how many tokens it serves. aimer: by its weights. random: lots. exact: experts go
-    one by one, each time the one whose absence changes the layer's output least, its tokens sent to the others."""
+    expert_score: Literal["exact", "reap", "man", "frequency", "aimer", "random"] = "exact"
+    """With --experts, what an expert is worth. exact: experts go one by one, each time the one whose absence changes
+    the layer's output least, its tokens sent to the others. reap: gate times norm of its output, over the tokens that
+    it serves. man: the norm alone. frequency: how many tokens it serves. aimer: by its weights. random: lots."""
 
     experts_multiple_of: int = 1
     """With --experts: round the number of experts that stay to a multiple of this, for kernels and expert
@@ -36,7 +36,7 @@ class ExpertOptions:
         at_least("experts-multiple-of", self.experts_multiple_of, 1)
         if self.experts is None:
             for flag, other in (
-                ("--expert-score", self.expert_score != "reap"),
+                ("--expert-score", self.expert_score != "exact"),
                 ("--experts-multiple-of", self.experts_multiple_of != 1),
                 ("--expert-repair", self.expert_repair is not None),
             ):

@@ -93,7 +93,7 @@ class Rehearsal:
             if not (len(seen) == 1 and torch.allclose(rerouting.gates(seen[0], ()), routed[0], atol=CLOSE)):
                 raise ConfigError(
                     "--expert-score exact: the router of this model looks at more than one token at a time. Use "
-                    "another score."
+                    "--expert-score reap."
                 )
 
     def can_repair(self, files: Files) -> bool:

@@ -37,7 +37,7 @@ class Rerouting:
         if not self._block:
             raise ConfigError(
                 "--expert-score exact: the router of this model does not lie in a block of its own with its experts. "
-                "Use another score."
+                "Use --expert-score reap."
             )
 
     @contextmanager

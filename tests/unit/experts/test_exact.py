@@ -11,7 +11,7 @@ import torch
 from mixtures import EXPERTS
 from torch import Tensor
 
-from slimgpt.experts.exact import error, grams, order_of_going
+from slimgpt.experts.exact import Trials, grams, order_of_going
 from slimgpt.experts.rerouting import Rerouting
 from slimgpt.experts.watching import Sample
 
@@ -83,9 +83,23 @@ def test_each_time_the_least_missed_goes(kind: str, groups: int) -> None:
 def test_the_error_is_that_of_the_output() -> None:
     layer, x_TD = layer_and_tokens("mixtral")
     rerouting = Rerouting(layer, PATH, dims_of("mixtral"))
-    change_TE = rerouting.gates(x_TD, (0, 3)) - rerouting.gates(x_TD, ())
-    expected = float(routed_output(layer, x_TD, change_TE).square().sum())
-    assert error(grams(layer.mlp.experts, EXPERTS, x_TD), change_TE) == pytest.approx(expected, rel=1e-4)
+    dense_TE, first_TE, then_TE = (rerouting.gates(x_TD, gone) for gone in ((), (0,), (0, 3)))
+    expected = float(routed_output(layer, x_TD, then_TE - dense_TE).square().sum())
+    trials = Trials(grams(layer.mlp.experts, EXPERTS, x_TD), dense_TE)
+    assert trials.error(dense_TE) == 0
+    assert trials.error(then_TE) == pytest.approx(expected, rel=1e-4)
+    trials.settle(first_TE)
+    assert trials.error(then_TE) == pytest.approx(expected, rel=1e-4)
+
+
+def test_many_go_in_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x_TD = layer_and_tokens("mixtral")
+    rerouting, tried = Rerouting(layer, PATH, dims_of("mixtral")), list[int]()
+    monkeypatch.setattr("slimgpt.experts.exact.ROUNDS", EXPERTS // 2)
+    monkeypatch.setattr(Trials, "error", lambda self, gates_TE: float(tried.append(len(tried)) or len(tried)))
+    place_E = order_of_going(layer.mlp.experts, rerouting, x_TD, EXPERTS - 3, groups=1)
+    assert place_E.tolist() == [0, 1, 2, *[EXPERTS] * (EXPERTS - 3)]
+    assert len(tried) == EXPERTS + EXPERTS - 2
 
 
 def test_of_two_that_do_the_same_one_goes_first_and_the_other_stays() -> None:

@@ -185,7 +185,7 @@ def test_record_card_and_command_say_what_went(
     card = (tmp_path / "out" / "README.md").read_text()
     gone = sorted(set(range(EXPERTS)) - set(found["layers"][0]["kept"]))
     assert f"taking out\n2 of the {EXPERTS} experts" in card and f"| 0 | {gone[0]}, {gone[1]} |" in card
-    assert "score `reap`" in card and "4 windows of 16 tokens of `builtin`" in card
+    assert "score `exact`" in card and "4 windows of 16 tokens of `builtin`" in card
 
 
 @pytest.mark.parametrize(
