@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Hostile files of every kind that `make fuzz` tries; test-fast tries 200.
 FUZZ ?= 3000
 
-.PHONY: setup test test-fast test-e2e test-export test-damage test-families test-vllm fuzz check docs demo clean
+.PHONY: setup test test-fast test-e2e test-export test-damage test-families test-vllm test-lowest fuzz check docs notebooks demo clean
 
 setup: .venv/ready
 
@@ -40,7 +40,7 @@ test-export: setup
 	$(BIN)/pytest -q -m export tests
 
 # Nightly: every file of every working folder is damaged at every stage, recover and study are killed at many moments,
-# and what more commands announce is held against what they take.
+# what more commands announce is held against what they take, and every command that the pages print is run.
 test-damage: setup
 	$(BIN)/pytest -q -m nightly tests
 
@@ -61,12 +61,23 @@ test-vllm: setup .venv-vllm/ready
 	PYTHONPATH=tests $(BIN)/python tests/vllm/make_models.py $(VLLM_MODELS)
 	SLIMGPT_VLLM_MODELS=$(VLLM_MODELS) .venv-vllm/bin/python -m pytest -q tests/vllm
 
-.venv-vllm/ready: tests/vllm/requirements.txt pyproject.toml
+# Nightly: the lowest versions that pyproject.toml allows. Torch of that age comes with CUDA: gigabytes, once.
+test-lowest: .venv-lowest/ready
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q --numprocesses $(WORKERS) \
+		-m "not e2e and not export and not nightly and not families" --ignore tests/policy tests
+
+.venv-lowest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet uv
+	VIRTUAL_ENV=.venv-lowest .venv-lowest/bin/uv pip install --quiet --resolution lowest-direct --editable ".[dev]"
+	touch $@
+
+.venv-vllm/ready: tests/vllm/requirements.txt tests/vllm/named_vllm/pyproject.toml pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --upgrade pip
 	.venv-vllm/bin/pip install --quiet "$(TORCH)"
 	.venv-vllm/bin/pip install --quiet --no-deps --requirement tests/vllm/requirements.txt
-	.venv-vllm/bin/pip install --quiet --no-deps --editable .
+	.venv-vllm/bin/pip install --quiet --no-deps --editable . ./tests/vllm/named_vllm
 	touch $@
 
 test: check test-fast test-e2e
@@ -75,8 +86,12 @@ test: check test-fast test-e2e
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file website/mkdocs.yml
 
+# Some minutes: the notebooks on a real model, with what they print kept in them.
+notebooks: setup
+	TQDM_DISABLE=1 $(BIN)/python notebooks/run.py
+
 demo: setup
 	TQDM_DISABLE=1 $(BIN)/python examples/demo.py
 
 clean:
-	rm -rf .venv .venv-vllm $(VLLM_MODELS) build dist demo-out site
+	rm -rf .venv .venv-vllm .venv-lowest $(VLLM_MODELS) build dist demo-out site

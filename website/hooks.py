@@ -24,7 +24,10 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 UP = re.compile(r"\]\((?:\.\./)+(?P<path>[^)#\s]+)")
 INTRODUCTION = """# Measurements
 
-Every figure that these pages quote was made by a script of `benchmarks/`, and lies here with its date and hardware."""
+Every figure that these pages quote was made by a script of `benchmarks/`, and lies here with its date and hardware.
+
+![Perplexity against parameters](../../images/quality.svg)"""
+MOST_PLOTS = 2  # of one page, on the page that lists them
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -67,10 +70,14 @@ def _generated(config: Any, path: str, content: bytes) -> File:
 
 
 def _results() -> str:
-    """What was measured, each page beside the script that measured it."""
-    pages = sorted((ROOT / RESULTS).glob("*.md"))
-    titles = [(page.name, page.read_text("utf-8").splitlines()[0].lstrip("# ")) for page in pages]
-    return "\n".join([INTRODUCTION, "", *(f"- [{title}]({name})" for name, title in titles), ""])
+    """What was measured, each page beside the script that measured it, and the first plots of those that have some."""
+    listed, drawn = [], []
+    for page in sorted((ROOT / RESULTS).glob("*.md")):
+        title = page.read_text("utf-8").splitlines()[0].lstrip("# ")
+        listed.append(f"- [{title}]({page.name})")
+        plots = sorted(page.parent.glob(f"{page.stem}*.png"))[:MOST_PLOTS]
+        drawn += [f"## [{title}]({page.name})", *(f"![{title}]({plot.name})" for plot in plots)] if plots else []
+    return "\n\n".join([INTRODUCTION, "\n".join(listed), *drawn, ""])
 
 
 def _commands() -> str:

@@ -164,6 +164,8 @@ def _slim_model(stock: Any, stock_config: Any) -> Any:
         "__doc__": f"{stock.__name__} whose decoder layers have sizes of their own.",
         "config_class": slim_config(stock_config),
         "__init__": __init__,
+        # or transformers would leave buffers alone that a module computes for those inside it
+        "is_custom_code": classmethod(lambda cls: False),
     }
     name = slim_name(stock, stock_config)
     _share_conversion(stock.__name__, name)

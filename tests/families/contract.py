@@ -23,7 +23,7 @@ from slimgpt.sites.projections import output_dim
 
 SAMPLES, SEQLEN = 16, 32
 PROMPT = tokens(2, 20, seed=1)
-RATIOS = (0.2, 0.1, 0.05, 0.02, 0.005)  # the first that can be attained
+RATIOS = (0.2, 0.1, 0.05, 0.02, 0.005, 0.001, 0.0002)  # the first that can be attained
 CLOSE = 1e-4  # of the range of logits
 ROUGH = 0.1  # the same in bfloat16
 PADDING, NEW_TOKENS = 3, 4

@@ -196,19 +196,37 @@ def _rotary(**more: Any) -> dict[str, Any]:
 _THREE = {"rope_parameters": _rotary(mrope_section=[2, 1, 1])}
 _THREE_OF_HALF = {"rope_parameters": _rotary(mrope_section=[1, 1, 0], partial_rotary_factor=0.5)}
 _EXPERTS = {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+_QWEN4 = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
+    "hc_lowrank": 16,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
 _MAMBA = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3], "layer_types": None, "layers_block_type": None},
+    "chameleon": {"vocabulary_map": {"<image>": 5, "IMGIMGA": 6}},
     "codegen": {"rotary_dim": 4},
+    "cohere_compass": {
+        "text_config": {"rope_parameters": {"full_attention": _rotary()}, "layer_types": ["full_attention"] * 4}
+    },
     "cohere_compass_text": {"rope_parameters": {"full_attention": _rotary()}, "layer_types": ["full_attention"] * 4},
     "dbrx": {
-        "attn_config": {"kv_n_heads": 4, "rope_theta": 10000.0},
+        "attn_config": {"kv_n_heads": 4, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": WIDTH, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": HIDDEN},
     },
+    "deepseek_ocr2": {"text_config": {**_EXPERTS, "mlp_layer_types": ["dense"] + ["sparse"] * 3}},
     "deepseek_v2": {**_EXPERTS, "first_k_dense_replace": 1, "topk_method": "greedy"},
     "deepseek_v3": {"first_k_dense_replace": 1},
     "dots1": {**_EXPERTS, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "ernie4_5_vl_moe": {"text_config": {"rope_parameters": _rotary(mrope_section=[1, 1, 2])}},
+    "fun_asr_nano": {"adaptor_config": {"hidden_size": HIDDEN, "intermediate_size": HIDDEN // 4}},
+    "gemma3": {"mm_tokens_per_image": 4},
     "gemma3n_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
         "num_kv_shared_layers": 2,
@@ -222,12 +240,14 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "glm4v_moe": {"text_config": _THREE_OF_HALF},
     "glm5_next": {"text_config": {"index_topk": 16}},
     "glm_ocr": {"text_config": _THREE},
+    "glmga": {"text_config": _THREE},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "gptj": {"rotary_dim": 4},
+    "granite4_vision": {"deepstack_layer_map": [[0, 1]]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "hunyuan_v1_dense": {"head_dim": HEAD_DIM},
     "hunyuan_v1_moe": {"head_dim": HEAD_DIM, "num_experts": 4, "moe_topk": 2, "num_shared_expert": 1},
-    "hunyuan_vl": {"text_config": {"head_dim": HEAD_DIM}},
+    "hunyuan_vl": {"text_config": {"head_dim": HEAD_DIM, "rope_parameters": _rotary(mrope_section=[1, 1, 1, 1])}},
     "jamba": {
         "attn_layer_period": 2,
         "attn_layer_offset": 1,
@@ -240,22 +260,16 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "llama4_text": {"no_rope_layers": [1, 1, 1, 0], "moe_layers": [1, 3]},
     "mamba2": {"head_dim": 16},
     "ministral": {"head_dim": HEAD_DIM},
+    "mistral4": {"head_dim": 2 * HEAD_DIM},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
     "nemotron": {"num_key_value_heads": KV_HEADS},
     "paddleocr_vl": {"text_config": _THREE},
     "qwen2_5_omni_thinker": {"text_config": _THREE},
-    "qwen2_5_vl": {"text_config": _THREE},
+    "qwen2_5_vl": {"text_config": _THREE, "vision_config": {"window_size": 32}},
     "qwen2_vl": {"text_config": _THREE},
     "qwen3_omni_moe_thinker": {"text_config": _THREE},
-    "qwen4_exp_text": {
-        "indexer_n_heads": 4,
-        "indexer_kv_heads": 1,
-        "indexer_head_dim": 16,
-        "indexer_budget": 16,
-        "indexer_compress_ratio": 4,
-        "hc_lowrank": 16,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-    },
+    "qwen4_exp": {"text_config": _QWEN4},
+    "qwen4_exp_text": _QWEN4,
     "reformer": {"is_decoder": True},
     "step3p7": {"text_config": {"sliding_window": 12}},
     "zamba": {"attention_hidden_size": 128, "attention_head_dim": 16, "layers_block_type": _MAMBA},

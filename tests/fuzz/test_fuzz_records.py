@@ -14,8 +14,8 @@ import tiny_llama
 from hostile import RARELY, SEEDS, as_json, copied, mutated, outcome, outcome_of, write
 
 from slimgpt import open_checkpoint, prune
-from slimgpt.allocation.goal import ModelTimes, PartTimes
 from slimgpt.allocation.latency.table import LatencyTable, read_table, write_table
+from slimgpt.allocation.measures import ModelTimes, PartTimes
 from slimgpt.config import DropConfig, ReportConfig, SparsifyConfig
 from slimgpt.depth import drop
 from slimgpt.output import measurements

@@ -58,6 +58,7 @@ ROOMS = {
     "vocabulary": Room(6, "torch"),
     "pruning": Room(7, "torch safetensors"),
     "recovery": Room(7, "torch transformers peft safetensors"),
+    "efforts": Room(8, "torch"),
     "reports": Room(8, "rich matplotlib jinja2 markupsafe yaml"),
     "cli": Room(9, "tyro rich"),
     "__init__": Room(9, "wrapt"),

@@ -63,6 +63,13 @@ def test_commands_and_python_are_made_from_the_code(site: Path) -> None:
     assert re.search(r"PruneConfig\.ratio\b", python)  # a field that PruneConfig inherits
 
 
+def test_measurements_have_their_plots(site: Path) -> None:
+    page = site / "benchmarks" / "results" / "index.html"
+    shown = set(re.findall(r'<img[^>]*src="([^"]+)"', page.read_text("utf-8")))
+    assert any(name.endswith("quality.svg") for name in shown) and any(name.endswith(".png") for name in shown)
+    assert all((page.parent / name).is_file() for name in shown)
+
+
 def test_formulas_are_drawn_by_the_browser_itself(site: Path) -> None:
     page = (site / "the_maths.html").read_text("utf-8")
     assert page.count("<math") > 50 and "arithmatex" not in page and "\\(" not in page

@@ -67,9 +67,11 @@ def models() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What vLLM has learnt about classes of models, which costs it an import of itself for each."""
-    return tmp_path_factory.mktemp("vllm")
+def cache() -> Path:
+    """What vLLM has learnt about classes of models, which costs it an import of itself for each: kept with them."""
+    folder = MODELS.absolute().parent / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,14 @@ slack. Places that no curve speaks of stay whole. Standard library only.
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
-from slimgpt.allocation.coarse import nearest_units, reach_, whole_units
+from slimgpt.allocation.coarse import nearest, reach_
 from slimgpt.allocation.curves import Curve, uniform_curve
-from slimgpt.allocation.places import MIN_WIDTH, Key, Place, layered, narrowest, parts_of, removed_params, whole
+from slimgpt.allocation.places import MIN_WIDTH, Key, Place, layered, parts_of, removed_params, whole
+from slimgpt.allocation.shape import Shape, largest, least
 from slimgpt.errors import ConfigError
 from slimgpt.sites import Kept
 
@@ -24,37 +25,36 @@ def allocate(
     places: Sequence[Place],
     target: int,
     curves: Mapping[str, Curve],
-    round_to: int = 8,
-    by_members: bool = False,
+    shape: Shape,
 ) -> dict[Key, Kept]:
     """Kept units of every place such that about ``target`` parameters go; ``curves`` are by part.
 
-    Heads follow round(units x ratio), as in the paper, or with ``by_members`` come nearer to the ratio by losing query
-    heads too; FFN widths are multiples of ``round_to`` and take the slack, so that the total is met to about half of
-    one rounding step of one layer.
+    All sizes are from the menus of the ``shape``. Heads follow round(units x ratio), as in the paper, or where query
+    heads may go too come nearer to the ratio by them; FFN widths take the slack, so that the total is met to about half
+    of one rounding step of one layer.
 
     Raises:
         ConfigError: the target is more than whole units and minimal widths allow.
     """
     cut = movable(places, curves)
-    floors = narrowest(cut, round_to)
+    floors = least(cut, shape)
     limit = removed_params(cut, floors)
     if target > limit:
         raise ConfigError(
             f"{target:,} parameters to remove, but at most {limit:,} can go: embeddings, norms, one head group and "
             f"{MIN_WIDTH} FFN channels a layer stay. Lower --ratio."
         )
-    kept = whole(places)
+    kept = whole(places) | largest(cut, shape)
     if target <= 0:
         return kept
     amount = amount_for(target, lambda s: _continuous(cut, floors, ratios(cut, curves, s)))
     coarse, fine = [place for place in cut if not place.fine], [place for place in cut if place.fine]
-    round_ = nearest_units if by_members else whole_units
     kept |= {
-        place.key: round_(place, ratio) for place, ratio in zip(coarse, ratios(coarse, curves, amount), strict=True)
+        place.key: nearest(place, ratio, shape)
+        for place, ratio in zip(coarse, ratios(coarse, curves, amount), strict=True)
     }
-    reach_(kept, coarse, removed_params(fine, floors), target)
-    widths = _widths(fine, floors, target - removed_params(coarse, kept), curves, round_to)
+    reach_(kept, coarse, shape, removed_params(fine, floors), target)
+    widths = _widths(fine, shape, target - removed_params(coarse, kept), curves)
     return {**kept, **{place.key: Kept(width) for place, width in zip(fine, widths, strict=True)}}
 
 
@@ -69,9 +69,7 @@ def ratios(places: Sequence[Place], curves: Mapping[str, Curve], amount: float) 
     return [max(of_part[place.part][place.layer or 0], 0.0) for place in places]
 
 
-def allocate_uniform(
-    places: Sequence[Place], num_layers: int, target: int, round_to: int = 8, by_members: bool = False
-) -> dict[Key, Kept]:
+def allocate_uniform(places: Sequence[Place], num_layers: int, target: int, shape: Shape) -> dict[Key, Kept]:
     """The same heads and the same FFN width in every layer, so that a stock model class can hold the result.
 
     Raises:
@@ -80,7 +78,7 @@ def allocate_uniform(
     _check_alike(layered(places))
     curves = dict.fromkeys(parts_of(layered(places)), uniform_curve(num_layers))
     cut = movable(places, curves)
-    kept = allocate(places, target, curves, round_to, by_members)
+    kept = allocate(places, target, curves, shape)
     if target <= 0:
         return kept
     first = {place.part: kept[place.key] for place in reversed(cut) if not place.fine}
@@ -93,9 +91,14 @@ def allocate_uniform(
         alike = [place for place in fine if place.part == part]
         per_channel, num_units = sum(place.unit_params for place in alike), alike[0].num_units
         share = num_units * per_channel / all_fine
-        rounded = round_to * round((num_units - left * share / per_channel) / round_to)
-        widths[part] = Kept(min(max(alike[0].narrowest(round_to).units, rounded), num_units))
+        widths[part] = _nearest_width(num_units - left * share / per_channel, alike[0], shape)
     return {**kept, **{place.key: widths[place.part] for place in fine}}
+
+
+def _nearest_width(width: float, place: Place, shape: Shape) -> Kept:
+    """The allowed width nearest to ``width``, rounded to a whole number of steps."""
+    rounded = shape.step * round(width / shape.step)
+    return min(shape.menu(place), key=lambda kept: abs(kept.units - rounded))
 
 
 def _check_alike(places: Sequence[Place]) -> None:
@@ -131,15 +134,14 @@ def amount_for(target: float, removed: Callable[[float], float]) -> float:
     return high
 
 
-def _widths(
-    fine: Sequence[Place], floors: Mapping[Key, Kept], target: int, curves: Mapping[str, Curve], round_to: int
-) -> list[int]:
+def _widths(fine: Sequence[Place], shape: Shape, target: int, curves: Mapping[str, Curve]) -> list[int]:
     """Widths that remove ``target`` parameters along the curves, rounded by largest remainders."""
+    menus = [[kept.units for kept in reversed(shape.menu(place))] for place in fine]
 
     def ideal(amount: float) -> list[float]:
         return [
-            max(place.num_units * (1 - ratio), floors[place.key].units)
-            for place, ratio in zip(fine, ratios(fine, curves, amount), strict=True)
+            max(place.num_units * (1 - ratio), menu[0])
+            for place, menu, ratio in zip(fine, menus, ratios(fine, curves, amount), strict=True)
         ]
 
     def removed(amount: float) -> float:
@@ -148,27 +150,24 @@ def _widths(
         )
 
     exact = ideal(amount_for(max(target, 0), removed))
-    widths = [_down(width, place, round_to) for width, place in zip(exact, fine, strict=True)]
-    return _hand_out(fine, exact, widths, target, round_to)
-
-
-def _down(width: float, place: Place, round_to: int) -> int:
-    """The multiple of ``round_to`` at or below ``width``; a place left whole keeps its odd width."""
-    if width >= place.num_units:
-        return place.num_units
-    return max(round_to * math.floor(width / round_to), place.narrowest(round_to).units)
+    widths = [menu[bisect_right(menu, width) - 1] for width, menu in zip(exact, menus, strict=True)]
+    return _hand_out(fine, menus, exact, widths, target)
 
 
 def _hand_out(
-    fine: Sequence[Place], exact: Sequence[float], widths: list[int], target: int, round_to: int
+    fine: Sequence[Place], menus: Sequence[Sequence[int]], exact: Sequence[float], widths: list[int], target: int
 ) -> list[int]:
-    """Give back ``round_to`` channels at a time, largest remainder first, while that comes nearer to the target."""
+    """Give back channels, a step at a time, largest remainder first, while that comes nearer to the target.
+
+    ``menus`` are the widths that places may have, ascending.
+    """
     excess = sum((place.num_units - width) * place.unit_params for place, width in zip(fine, widths, strict=True))
     excess -= target
     order = sorted(range(len(widths)), key=lambda i: (widths[i] - exact[i], i))
     for index in order * 2:
         place = fine[index]
-        step = min(round_to, place.num_units - widths[index])
+        wider = bisect_right(menus[index], widths[index])
+        step = menus[index][wider] - widths[index] if wider < len(menus[index]) else 0
         if step > 0 and excess >= step * place.unit_params / 2:
             widths[index] += step
             excess -= step * place.unit_params

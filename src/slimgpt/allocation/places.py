@@ -47,6 +47,7 @@ class Place:
         fine: its units are small steps (channels), fit to take up what rounding leaves.
         unit: what people call one.
         cache_values: numbers that each token leaves in the cache for one unit.
+        window: tokens that its cache keeps at most, of each sequence; None where it keeps all.
         block_params: parameters that go with the last unit (norms inside a block, a bias of its outputs); None where
             the last unit has to stay.
     """
@@ -60,6 +61,7 @@ class Place:
     fine: bool = False
     unit: str = "unit"
     cache_values: int = 0
+    window: int | None = None
     block_params: int | None = None
 
     @property
@@ -99,16 +101,6 @@ class Place:
 def whole(places: Sequence[Place]) -> dict[Key, Kept]:
     """The plan that keeps everything."""
     return {place.key: place.whole for place in places}
-
-
-def narrowest(places: Sequence[Place], round_to: int) -> dict[Key, Kept]:
-    """The plan that keeps the least without any place going as a whole."""
-    return {place.key: place.narrowest(round_to) for place in places}
-
-
-def least(places: Sequence[Place], round_to: int, blocks: Collection[str]) -> dict[Key, Kept]:
-    """The plan that keeps the least of all, where ``blocks`` may go as a whole."""
-    return {place.key: NOTHING if place.vanishes(blocks) else place.narrowest(round_to) for place in places}
 
 
 def removed_params(places: Sequence[Place], kept: Allocation) -> int:

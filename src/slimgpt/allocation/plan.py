@@ -9,23 +9,25 @@ from torch import nn
 
 from slimgpt.allocation.allocate import allocate, allocate_uniform, movable
 from slimgpt.allocation.curves import Curve
-from slimgpt.allocation.goal import Goal, ModelTimes, goal_of, met
+from slimgpt.allocation.goal import Goal, goal_of, met
+from slimgpt.allocation.measures import ModelTimes
 from slimgpt.allocation.places import (
     Allocation,
     Key,
     Place,
     layered,
-    least,
-    narrowest,
     of_layer,
     parts_of,
     removed_params,
 )
 from slimgpt.allocation.ratios import RANKED, SEARCHED, curves
+from slimgpt.allocation.shape import Shape, least
 from slimgpt.arch.family import Family
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
+from slimgpt.model.cache import windows
 from slimgpt.model.checkpoint import Checkpoint
+from slimgpt.model.checks import check_context
 from slimgpt.sites import Kept, Site, by_part
 from slimgpt.sites.projections import member_params, unit_params
 
@@ -38,23 +40,6 @@ perplexity fell by a tenth (benchmarks/results/calibration_tokens.md)."""
 
 HEADER_BYTES = 120
 """What a safetensors file, and the index of several, say of a tensor beside its name, twice written."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the layers of a smaller model may look like.
-
-    Attributes:
-        layout: ``"per-layer"``, or ``"uniform"``: all layers of one size.
-        round_to: widths are multiples of it.
-        by_members: query heads may go without their KV group.
-        blocks: parts of a layer that may vanish as a whole, where a search finds that cheapest.
-    """
-
-    layout: str = "per-layer"
-    round_to: int = 8
-    by_members: bool = False
-    blocks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +92,8 @@ def make_plan(
     """
     _check_round_to(shape.round_to, checkpoint.family)
     _check_blocks(shape.blocks, checkpoint.family)
+    if asked.context is not None:
+        check_context(checkpoint.config, asked.context, "--context")
     places, num_layers = places_of(checkpoint), len(checkpoint.layers)
     goal = goal_of(asked, checkpoint.num_params, bytes_per_param, _header_bytes(checkpoint), times, places)
     found = allocation in (SEARCHED, RANKED)
@@ -114,7 +101,8 @@ def make_plan(
     of_part = curves("log" if found else allocation, parts_of(layered(places)), num_layers)
     cut = movable(places, of_part)
     goal.check_attainable(_most(goal, places, cut, allocation, shape))
-    kept = along(places, _within(goal, cut, shape) if found else goal, of_part, shape, num_layers)
+    some = shape.without_blocks()
+    kept = along(places, _within(goal, cut, some) if found else goal, of_part, some, num_layers)
     after = checkpoint.num_params - removed_params(places, kept)
     return Plan(places, goal, kept, checkpoint.num_params, after, after * bytes_per_param)
 
@@ -122,13 +110,13 @@ def make_plan(
 def _most(goal: Goal, places: Sequence[Place], cut: Sequence[Place], allocation: str, shape: Shape) -> int:
     """What can go: a search takes from every place, and whole blocks where they may go; curves do not."""
     if allocation == SEARCHED:
-        return goal.removed(places, least(places, shape.round_to, shape.blocks))
-    return goal.removed(cut, narrowest(cut, shape.round_to))
+        return goal.removed(places, least(places, shape))
+    return goal.removed(cut, least(cut, shape))
 
 
 def _within(goal: Goal, cut: Sequence[Place], shape: Shape) -> Goal:
     """No more than curves can give, where what is found may take from places of which they do not speak."""
-    return replace(goal, removes=min(goal.removes, goal.removed(cut, narrowest(cut, shape.round_to))))
+    return replace(goal, removes=min(goal.removes, goal.removed(cut, least(cut, shape))))
 
 
 def along(
@@ -137,25 +125,26 @@ def along(
     """The plan along curves that comes to the goal; in the uniform layout all layers have one ratio."""
 
     def cut(params: int) -> dict[Key, Kept]:
-        if shape.layout == "uniform":
-            return allocate_uniform(places, num_layers, params, shape.round_to, shape.by_members)
-        return allocate(places, params, of_part, shape.round_to, shape.by_members)
+        if shape.alike:
+            return allocate_uniform(places, num_layers, params, shape)
+        return allocate(places, params, of_part, shape)
 
     floor = movable(places, of_part)
-    return met(goal, floor, narrowest(floor, shape.round_to), cut)
+    return met(goal, floor, least(floor, shape), cut)
 
 
 def places_of(checkpoint: Checkpoint) -> tuple[Place, ...]:
     """What a model has: the parts of its layers in order, and what is beside them."""
     layers: list[tuple[int | None, nn.Module]] = [*enumerate(checkpoint.layers), (None, checkpoint.skeleton)]
+    window = windows(checkpoint)
     return tuple(
-        _place(index, module, sites, checkpoint.family.blocks_go)
+        _place(index, module, sites, checkpoint.family.blocks_go, window.get(index))
         for index, module in layers
         for sites in by_part(checkpoint.sites(index))
     )
 
 
-def _place(index: int | None, module: nn.Module, sites: Sequence[Site], blocks_go: bool) -> Place:
+def _place(index: int | None, module: nn.Module, sites: Sequence[Site], blocks_go: bool, window: int | None) -> Place:
     """Sites of one part lose a unit together."""
     first = sites[0]
     per_unit = sum(unit_params(module, site) for site in sites)
@@ -169,6 +158,7 @@ def _place(index: int | None, module: nn.Module, sites: Sequence[Site], blocks_g
         fine=first.fine,
         unit=first.unit,
         cache_values=sum(site.cache_values for site in sites),
+        window=window,
         block_params=_block_params(module, first, per_unit) if blocks_go else None,
     )
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from slimgpt.allocation.curves import Curve
 from slimgpt.allocation.goal import Goal
 from slimgpt.allocation.places import Key, Place
-from slimgpt.allocation.plan import Shape, along
+from slimgpt.allocation.plan import along
+from slimgpt.allocation.shape import Shape
 from slimgpt.errors import NumericalError
 from slimgpt.machine.processes import Processes
 from slimgpt.machine.setup import Machine

@@ -45,6 +45,8 @@ class Family:
         stays: ``stays(layer_config)``: what cannot go in that layer, and why, by module path.
         returns: length of the tuple that a layer returns, the residual stream first; 0 where that is all.
         blocks_go: a layer runs without one of its blocks.
+        stream_width: numbers a token in the residual stream; None for the hidden size. Hyper-connections carry several
+            streams side by side.
     """
 
     model_type: str
@@ -65,6 +67,7 @@ class Family:
     stays: Callable[[Any], Mapping[str, str]] = lambda layer_config: {}
     returns: int = 0
     blocks_go: bool = True
+    stream_width: int | None = None
 
     @property
     def tested(self) -> bool:

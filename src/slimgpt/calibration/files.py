@@ -18,14 +18,20 @@ from slimgpt.calibration.tables import TABLES, Row, damaged
 from slimgpt.errors import CalibrationError
 
 TEXTS = (".txt", ".text", ".md", ".raw", ".tokens")
-"""Endings of plain text (the last two are WikiText's)."""
+"""Endings of prose (the last two are WikiText's)."""
+
+CODE = (
+    *(".c", ".cc", ".cpp", ".cs", ".go", ".h", ".hpp", ".java", ".jl", ".js", ".jsx", ".kt", ".lua", ".php", ".pl"),
+    *(".py", ".pyi", ".r", ".rb", ".rs", ".rst", ".scala", ".sh", ".sql", ".swift", ".tex", ".ts", ".tsx"),
+)
+"""Endings of source code, which is plain text too; not of pages, whose tags nobody means to learn."""
 
 
 def documents(path: Path, text_of: RowText) -> Iterator[str]:
     """The documents of one file in their order, read as they are asked for.
 
-    The ending of the name tells the compression, the ending before it the format (see ``DECOMPRESSORS``, ``TEXTS`` and
-    ``TABLES``); a name without any is plain text.
+    The ending of the name tells the compression, the ending before it the format (see ``DECOMPRESSORS``, ``TEXTS``,
+    ``CODE`` and ``TABLES``); a name without any is plain text.
 
     Raises:
         CalibrationError: the ending is unknown, or the file cannot be opened, is damaged, binary or not UTF-8, or has a
@@ -57,7 +63,7 @@ def is_table(path: Path) -> bool:
 
 def is_known(path: Path) -> bool:
     """The ending says what the file holds, or there is none."""
-    return is_table(path) or format_of(path) in ("", *TEXTS)
+    return is_table(path) or format_of(path) in ("", *TEXTS, *CODE)
 
 
 def require_known(path: Path) -> None:
@@ -68,9 +74,9 @@ def require_known(path: Path) -> None:
     """
     if not is_known(path):
         raise CalibrationError(
-            f"{path} ends in {format_of(path)!r}, which is neither text ({', '.join(TEXTS)}) nor a table "
-            f"({', '.join(TABLES)}), compressed or not ({', '.join(DECOMPRESSORS)}); if it is plain text, give it a "
-            "name in .txt"
+            f"{path} ends in {format_of(path)!r}, which is neither text ({', '.join(TEXTS)}, or source code "
+            f"such as .py) nor a table ({', '.join(TABLES)}), compressed or not ({', '.join(DECOMPRESSORS)}); if it is "
+            "plain text, give it a name in .txt"
         )
 
 

@@ -19,10 +19,12 @@ from tyro.conf import subcommand
 from slimgpt._version import __version__
 from slimgpt.cli.commands import COMMANDS
 from slimgpt.cli.help_page import print_commands, print_help
+from slimgpt.cli.loudness import complain, loudness, without_flags
 from slimgpt.cli.streams import lost, patient_streams
 from slimgpt.config import read_recipe
 from slimgpt.errors import ConfigError, DamageWarning, SlimGPTError, is_text, shown
 from slimgpt.machine.full_disk import full_disk_named
+from slimgpt.reports.loudness import talking_to
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # what shells expect after Ctrl-C
@@ -34,17 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("TQDM_DISABLE", "1")  # one progress bar is enough: libraries keep theirs to themselves
-    with patient_streams():
+    with patient_streams(), talking_to(loudness(arguments)):
         status = _run(arguments)
         if (failure := lost()) is None:
             return status
-        print(f"slimgpt: error: what was said cannot be written ({failure}): make room there.", file=sys.stderr)
+        complain("error", f"what was said cannot be written ({failure}): make room there.")
         return EXIT_BAD_INPUT
 
 
 def _run(arguments: list[str]) -> int:
     try:
         _check_text(arguments)
+        arguments = without_flags(arguments)
         if _said(arguments):
             return 0
         config = _parse(arguments)
@@ -52,10 +55,10 @@ def _run(arguments: list[str]) -> int:
         with _warnings_in_a_line(), full_disk_named(None):  # what no command has better words for
             return next(command.run for command in COMMANDS.values() if command.config is type(config))(config) or 0
     except SlimGPTError as error:
-        print("slimgpt: error:", *str(error).split("\n"), file=sys.stderr)
+        complain("error", " ".join(str(error).split("\n")))
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print(f"slimgpt: interrupted.{_how_to_resume(arguments)}", file=sys.stderr)
+        complain("interrupted", f"interrupted.{_how_to_resume(arguments)}")
         return EXIT_INTERRUPTED
 
 
@@ -65,7 +68,7 @@ def _warnings_in_a_line() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, DamageWarning):
-            print("slimgpt:", message, file=sys.stderr)
+            complain("warning", str(message))
         else:
             others(message, category, *place, **more)
 

@@ -32,22 +32,25 @@ from slimgpt.config import (
 def _prune(config: PruneConfig) -> None:
     if config.experts is not None:
         return prune_experts(config)
-    from slimgpt.pruning.driver import prune
-    from slimgpt.reports.console import ProgressObserver, out, print_record
+    from slimgpt.efforts import prune
+    from slimgpt.reports.console import print_record
+    from slimgpt.reports.effort import EffortProgress, print_learned
+    from slimgpt.reports.loudness import out
 
     if config.report:
         require_report_extra()
-    with ProgressObserver() as observer:
+    with EffortProgress() as observer:
         result = prune(config, observer)
     if result.record:  # of several processes one has it
         print_record(result.record)
+        print_learned(result.record)
         out.print(f"Written to {result.path}")
         if config.report:
             _report(ReportConfig((str(result.path),), str(result.path / "report.html"), force=True))
 
 
 def _sparsify(config: SparsifyConfig) -> None:
-    from slimgpt.reports.console import err
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.sparsity import StreamProgress, print_sparsity
     from slimgpt.sparsity import sparsify
 
@@ -59,7 +62,7 @@ def _sparsify(config: SparsifyConfig) -> None:
 
 def _drop(config: DropConfig) -> None:
     from slimgpt.depth import drop
-    from slimgpt.reports.console import err
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.sparsity import StreamProgress, print_dropped
 
     with StreamProgress(err) as observer:
@@ -69,7 +72,7 @@ def _drop(config: DropConfig) -> None:
 
 
 def _trim(config: TrimConfig) -> None:
-    from slimgpt.reports.console import err
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.sparsity import StreamProgress
     from slimgpt.reports.vocabulary import print_trimmed
     from slimgpt.vocabulary import trim
@@ -102,8 +105,8 @@ def _recover(config: RecoverConfig) -> None:
 
 def _eval(config: EvalConfig) -> None:
     from slimgpt.evaluation import evaluate
-    from slimgpt.reports.console import err
     from slimgpt.reports.evaluation import EvaluationProgress, print_comparison, print_evaluation
+    from slimgpt.reports.loudness import err
 
     with EvaluationProgress(err) as progress:
         result = evaluate(config, progress)
@@ -115,7 +118,8 @@ def _eval(config: EvalConfig) -> None:
 def _inspect(config: InspectConfig) -> None:
     from slimgpt.model.inspection import inspect_model
     from slimgpt.output.single_file import single_file
-    from slimgpt.reports.console import err, print_inspection
+    from slimgpt.reports.console import print_inspection
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.progress import Headway
 
     with single_file(config.json) as file:
@@ -129,7 +133,7 @@ def _inspect(config: InspectConfig) -> None:
 def _bench(config: BenchConfig) -> None:
     from slimgpt.benchmarking import bench
     from slimgpt.reports.bench_table import print_bench
-    from slimgpt.reports.console import err
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.progress import Headway
     from slimgpt.reports.served_table import print_served
 
@@ -152,7 +156,7 @@ def _report(config: ReportConfig) -> None:
 def _study(config: StudyConfig) -> int:
     require_study_extra()
     require_report_extra()
-    from slimgpt.reports.console import err
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.study import StudyProgress, print_study
     from slimgpt.studies import study
 
@@ -173,7 +177,7 @@ def _families(config: FamiliesConfig) -> None:
 def _generate(config: GenerateConfig) -> None:
     from slimgpt.model.generation import generate
     from slimgpt.model.loading import load_model
-    from slimgpt.reports.console import err
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.progress import Headway
 
     with Headway(err) as progress:
@@ -189,7 +193,7 @@ def _compare(config: CompareConfig) -> None:
     from slimgpt.cli.talk import print_beside
     from slimgpt.model.generation import generate
     from slimgpt.model.loading import load_model
-    from slimgpt.reports.console import err, out
+    from slimgpt.reports.loudness import err, out
     from slimgpt.reports.progress import Headway
 
     names, answers = (config.model, config.other), []
@@ -205,7 +209,7 @@ def _compare(config: CompareConfig) -> None:
 def _chat(config: ChatConfig) -> None:
     from slimgpt.cli.talk import Talker, lines, print_beside
     from slimgpt.model.loading import load_model
-    from slimgpt.reports.console import err, out
+    from slimgpt.reports.loudness import err, out
     from slimgpt.reports.progress import Headway
 
     names = [config.model, *([config.against] if config.against is not None else [])]
@@ -233,7 +237,7 @@ def _doctor(config: DoctorConfig) -> None:
 
 def _export(config: ExportConfig) -> None:
     from slimgpt.exports import export
-    from slimgpt.reports.console import err
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.progress import Headway
 
     with Headway(err) as progress:
@@ -246,7 +250,7 @@ def _export(config: ExportConfig) -> None:
 
 
 def _push(config: PushConfig) -> None:
-    from slimgpt.reports.console import err
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.progress import Headway
     from slimgpt.sharing import push
 

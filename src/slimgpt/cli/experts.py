@@ -8,7 +8,7 @@ from slimgpt.config import PruneConfig
 def prune_experts(config: PruneConfig) -> None:
     """Remove them, and print what the library answers."""
     from slimgpt.experts import remove_experts
-    from slimgpt.reports.console import err
+    from slimgpt.reports.loudness import err
     from slimgpt.reports.experts import print_experts
     from slimgpt.reports.sparsity import StreamProgress
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from slimgpt.cli.help_groups import ELSEWHERE, EXAMPLES, GROUPS
+from slimgpt.cli.loudness import TEXTS
 
 WORDS = {int: "INT", float: "FLOAT", str: "TEXT"}
 MOST = 110  # columns; longer lines are hard to read
@@ -37,7 +38,7 @@ def print_help(name: str, config: type) -> None:
     for title in GROUPS:
         rows = [(flag(config, named[key]), _what(texts[key], named[key])) for key in _keys(name, title) if key in named]
         _print_rows(console, title, rows)
-    _print_rows(console, "", [("-h, --help", "This page.")])
+    _print_rows(console, "", [*TEXTS.items(), ("-h, --help", "This page.")])
     console.print(Text("examples", "bold"))
     for line in EXAMPLES[name]:
         console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))

@@ -35,6 +35,11 @@ class PruneConfig(CalibrationOptions, TargetOptions, ExpertOptions):
     recipe: str | None = None
     """YAML file with any of these options; flags win over it."""
 
+    effort: Literal["low", "medium", "high"] = "medium"
+    """How much work goes into quality. low: the paper's curve, no search. medium: the search. high: in steps of a
+    quarter of MODEL at most, each searched with 24 candidates, query heads among what may go, and trained by
+    distillation from MODEL on the calibration text. What other options say comes before it."""
+
     families: Literal["proved", "known"] = "proved"
     """proved: any model of transformers; where no tested family describes it, its units are found, and proved on its
     weights before anything goes. known: tested families alone (slimgpt families)."""
@@ -115,7 +120,8 @@ class PruneConfig(CalibrationOptions, TargetOptions, ExpertOptions):
             return self.allocation
         if self.layout == "uniform":
             return "uniform"
-        return DEFAULT_ALLOCATIONS.get(self.solver, "log")
+        usual = DEFAULT_ALLOCATIONS.get(self.solver, "log")
+        return "log" if self.effort == "low" and usual == "searched" else usual
 
     @property
     def searches(self) -> bool:
@@ -133,6 +139,10 @@ class PruneConfig(CalibrationOptions, TargetOptions, ExpertOptions):
         if self.experts is not None:
             self._check_experts_alone()
         self.check_target()
+        if self.effort == "high" and self.asked_ratio == 0:
+            raise ConfigError(
+                "--effort high makes up for what goes, and --ratio 0 removes nothing: drop one of the two."
+            )
         self.check_calibration()
         if not (math.isfinite(self.damping) and self.damping >= 0):
             raise ConfigError(f"--damping {self.damping} must be 0 or more; 0.01 is usual.")

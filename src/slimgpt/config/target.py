@@ -47,6 +47,16 @@ class TargetOptions:
     target_size: str | None = None
     """In place of --ratio: size of the written weights at most, such as 200MB or 1.5GiB."""
 
+    target_memory: str | None = None
+    """In place of --ratio: weights and cache together at most, such as 6GB, with --batch sequences of --context tokens
+    under way, both in the dtype of the written weights."""
+
+    context: int | None = None
+    """With --target-memory: tokens of each sequence, prompt and answer."""
+
+    batch: int = 1
+    """With --target-memory: sequences at a time."""
+
     target_latency: str | None = None
     """In place of --ratio: time of the result at most, such as 0.7x (of the dense model's) or 12ms. It is predicted
     from a table of layer costs by width, measured on --device first."""
@@ -69,6 +79,10 @@ class TargetOptions:
     blocks: str = "none"
     """With --allocation searched: which blocks of a layer may vanish as a whole where that costs least: attention, ffn,
     or attention,ffn. none: every layer keeps something of both."""
+
+    tensor_parallel: int = 1
+    """Every layer can be split evenly over so many devices, as vLLM's --tensor-parallel-size asks: query heads and FFN
+    widths are multiples of it, KV heads multiples or divisors."""
 
     @property
     def whole_blocks(self) -> tuple[str, ...]:
@@ -105,7 +119,9 @@ class TargetOptions:
             count(self.target_params)
         if self.target_size is not None:
             size(self.target_size)
+        self._check_memory()
         at_least("latency-prompt", self.latency_prompt, 1)
+        at_least("tensor-parallel", self.tensor_parallel, 1)
         if self.target_latency is not None:
             latency(self.target_latency)
             if self.by_queries:
@@ -116,8 +132,23 @@ class TargetOptions:
         elif self.latency_table is not None or self.latency_of != "decode":
             raise ConfigError("--latency-table and --latency-of go with --target-latency: add that, or drop them.")
 
+    def _check_memory(self) -> None:
+        """Raise ConfigError unless a target of memory says of which cache, and nothing else does."""
+        if self.target_memory is None:
+            if self.context is not None or self.batch != 1:
+                raise ConfigError("--context and --batch go with --target-memory: add that, or drop them.")
+            return
+        memory(self.target_memory)
+        if self.context is None:
+            raise ConfigError(
+                f"--target-memory {self.target_memory} counts the cache too, which grows with the text: say for how "
+                "many tokens of each sequence, such as --context 8192, and for how many sequences (--batch)."
+            )
+        at_least("context", self.context, 1)
+        at_least("batch", self.batch, 1)
+
     def _targets(self) -> list[str]:
-        names = ("target_params", "target_size", "target_latency")
+        names = ("target_params", "target_size", "target_memory", "target_latency")
         return [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
 
 
@@ -134,16 +165,27 @@ def count(text: int | str) -> int:
 
 
 def size(text: str) -> int:
-    """Bytes: 200MB is 200,000,000, 200MiB is 200 · 2²⁰.
+    """Bytes of --target-size: 200MB is 200,000,000, 200MiB is 200 · 2²⁰.
 
     Raises:
         ConfigError: no number with a unit, or below 1 byte.
     """
+    return _bytes(text, "--target-size")
+
+
+def memory(text: str) -> int:
+    """Bytes of --target-memory, spelled likewise.
+
+    Raises:
+        ConfigError: no number with a unit, or below 1 byte.
+    """
+    return _bytes(text, "--target-memory")
+
+
+def _bytes(text: str, option: str) -> int:
     number, unit = _split(text)
     if unit not in BYTES or number * BYTES[unit] < 1:
-        raise ConfigError(
-            f"--target-size {shown(text)} is no size: write it with a unit, 200MB, 190MiB, 1.5GB or 1.4GiB."
-        )
+        raise ConfigError(f"{option} {shown(text)} is no size: write it with a unit, 200MB, 190MiB, 1.5GB or 1.4GiB.")
     return int(number * BYTES[unit])
 
 

@@ -24,7 +24,7 @@ def model_class(config: Any) -> Any:
         ModelError: transformers has no class that writes text for this configuration.
     """
     found = [one for mapping in WRITES_TEXT if (one := mapping.get(type(config), None)) is not None]
-    inside = type(config.get_text_config())
+    inside = type(config.get_text_config(decoder=True))
     offered = [one for one in found if inside is type(config) or one.config_class is not inside]
     if not offered:
         raise ModelError(f"model_type {config.model_type!r}: transformers has no class of this type that writes text.")

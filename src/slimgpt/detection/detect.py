@@ -42,6 +42,7 @@ def detect(config: Any) -> Detected:
     return Detected(
         path=more.path,
         layers=_named(found),
+        width=more.calls[0].hidden.shape[-1],
         returns=more.calls[0].returns,
         named=more.calls[0].named,
         arguments_vary=not_streamed is None and arguments_vary(model, more, ids_BT),

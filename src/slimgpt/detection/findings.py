@@ -57,6 +57,7 @@ class Detected:
     Attributes:
         path: module path of the decoder layers.
         layers: what was found in each.
+        width: numbers a token in the residual stream.
         returns: length of the tuple that a layer returns, the residual stream first; 0 where that is all.
         named: the name by which layers get the stream; None where it comes first.
         arguments_vary: what else they get differs between windows.
@@ -65,6 +66,7 @@ class Detected:
 
     path: str
     layers: tuple[LayerFindings, ...]
+    width: int
     returns: int
     named: str | None
     arguments_vary: bool

@@ -72,7 +72,7 @@ class Checkpoint:
     @property
     def width(self) -> int:
         """D, of the residual stream."""
-        return int(self.config.get_text_config(decoder=True).hidden_size)
+        return self.family.stream_width or int(self.config.get_text_config(decoder=True).hidden_size)
 
     @property
     def vocabulary(self) -> int:
@@ -107,6 +107,12 @@ class Checkpoint:
         """Names of the parameters outside the decoder layers: embeddings, final norm, head."""
         inside = self.family.layers + "."
         return [name for name, _ in self.skeleton.named_parameters() if not name.startswith(inside)]
+
+    def buffers_beside(self) -> list[str]:
+        """Names of stored tensors outside the decoder layers that are no parameters, such as a batch norm's means."""
+        inside, stored = self.family.layers + ".", set(self.weights.names())
+        kept = set(self.skeleton.state_dict()) & stored
+        return [name for name, _ in self.skeleton.named_buffers() if name in kept and not name.startswith(inside)]
 
     def tokenizer(self) -> Any:
         """The model's tokenizer.

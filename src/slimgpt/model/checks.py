@@ -11,11 +11,11 @@ from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.weights import require_finite
 
 
-def check_context(model_config: Any, seqlen: int) -> None:
-    """Raise ConfigError if windows of ``seqlen`` tokens are longer than the model was made for."""
+def check_context(model_config: Any, seqlen: int, option: str = "--seqlen") -> None:
+    """Raise ConfigError if ``seqlen`` tokens, which an option asks for, are more than the model was made for."""
     context = getattr(model_config.get_text_config(decoder=True), "max_position_embeddings", None)
     if context is not None and seqlen > context:
-        raise ConfigError(f"--seqlen {seqlen} is beyond the model's context of {context} tokens.")
+        raise ConfigError(f"{option} {seqlen} is beyond the model's context of {context} tokens.")
 
 
 def check_rest(checkpoint: Checkpoint, windows_BT: torch.Tensor | None, stored_dtype: torch.dtype) -> None:

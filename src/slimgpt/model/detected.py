@@ -66,6 +66,7 @@ def detected_family(config: Any) -> Family:
         stays=lambda layer: {refusal.path: refusal.reason for refusal in layer.found.refusals},
         returns=found.returns,
         blocks_go=False,
+        stream_width=found.width,
     )
 
 

@@ -52,8 +52,20 @@ def embeddings(checkpoint: Checkpoint, used_tokens: Tensor, dtype: torch.dtype) 
         stored = checkpoint.weights.get(name)
         return _with_rows(stored, used_tokens, dtype) if parameter is table else stored.to(dtype)
 
-    with _filled(checkpoint, skeleton.base_model_prefix + ".", weight):
-        yield skeleton.base_model
+    name = _body(checkpoint)
+    with _filled(checkpoint, f"{name}." if name else "", weight):
+        yield skeleton.get_submodule(name)
+
+
+def _body(checkpoint: Checkpoint) -> str:
+    """Module path of the model without its head: by the class, or by where its layers lie if no module of the class
+    has the name that it says (Llama 4). Empty where only the model itself holds them.
+    """
+    skeleton: Any = checkpoint.skeleton
+    if skeleton.base_model is not skeleton:
+        return str(skeleton.base_model_prefix)
+    name, inside, _ = checkpoint.family.layers.partition(".")
+    return name if inside else ""
 
 
 @contextmanager

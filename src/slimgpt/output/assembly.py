@@ -40,9 +40,15 @@ def assemble(
     ``dtype``.
     """
     folder.mkdir()
-    rest = {name: checkpoint.weights.get(name).to(dtype).contiguous() for name in checkpoint.other_names()}
+    names = [*checkpoint.other_names(), *checkpoint.buffers_beside()]
+    rest = {name: _in(dtype, checkpoint.weights.get(name)).contiguous() for name in names}
     write_weights(folder, {**rest, **(cut or {})}, shards, num_bytes, checkpoint.family.spellings)
     add_the_rest(folder, checkpoint, config, tokenizer)
+
+
+def _in(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    """In ``dtype``, unless it counts or says yes and no."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def add_the_rest(folder: Path, checkpoint: Checkpoint, config: Any, tokenizer: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class Witness:
         dtype: in which it ran.
         stored_dtype: in which its weights are stored.
         precision: the coarsest dtype that anything was rounded to on the way.
+        source: the folder or file of the model that it was made from.
     """
 
     ids_T: Tensor
@@ -46,6 +48,7 @@ class Witness:
     dtype: torch.dtype
     stored_dtype: torch.dtype
     precision: torch.dtype
+    source: Path
 
 
 def short_window(checkpoint: Checkpoint, tokenizer: Any, windows_BT: Tensor | None = None) -> Tensor:
@@ -74,7 +77,8 @@ def witness_of(
     with head(checkpoint, machine.device, dtype, cut) as logits, quiet_transformers():
         logits_KV = logits(hidden_1KD)[0].float().cpu()
     rounded = dtype if stored_dtype == checkpoint.dtype else stored_dtype  # what is outside the layers, when written
-    return Witness(ids_T, logits_KV, machine.device, dtype, stored_dtype, coarsest(dtype, room_dtype, rounded))
+    precision = coarsest(dtype, room_dtype, rounded)
+    return Witness(ids_T, logits_KV, machine.device, dtype, stored_dtype, precision, checkpoint.path)
 
 
 def run_through(

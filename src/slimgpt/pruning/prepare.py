@@ -14,8 +14,9 @@ import torch
 
 from slimgpt import calibration
 from slimgpt.allocation import latency
-from slimgpt.allocation.plan import Plan, Shape, make_plan
+from slimgpt.allocation.plan import Plan, make_plan
 from slimgpt.allocation.ranking import RankingTask
+from slimgpt.allocation.shape import Shape
 from slimgpt.calibration.self_text import SELF, self_windows
 from slimgpt.config import PruneConfig
 from slimgpt.config.paths import path_of
@@ -56,6 +57,7 @@ NOT_IN_FINGERPRINT = frozenset(
         "latency_table",
         "report",
         "families",
+        "effort",
     }
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
@@ -149,7 +151,7 @@ def _text(config: PruneConfig, model: Checkpoint, machine: Machine, note: Say, s
     """The calibration text, the same for all processes."""
     tokenizer, processes = model.tokenizer(), machine.processes
     windows_BT = processes.from_leader(
-        _windows(config, model, tokenizer, machine.device, note, say) if processes.leads else torch.empty(0)
+        calibration_windows(config, model, tokenizer, machine.device, note, say) if processes.leads else torch.empty(0)
     )
     check_rest(model, windows_BT, machine.stored_dtype)
     if processes.leads:
@@ -159,7 +161,7 @@ def _text(config: PruneConfig, model: Checkpoint, machine: Machine, note: Say, s
 
 def shape_of(config: PruneConfig) -> Shape:
     """What the options let layers look like."""
-    return Shape(config.layout, config.round_to, config.by_queries, config.whole_blocks)
+    return Shape(config.layout, config.round_to, config.by_queries, config.whole_blocks, config.tensor_parallel)
 
 
 def config_of_plan(checkpoint: Checkpoint, plan: Plan, layout: str, dtype: torch.dtype) -> Any:
@@ -212,9 +214,10 @@ def _ranking(
     return RankingTask(checkpoint, windows_BT, plan.places, plan.goal, machine, shape_of(config))
 
 
-def _windows(
+def calibration_windows(
     config: PruneConfig, checkpoint: Checkpoint, tokenizer: Any, device: torch.device, note: Say, say: Say
 ) -> torch.Tensor:
+    """What the options say to calibrate on, int64."""
     if config.calibration == SELF:
         first = first_tokens(tokenizer, config.bos)
         return self_windows(checkpoint, tokenizer, device, config.samples, config.seqlen, config.seed, note, first)

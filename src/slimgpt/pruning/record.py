@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slimgpt.allocation import latency
+from slimgpt.allocation.measures import Memory, planned
 from slimgpt.allocation.places import whole
 from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
@@ -91,7 +92,7 @@ def build(job: Job, done: Sequence[dict[str, Any]], clock: Clock) -> dict[str, A
         "fingerprint": job.fingerprint,
         "versions": versions(),
         "parameters": record_file.sizes(plan.params_before, plan.params_after, plan.bytes_after),
-        **_latency(job),
+        **_predicted(job),
         **({"search": found} if (found := tried(job.search)) else {}),
         **({"bias_compensation": carried(job.checkpoint)} if job.config.solver == "flap" else {}),
         "sizes": resized_layers(job.checkpoint, [plan.of_layer(index) for index in range(len(job.checkpoint.layers))]),
@@ -100,8 +101,11 @@ def build(job: Job, done: Sequence[dict[str, Any]], clock: Clock) -> dict[str, A
     }
 
 
-def _latency(job: Job) -> dict[str, Any]:
-    """The predicted times, where a time was the target."""
-    if job.latency is None:
-        return {}
-    return {"predicted_latency": latency.predicted(job.latency, whole(job.plan.places), job.plan.kept)}
+def _predicted(job: Job) -> dict[str, Any]:
+    """The predicted times, or the memory, where that was the target."""
+    plan = job.plan
+    if isinstance(plan.goal.measure, Memory):
+        return {"planned_memory": planned(plan.goal.measure, plan.kept)}
+    if job.latency is not None:
+        return {"predicted_latency": latency.predicted(job.latency, whole(plan.places), plan.kept)}
+    return {}

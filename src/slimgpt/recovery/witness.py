@@ -23,4 +23,5 @@ def of_trained(job: Job, trainer: RecoveryTrainer) -> Witness:
         logits_1TV = model(input_ids=ids_T[None].to(job.device), use_cache=False).logits
     stored = job.checkpoint.dtype
     precision = coarsest(torch.bfloat16 if job.bfloat16 else torch.float32, stored)
-    return Witness(ids_T, logits_1TV[0, -NUM_COMPARED:].float().cpu(), job.device, torch.float32, stored, precision)
+    logits_KV = logits_1TV[0, -NUM_COMPARED:].float().cpu()
+    return Witness(ids_T, logits_KV, job.device, torch.float32, stored, precision, job.checkpoint.path)

@@ -6,8 +6,10 @@ from rich.table import Table
 
 from slimgpt.allocation.places import parts_of
 from slimgpt.output.record_sites import part_name, units_name
-from slimgpt.reports.console import kept_units, layer_label, out
+from slimgpt.reports.console import kept_units, layer_label
 from slimgpt.reports.latency import latency_line
+from slimgpt.reports.loudness import out
+from slimgpt.reports.memory import memory_line
 from slimgpt.searching import SearchResult, removed_params
 
 
@@ -32,3 +34,5 @@ def print_allocation(found: SearchResult) -> None:
     )
     if found.latency is not None:
         out.print(latency_line(found.latency))
+    if found.memory is not None:
+        out.print(memory_line(found.memory))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from slimgpt.allocation.latency import predicted
+from slimgpt.allocation.measures import Memory, planned
 from slimgpt.allocation.places import Allocation, Place, parts_of, whole
 from slimgpt.allocation.plan import ENOUGH_TOKENS, TOLERANCE, Plan, tokens_per_input
 from slimgpt.arch.family import Family
@@ -18,11 +18,9 @@ from slimgpt.output.record_sites import layer_rows, part_name, sites_of, units_n
 from slimgpt.pruning.job import Job
 from slimgpt.pruning.observer import Observer
 from slimgpt.reports.latency import latency_line
-from slimgpt.reports.memory import mebibytes, needs_lines
+from slimgpt.reports.loudness import err, out, plans
+from slimgpt.reports.memory import mebibytes, memory_line, needs_lines
 from slimgpt.reports.progress import WRITING, Headway
-
-out = Console(markup=False)  # what is printed holds names of users' files, which may have brackets
-err = Console(stderr=True)
 
 SEARCH_PASSES = 2  # forward and back
 PASSES = 3  # stages of a layer that carry tokens: both sites' statistics, and the advance
@@ -37,12 +35,12 @@ class ProgressObserver(Headway, Observer):
     def preparing(self, what: str) -> None:
         """Say why there is no plan yet."""
         if not err.is_terminal:
-            err.print(what, markup=False, highlight=False, soft_wrap=True)
+            self.said(what)
         self.begin(what)
 
     def searching(self, job: Job) -> None:
         """The search is one piece of work."""
-        out.print(needs_lines(job.needs, job.machine.device, job.machine.processes.size))
+        plans.print(needs_lines(job.needs, job.machine.device, job.machine.processes.size))
         searched, tried = job.windows_BT, job.windows_BT[:0]
         if job.search is not None:
             searched, tried = job.search.searched_BT, job.search.tried_BT
@@ -77,27 +75,29 @@ class ProgressObserver(Headway, Observer):
 def print_plan(job: Job) -> None:
     """What the run is going to do: widths, parameters and size, by layer."""
     plan, config = job.plan, job.config
-    out.print(_plan_table(f"Plan: {job.checkpoint.source} → {job.place.out}", plan))
-    out.print(
+    plans.print(_plan_table(f"Plan: {job.checkpoint.source} → {job.place.out}", plan))
+    plans.print(
         f"{plan.params_before:,} → {plan.params_after:,} parameters: {plan.ratio:.2%} removed (asked: "
         f"{plan.goal.asked}); {mebibytes(plan.bytes_after)} on disk. {job.windows_BT.shape[0]} windows of "
         f"{job.windows_BT.shape[1]} tokens, {beginning(job)}, {config.solver} on {job.machine.device}."
     )
     if job.latency is not None:
-        out.print(latency_line(predicted(job.latency, whole(plan.places), plan.kept)))
-    out.print(needs_lines(job.needs, job.machine.device, job.machine.processes.size))
+        plans.print(latency_line(predicted(job.latency, whole(plan.places), plan.kept)))
+    if isinstance(plan.goal.measure, Memory):
+        plans.print(memory_line(planned(plan.goal.measure, plan.kept)))
+    plans.print(needs_lines(job.needs, job.machine.device, job.machine.processes.size))
     if config.solver == "flap" and (without := [part for part, has in carried(job.checkpoint).items() if not has]):
-        out.print(
+        plans.print(
             f"note: {config.solver} cannot put a bias behind {' and '.join(without)} of this family: left out there."
         )
     tokens, num_inputs = tokens_per_input(job.checkpoint, job.windows_BT.numel())
     if config.repairs and plan.ratio > 0 and tokens < ENOUGH_TOKENS:
-        out.print(
+        plans.print(
             f"note: {job.windows_BT.numel():,} calibration tokens are {tokens:.0f} for each of the {num_inputs:,} "
             f"inputs of the widest projection; with fewer than {ENOUGH_TOKENS} repair lacks data: raise --samples."
         )
     if config.asked_ratio is not None and abs(plan.ratio - config.asked_ratio) > TOLERANCE:
-        out.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
+        plans.print(f"note: whole units and --round-to {config.round_to} allow no closer ratio than {plan.ratio:.2%}.")
 
 
 def _plan_table(title: str, plan: Plan) -> Table:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from slimgpt.reports.console import out
+from slimgpt.reports.loudness import out
 from slimgpt.reports.memory import mebibytes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from slimgpt.evaluation import EvalObserver
-from slimgpt.reports.console import out
+from slimgpt.reports.loudness import out
 from slimgpt.reports.progress import Stages
 
 

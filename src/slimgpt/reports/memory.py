@@ -1,6 +1,9 @@
-"""What a run will need, in words; and sizes for people."""
+"""What a run will need, and what a model will take, in words; and sizes for people."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from slimgpt.streaming.memory import Needs
 
@@ -18,6 +21,20 @@ def needs_lines(needs: Needs, device: object, num_processes: int = 1) -> str:
     disk = f", {mebibytes(needs.disk)} on disk for activations" if needs.offloaded else ""
     each = f" in each of {num_processes} processes" if num_processes > 1 else ""
     return f"Needs about {on_device}{mebibytes(needs.host)} of memory{disk}{each}{_parts(needs)}."
+
+
+def memory_line(found: Mapping[str, Any]) -> str:
+    """What a plan's weights and cache take."""
+    weights, cache = found["weights_bytes"], found["cache_bytes"]
+    together = {when: weights[when] + cache[when] for when in weights}
+    return (
+        f"Memory: weights {_both(weights)}, a cache of {found['batch']:,} x {found['context']:,} tokens "
+        f"{_both(cache)}; together {_both(together)}."
+    )
+
+
+def _both(size: Mapping[str, int]) -> str:
+    return f"{mebibytes(size['before'])} → {mebibytes(size['after'])}"
 
 
 def _parts(needs: Needs) -> str:

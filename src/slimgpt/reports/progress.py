@@ -1,6 +1,7 @@
 """How far a command is: a line that moves on a terminal; elsewhere plain lines, at least one every half minute.
 
-A log file, a container or CI gets lines that it can keep. What is counted is the same in both cases.
+A log file, a container or CI gets lines that it can keep, and a program that asks for them JSON. What is counted is the
+same in all cases.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
 from rich.text import Text
+
+from slimgpt.reports.loudness import entry, for_machines, note, put
 
 EVERY_S = 25.0  # between two plain lines: half a minute, less what a busy machine is late by
 GETTING_READY, WRITING = "getting ready", "writing"
@@ -31,13 +34,18 @@ class Headway:
         console: where it is shown.
         now: seconds, by any clock.
         wait: waits for so many seconds and says whether the end has come; by itself until :meth:`close`.
+
+    Attributes:
+        before: what stands before the name of each piece of work: which part of a larger whole it is of.
     """
 
     def __init__(
         self, console: Console, now: Callable[[], float] = time.monotonic, wait: Callable[[float], bool] | None = None
     ) -> None:
         shown = os.environ.get("RANK", "0") == "0"
-        self._console = console
+        self._console, self._as_json = console, for_machines()
+        as_bar = console.is_terminal and not self._as_json
+        self.before = ""
         self._bar = Progress(
             SpinnerColumn(),
             _Said(lambda task: task.description),
@@ -48,27 +56,29 @@ class Headway:
             console=console,
             get_time=now,
             transient=True,
-            disable=not (shown and console.is_terminal),
+            disable=not (shown and as_bar),
         )
-        self._lines = _Lines(self._print, wait) if shown and not console.is_terminal else None
+        self._lines = _Lines(self._print, wait) if shown and not as_bar else None
 
     def said(self, text: str) -> None:
         """Print what people should know, to stay there."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        note(self._console, text)
 
     def begin(self, name: str, total: float | None = None) -> None:
         """A piece of work begins, ``total`` long where that is known; the one before is over."""
         before = self._bar.task_ids
-        self._bar.add_task(name, total=total, note="")
+        self._bar.add_task(_joined(self.before, name), total=total, note="")
         for task in before:
             self._bar.remove_task(task)
         self._bar.start()
         if self._lines is not None:
             self._lines.start()
+            if self._as_json:  # programs wait for stages, not for half minutes
+                self._print()
 
     def name(self, name: str) -> None:
         """Say what of the piece is being done."""
-        self._bar.update(self.task.id, description=name)
+        self._bar.update(self.task.id, description=_joined(self.before, name))
 
     def note(self, text: str) -> None:
         """Say something beside the share that is done."""
@@ -99,7 +109,7 @@ class Headway:
         return self._bar.tasks[-1]
 
     def _print(self) -> None:
-        self._console.print(line(self.task), markup=False, highlight=False, soft_wrap=True)
+        put(self._console, entry("progress", **numbers(self.task)) if self._as_json else line(self.task))
 
     def __enter__(self: Own) -> Own:
         self.begin(GETTING_READY)
@@ -126,6 +136,17 @@ def line(task: Task) -> str:
     return _joined(task.description, share(task), task.fields["note"], time_so_far(task), time_left(task))
 
 
+def numbers(task: Task) -> dict[str, object]:
+    """A piece of work for machines: shares from 0 to 1, seconds; None where it is not known."""
+    return {
+        "work": task.description,
+        "share": round(task.completed / task.total, 4) if task.total else None,
+        "note": task.fields["note"],
+        "seconds": round(task.elapsed or 0, 1),
+        "seconds_left": None if (left := seconds_left(task)) is None else round(left, 1),
+    }
+
+
 def share(task: Task) -> str:
     """What part is done, where the whole is known."""
     return f"{task.percentage:.0f} %" if task.total else ""
@@ -137,10 +158,15 @@ def time_so_far(task: Task) -> str:
 
 
 def time_left(task: Task) -> str:
-    """As long for each part of what is left as for each that is done; nothing before anything is."""
+    """In words; nothing before it can be known."""
+    return "" if (left := seconds_left(task)) is None else f"about {_clock(left)} left"
+
+
+def seconds_left(task: Task) -> float | None:
+    """As long for each part of what is left as for each that is done; None before anything is."""
     if not task.total or not task.completed:
-        return ""
-    return f"about {_clock((task.elapsed or 0) * max(task.total / task.completed - 1, 0))} left"
+        return None
+    return (task.elapsed or 0) * max(task.total / task.completed - 1, 0)
 
 
 def _clock(seconds: float) -> str:

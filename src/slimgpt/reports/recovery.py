@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from slimgpt.recovery import RecoverObserver
-from slimgpt.reports.console import beginning, err, out
+from slimgpt.reports.console import beginning
+from slimgpt.reports.loudness import err, out, plans
 from slimgpt.reports.memory import mebibytes, needs_lines
 from slimgpt.reports.progress import WRITING, Headway
 
@@ -24,7 +25,7 @@ class RecoveryProgress(Headway, RecoverObserver):
         """Print the plan; the teacher's reading, where it reads ahead, and the training are a piece of work each."""
         tokens = sum(len(row.ids) for row in job.train)
         self.hide()
-        out.print(
+        plans.print(
             f"{len(job.train):,} rows with {tokens:,} tokens to learn from, {len(job.held_out):,} to measure with, "
             f"{beginning(job)}; "
             f"{job.num_steps:,} optimiser steps of {job.config.batch_size} rows. "
@@ -32,7 +33,7 @@ class RecoveryProgress(Headway, RecoverObserver):
             f"{f'the predictions of {job.teacher.source}' if job.teacher else 'the data'}, in "
             f"{'bfloat16' if job.bfloat16 else 'float32'} on {job.device}."
         )
-        out.print(needs_lines(job.needs, job.device, job.processes.size))
+        plans.print(needs_lines(job.needs, job.device, job.processes.size))
         self._num_steps = job.num_steps
         if job.reads_ahead:
             self.begin("teacher reads", tokens)

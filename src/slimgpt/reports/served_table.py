@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from slimgpt.reports.console import out
+from slimgpt.reports.loudness import out
 
 COLUMNS = {
     "requests_per_s": ("requests/s", ",.2f"),

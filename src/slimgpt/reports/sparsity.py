@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from slimgpt.reports.console import out
+from slimgpt.reports.loudness import out, plans
 from slimgpt.reports.memory import mebibytes, needs_lines
 from slimgpt.reports.progress import Stages
 from slimgpt.streaming.memory import Needs
@@ -19,7 +19,7 @@ class StreamProgress(Stages, StreamObserver):
 
     def planned(self, needs: Needs, device: object) -> None:
         """Print it."""
-        out.print(needs_lines(needs, device))
+        plans.print(needs_lines(needs, device))
 
 
 def print_sparsity(record: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table as ConsoleTable
 from slimgpt.machine.atomic import write_text
 from slimgpt.reports.charts import study as charts
 from slimgpt.reports.charts.chart import Chart, Table
-from slimgpt.reports.console import err, out
+from slimgpt.reports.loudness import out
 from slimgpt.reports.progress import Headway
 from slimgpt.reports.rendering import render
 from slimgpt.studies import StudyObserver, StudyResult
@@ -37,7 +37,7 @@ class StudyProgress(Headway, StudyObserver):
     def planned(self, num_cells: int, num_finished: int) -> None:
         """Say how much there is to do."""
         self._cells, self._finished = num_cells, num_finished
-        err.print(f"{num_cells} cells, {num_finished} of them finished before.")
+        self.said(f"{num_cells} cells, {num_finished} of them finished before.")
         self.begin(f"cells, of {num_cells}", num_cells - num_finished)
 
     def finished(self, record: Mapping[str, Any]) -> None:
@@ -46,9 +46,9 @@ class StudyProgress(Headway, StudyObserver):
         self.advance()
         seconds = sum(step["seconds"] for step in record["steps"])
         name = Cell(**record["cell"]).name
-        err.print(f"{self._finished}/{self._cells} {name}: {record['status']}, {seconds:.0f} s", highlight=False)
+        self.said(f"{self._finished}/{self._cells} {name}: {record['status']}, {seconds:.0f} s")
         if record["error"]:
-            err.print(f"  {record['error']['step']}: {record['error']['message']}", highlight=False, markup=False)
+            self.said(f"  {record['error']['step']}: {record['error']['message']}")
 
     def answered(self, done: StudyResult) -> None:
         """Write the page."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import yaml
 
 from slimgpt.allocation.goal import Goal
-from slimgpt.allocation.places import NOTHING, Allocation, Key, Place, layered, parts_of
+from slimgpt.allocation.places import Allocation, Key, Place, layered, parts_of
 from slimgpt.allocation.places import removed_params as removed_of
-from slimgpt.allocation.plan import Shape
+from slimgpt.allocation.shape import Shape
 from slimgpt.searching.cache import LossCurve, LossCurves
 from slimgpt.searching.programme import Offer, solve
 from slimgpt.sites import Kept
@@ -23,12 +23,14 @@ class Choices:
     Attributes:
         places: in the order of the curves.
         menus: what is kept at each level; the most first.
-        offers: what each level costs and gives.
+        offers: what each level costs, and gives beyond the first.
+        given: what the first ones give: nothing, where every place may stay whole.
     """
 
     places: list[Place]
     menus: list[list[Kept]]
     offers: list[Offer]
+    given: int
 
     @classmethod
     def of(cls, curves: LossCurves, goal: Goal, shape: Shape) -> Choices:
@@ -37,10 +39,15 @@ class Choices:
         Raises:
             ConfigError: the goal is more than whole units and minimal widths allow.
         """
-        menus = [_menu(curve, shape) for curve in curves.curves]
+        menus = [_menu(curve, shape, goal) for curve in curves.curves]
         offers = [_offer(curve, menu, goal) for curve, menu in zip(curves.curves, menus, strict=True)]
-        goal.check_attainable(sum(offer.saved[-1] for offer in offers))
-        return cls(curves.places, menus, offers)
+        given = sum(goal.saved(curve.place, menu[0]) for curve, menu in zip(curves.curves, menus, strict=True))
+        goal.check_attainable(given + sum(offer.saved[-1] for offer in offers))
+        return cls(curves.places, menus, offers, given)
+
+    def target(self, goal: Goal) -> int:
+        """What offers have to give."""
+        return max(goal.removes - self.given, 0)
 
     def kept(self, levels: Sequence[int]) -> dict[Key, Kept]:
         """What every place keeps."""
@@ -59,32 +66,28 @@ def allocate(curves: LossCurves, goal: Goal, shape: Shape) -> tuple[dict[Key, Ke
         ConfigError: the goal is more than whole units and minimal widths allow.
     """
     choices = Choices.of(curves, goal, shape)
-    levels = solve(choices.offers, max(goal.removes, 0), goal.at_least)
+    levels = solve(choices.offers, choices.target(goal), goal.at_least)
     return choices.kept(levels), sum(offer.loss[level] for offer, level in zip(choices.offers, levels, strict=True))
 
 
-def _menu(curve: LossCurve, shape: Shape) -> list[Kept]:
-    """What a place may keep, the most first: fine ones fall to multiples of ``round_to``."""
-    place, step = curve.place, shape.round_to
-    nothing = [NOTHING] if place.vanishes(shape.blocks) else []
-    if place.fine:
-        widths = range(place.num_units // step * step, place.narrowest(step).units - 1, -step)
-        return [*(Kept(width) for width in sorted({place.num_units, *widths}, reverse=True)), *nothing]
-    some = [kept for kept in place.choices() if shape.by_members or kept.members is None]
-    return _worthwhile(curve, [*some, *nothing])
+def _menu(curve: LossCurve, shape: Shape, goal: Goal) -> list[Kept]:
+    """What a place may keep, the most first; of heads, what is worth a thought."""
+    menu = shape.menu(curve.place)
+    return list(menu) if curve.place.fine else _worthwhile(curve, menu, goal)
 
 
-def _worthwhile(curve: LossCurve, menu: Sequence[Kept]) -> list[Kept]:
+def _worthwhile(curve: LossCurve, menu: Sequence[Kept], goal: Goal) -> list[Kept]:
     """Without choices that lose more than another that gives at least as much; the largest first."""
     worthwhile: list[Kept] = []
-    for kept in sorted(menu, key=lambda kept: (-curve.place.removed(kept), curve.at(kept))):
+    for kept in sorted(menu, key=lambda kept: (-goal.saved(curve.place, kept), curve.at(kept))):
         if not worthwhile or curve.at(kept) <= curve.at(worthwhile[-1]):
             worthwhile.append(kept)
     return worthwhile[::-1]
 
 
 def _offer(curve: LossCurve, menu: Sequence[Kept], goal: Goal) -> Offer:
-    saved = tuple(goal.saved(curve.place, kept) for kept in menu)
+    first = goal.saved(curve.place, menu[0])
+    saved = tuple(goal.saved(curve.place, kept) - first for kept in menu)
     return Offer(tuple(curve.at(kept) for kept in menu), saved, fine=curve.place.fine)
 
 

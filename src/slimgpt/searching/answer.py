@@ -7,8 +7,9 @@ from typing import Any
 
 from slimgpt.allocation.goal import goal_of
 from slimgpt.allocation.latency import LatencyTable, predicted, read_table
+from slimgpt.allocation.measures import Memory, planned
 from slimgpt.allocation.places import Allocation, whole
-from slimgpt.allocation.plan import Shape
+from slimgpt.allocation.shape import Shape
 from slimgpt.config import SearchConfig
 from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError
@@ -27,6 +28,7 @@ class SearchResult:
         kept: what every place keeps.
         loss: the predicted loss, nats a token.
         latency: predicted times, where a table of them was given.
+        memory: bytes of weights and cache, where those were the target.
     """
 
     curves: LossCurves
@@ -34,6 +36,7 @@ class SearchResult:
     kept: Allocation
     loss: float
     latency: dict[str, Any] | None
+    memory: dict[str, Any] | None
 
 
 def search(config: SearchConfig) -> SearchResult:
@@ -54,10 +57,16 @@ def _found(config: SearchConfig) -> SearchResult:
     table = _table(config, curves)
     times = table.times[config.latency_of] if table is not None else None
     goal = goal_of(config, curves.num_params, curves.bytes_per_param, times=times, places=curves.places)
-    shape = Shape(round_to=config.round_to, by_members=config.by_queries, blocks=config.whole_blocks)
+    shape = Shape(
+        round_to=config.round_to,
+        by_members=config.by_queries,
+        blocks=config.whole_blocks,
+        tensor_parallel=config.tensor_parallel,
+    )
     kept, loss = allocate(curves, goal, shape)
     times_of_plan = predicted(table, whole(curves.places), kept) if table is not None else None
-    return SearchResult(curves, goal.asked, kept, loss, times_of_plan)
+    memory = planned(goal.measure, kept) if isinstance(goal.measure, Memory) else None
+    return SearchResult(curves, goal.asked, kept, loss, times_of_plan, memory)
 
 
 def _table(config: SearchConfig, curves: LossCurves) -> LatencyTable | None:

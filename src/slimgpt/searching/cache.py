@@ -26,7 +26,7 @@ from slimgpt.sites import Kept
 
 CURVES = "curves.json"
 METRICS, HESSIANS = "metrics-{}.safetensors", "inputs-{}.safetensors"
-KIND, SCHEMA = "search", 3
+KIND, SCHEMA = "search", 4
 
 
 @dataclass(frozen=True)

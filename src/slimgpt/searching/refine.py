@@ -64,7 +64,7 @@ def _search(
 ) -> dict[str, Any]:
     goal, machine = task.goal, task.machine
     choices = Choices.of(curves, goal, task.shape)
-    target, num_candidates = max(goal.removes, 0), task.num_candidates
+    target, num_candidates = choices.target(goal), task.num_candidates
     levels = solve(choices.offers, target, goal.at_least)
     windows_BT = task.tried_BT
     with head(task.checkpoint, machine.device, machine.compute_dtype) as logits:

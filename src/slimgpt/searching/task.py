@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimgpt.allocation.goal import Goal
 from slimgpt.allocation.places import Place
-from slimgpt.allocation.plan import Shape
+from slimgpt.allocation.shape import Shape
 from slimgpt.machine.setup import Machine
 from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.searching.windows import search_windows, tried_windows

@@ -193,7 +193,7 @@ class ActivationStream:
                 additive = len(blocks) == len(sites) and _adds_up(before_BTD, outputs, after_BTD)
             stream_BTD = before_BTD
             for site, output in zip(blocks, outputs, strict=True):
-                stream_BTD = stream_BTD + output
+                stream_BTD = stream_BTD + output if additive else stream_BTD
                 if site.name not in of_site:
                     of_site[site.name] = self._conveyor(site.name, output.shape[-1])
                 of_site[site.name].put(rows, stream_BTD if additive else output)
@@ -283,6 +283,8 @@ class ActivationStream:
 
 def _adds_up(before_BTD: Tensor, outputs: Sequence[Tensor], after_BTD: Tensor) -> bool:
     """The layer adds its consumers' outputs to the residual stream, and does nothing else to it."""
+    if any(output.shape != before_BTD.shape for output in outputs):  # they go into one of several streams
+        return False
     change_BTD = after_BTD.float() - before_BTD.float()
     left_BTD = change_BTD - torch.stack([output.float() for output in outputs]).sum(0)
     return bool(left_BTD.norm() <= ROUNDING * change_BTD.norm())

@@ -21,13 +21,12 @@ from slimgpt.allocation.places import (
     Allocation,
     Key,
     Place,
-    least,
-    narrowest,
     of_layer,
     removed_params,
     whole,
 )
 from slimgpt.allocation.ratios import curves
+from slimgpt.allocation.shape import Shape, least
 from slimgpt.errors import ConfigError
 from slimgpt.sites import Kept
 
@@ -127,9 +126,9 @@ def test_plan_meets_its_target_within_a_third_of_a_percent(name: str, shape: str
         target = round(ratio * total)
         if target > most_removable(places, round_to):
             with pytest.raises(ConfigError):
-                allocate(places, target, along, round_to)
+                allocate(places, target, along, Shape(round_to=round_to))
             continue
-        kept = allocate(places, target, along, round_to)
+        kept = allocate(places, target, along, Shape(round_to=round_to))
         assert abs(removed_params(places, kept) - target) <= TOLERANCE * total
         check_whole(places, kept, round_to)
 
@@ -137,7 +136,7 @@ def test_plan_meets_its_target_within_a_third_of_a_percent(name: str, shape: str
 def test_plan_at_one_channel_steps_is_exact_to_half_a_channel() -> None:
     places, num_layers, total = SHAPES["smollm2-135m"]
     for ratio in (k / 40 for k in range(1, 27, 3)):
-        kept = allocate(places, round(ratio * total), both(log_curve(num_layers)), round_to=1)
+        kept = allocate(places, round(ratio * total), both(log_curve(num_layers)), Shape(round_to=1))
         assert abs(removed_params(places, kept) - ratio * total) <= 3 * 576 / 2 + 1
 
 
@@ -145,7 +144,7 @@ def test_every_attainable_target_up_to_the_limit_is_met() -> None:
     places, num_layers, total = SHAPES["smollm2-135m"]
     limit = most_removable(places, 8)
     for target in (limit, limit - 1, limit - 12345, round(0.97 * limit), round(0.9 * limit)):
-        kept = allocate(places, target, both(log_curve(num_layers)), 8)
+        kept = allocate(places, target, both(log_curve(num_layers)), Shape(round_to=8))
         assert abs(removed_params(places, kept) - target) <= TOLERANCE * total
         check_whole(places, kept, 8)
 
@@ -156,7 +155,7 @@ def test_models_whose_layers_differ_are_met_too() -> None:
     places = stacked(*((heads(1 + i % 5, 98304), channels(width, 1728)) for i, width in enumerate(widths)))
     total = sum(place.num_units * place.unit_params for place in places)
     for ratio, round_to in product((0.05, 0.2, 0.4, 0.6), (1, 8)):
-        kept = allocate(places, round(ratio * total), both(log_curve(len(widths))), round_to)
+        kept = allocate(places, round(ratio * total), both(log_curve(len(widths))), Shape(round_to=round_to))
         assert abs(removed_params(places, kept) - ratio * total) <= max(TOLERANCE * total, 4 * 1728)
         check_whole(places, kept, round_to)
 
@@ -168,7 +167,7 @@ def test_layers_that_lack_a_part_are_met_too(round_to: int) -> None:
     places = stacked((attention, ffn), (ffn,), (attention,), (), (attention, ffn), (ffn,))
     total = sum(place.num_units * place.unit_params for place in places)
     for ratio in (0.05, 0.2, 0.4, 0.6):
-        kept = allocate(places, round(ratio * total), both(log_curve(6)), round_to)
+        kept = allocate(places, round(ratio * total), both(log_curve(6)), Shape(round_to=round_to))
         assert abs(removed_params(places, kept) - ratio * total) <= TOLERANCE * total
         check_whole(places, kept, round_to)
     assert [set(of_layer(kept, index)) for index in range(4)] == [{*PARTS}, {"ffn"}, {"attention"}, set()]
@@ -178,23 +177,24 @@ def test_places_that_no_curve_speaks_of_stay_whole() -> None:
     """Those beside the layers, and those of other parts."""
     beside, experts = Place(None, "vocabulary", 32000, 512), Place(1, "experts", 8, 9_000)
     places = [*layers(4, heads(4, 5000), channels(200, 300)), experts, beside]
-    kept = allocate(places, 60_000, both(log_curve(4)), 1)
+    kept = allocate(places, 60_000, both(log_curve(4)), Shape(round_to=1))
     assert (kept[beside.key], kept[experts.key]) == (Kept(32000), Kept(8))
     assert removed_params(places, kept) == pytest.approx(60_000, abs=150)
     with pytest.raises(ConfigError, match=f"at most {4 * (3 * 5000 + 168 * 300):,} can go"):
-        allocate(places, 400_000, both(log_curve(4)), 1)
+        allocate(places, 400_000, both(log_curve(4)), Shape(round_to=1))
 
 
 def test_nothing_asked_keeps_everything() -> None:
     places, num_layers, _ = SHAPES["llama-3.2-1b"]
     dense = plan(*[(8, 8192)] * 16)
     assert dense == whole(places)
-    assert dense == allocate(places, 0, both(log_curve(num_layers))) == allocate_uniform(places, num_layers, 0)
+    assert dense == allocate(places, 0, both(log_curve(num_layers)), Shape())
+    assert dense == allocate_uniform(places, num_layers, 0, Shape())
 
 
 def test_heads_follow_rounded_ratios() -> None:
     places, num_layers, total = SHAPES["llama-7b"]
-    kept = allocate(places, round(0.25 * total), both(log_curve(num_layers)), 1)
+    kept = allocate(places, round(0.25 * total), both(log_curve(num_layers)), Shape(round_to=1))
     removed = [32 - left for left in units(kept, "attention")]
     assert removed[0] == 2  # 32 x 0.0625
     assert removed == sorted(removed)
@@ -204,7 +204,7 @@ def test_heads_follow_rounded_ratios() -> None:
 def test_uneven_heads_and_widths_follow_their_own_curves() -> None:
     places, _, total = SHAPES["smollm2-135m"]
     only_last = scaled_curves([0.0] * 29 + [1.0])[0]
-    kept = allocate(places, round(0.2 * total), {"attention": only_last, "ffn": log_curve(30)}, 8)
+    kept = allocate(places, round(0.2 * total), {"attention": only_last, "ffn": log_curve(30)}, Shape(round_to=8))
     *first, last = units(kept, "attention")
     assert first == [3] * 29
     assert last < 3
@@ -216,14 +216,14 @@ def test_channels_are_given_back_to_the_largest_remainder() -> None:
     places = layers(4, heads(4, 1000), channels(200, 10))
     removed = [95, 103, 108, 94]
     along = {"attention": lambda amount: [0.0] * 4, "ffn": scaled_curves(removed)[0]}
-    kept = allocate(places, 10 * sum(removed), along, 8)
+    kept = allocate(places, 10 * sum(removed), along, Shape(round_to=8))
     assert units(kept, "ffn") == [104, 96, 96, 104]
     assert units(kept, "attention") == [4] * 4
 
 
-@pytest.mark.parametrize(("width", "round_to", "least"), [(1536, 8, 32), (1536, 1, 32), (1536, 64, 64), (24, 8, 24)])
-def test_some_channels_always_stay(width: int, round_to: int, least: int) -> None:
-    assert channels(width, 1).narrowest(round_to) == Kept(least)
+@pytest.mark.parametrize(("width", "round_to", "fewest"), [(1536, 8, 32), (1536, 1, 32), (1536, 64, 64), (24, 8, 24)])
+def test_some_channels_always_stay(width: int, round_to: int, fewest: int) -> None:
+    assert channels(width, 1).narrowest(round_to) == Kept(fewest)
     assert heads(width, 1).narrowest(round_to) == Kept(1)
 
 
@@ -231,7 +231,7 @@ def test_too_much_is_refused_with_what_would_go() -> None:
     places, num_layers, total = SHAPES["smollm2-135m"]
     target = round(0.85 * total)
     with pytest.raises(ConfigError) as refused:
-        allocate(places, target, both(log_curve(num_layers)))
+        allocate(places, target, both(log_curve(num_layers)), Shape())
     message = str(refused.value)
     assert f"{target:,} parameters" in message
     assert f"at most {most_removable(places, 8):,}" in message
@@ -249,7 +249,7 @@ def test_uniform_gives_one_size(shape: str) -> None:
         target = round(ratio * total)
         if target > most_removable(places, 8):
             continue
-        kept = allocate_uniform(places, num_layers, target, 8)
+        kept = allocate_uniform(places, num_layers, target, Shape(round_to=8))
         assert all(of_layer(kept, index) == of_layer(kept, 0) for index in range(num_layers))
         step = 8 * sum(place.unit_params for place in places if place.fine)
         assert abs(removed_params(places, kept) - target) <= step / 2
@@ -259,7 +259,7 @@ def test_uniform_gives_one_size(shape: str) -> None:
 def test_uniform_refuses_layers_that_differ_already() -> None:
     places = stacked((heads(4, 1000), channels(200, 10)), (heads(3, 1000), channels(200, 10)))
     with pytest.raises(ConfigError, match=r"all of one size, and this one's differ.*--layout per-layer"):
-        allocate_uniform(places, 2, 100)
+        allocate_uniform(places, 2, 100, Shape())
 
 
 # --- ratios from a file ----------------------------------------------------------------------------
@@ -365,8 +365,8 @@ def test_a_block_takes_along_what_it_has_beside_its_units() -> None:
     block, part = replace(heads(3, 100), block_params=7), channels(200, 10)
     assert (block.removed(NOTHING), block.removed(Kept(1))) == (307, 200)
     assert not part.vanishes(PARTS) and not block.vanishes(["ffn"])
-    assert least([block, part], 8, PARTS) == {block.key: NOTHING, part.key: Kept(32)}
-    assert least([block, part], 8, ()) == narrowest([block, part], 8) == {block.key: Kept(1), part.key: Kept(32)}
+    assert least([block, part], Shape(round_to=8, blocks=PARTS)) == {block.key: NOTHING, part.key: Kept(32)}
+    assert least([block, part], Shape(round_to=8)) == {block.key: Kept(1), part.key: Kept(32)}
 
 
 def test_a_place_offers_everything_down_to_one_member_of_one_unit() -> None:
@@ -385,7 +385,7 @@ def test_query_heads_come_nearer_to_the_ratio(ratio: float) -> None:
         left = sum(place.params(kept[place.key]) for place in attention)
         return abs(left / sum(place.params(place.whole) for place in attention) - (1 - ratio))
 
-    coarse, fine = (allocate(places, target, along, 8, by_members) for by_members in (False, True))
+    coarse, fine = (allocate(places, target, along, Shape(by_members=members)) for members in (False, True))
     assert miss(fine) <= miss(coarse) and miss(fine) <= 1 / 8 + 1e-9  # half of the widest step, 12 to 9
     assert removed_params(places, fine) == pytest.approx(target, abs=8 * 3)
     assert all(kept.members is None for kept in coarse.values()) and min(units(fine, "attention")) >= 1
@@ -393,6 +393,6 @@ def test_query_heads_come_nearer_to_the_ratio(ratio: float) -> None:
 
 def test_a_uniform_plan_knows_query_heads() -> None:
     places = layers(4, shared(3, 3), channels(400, 3))
-    kept = allocate_uniform(places, 4, 4 * 600, 8, by_members=True)
+    kept = allocate_uniform(places, 4, 4 * 600, Shape(round_to=8, by_members=True))
     assert all(of_layer(kept, index) == of_layer(kept, 0) for index in range(4))
     assert kept[Key(0, "attention")] == Kept(3, 2)

@@ -18,10 +18,10 @@ from damage import KINDS
 from tables import plan
 
 from slimgpt import cli
-from slimgpt.allocation.goal import ModelTimes, PartTimes
 from slimgpt.allocation.latency import measuring, table_for
 from slimgpt.allocation.latency.measuring import measure, never_falling, shape
 from slimgpt.allocation.latency.table import LatencyTable, read_table, write_table
+from slimgpt.allocation.measures import ModelTimes, PartTimes
 from slimgpt.allocation.places import whole
 from slimgpt.allocation.plan import places_of
 from slimgpt.config import PruneConfig

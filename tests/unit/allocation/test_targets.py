@@ -14,9 +14,11 @@ from tables import channels, heads, layers, plan, quadratic_losses, units
 from slimgpt import cli
 from slimgpt.allocation.allocate import allocate
 from slimgpt.allocation.curves import log_curve
-from slimgpt.allocation.goal import Goal, ModelTimes, PartTimes, met
-from slimgpt.allocation.places import Key, Place, narrowest, removed_params
-from slimgpt.allocation.plan import Plan, Shape, make_plan
+from slimgpt.allocation.goal import Goal, met
+from slimgpt.allocation.measures import ModelTimes, PartTimes
+from slimgpt.allocation.places import Key, Place, removed_params
+from slimgpt.allocation.plan import Plan, make_plan
+from slimgpt.allocation.shape import Shape, least
 from slimgpt.config import PruneConfig, SearchConfig
 from slimgpt.config.target import count, latency, size
 from slimgpt.errors import ConfigError
@@ -200,7 +202,7 @@ def test_times_between_measured_widths_lie_on_a_line() -> None:
 def test_what_was_not_timed_takes_no_time() -> None:
     times, beside = made_up_times(), Place(None, "vocabulary", 32000, 512)
     assert times.of_model({**DENSE, beside.key: beside.whole}) == times.of_model(DENSE)
-    assert Goal("", 1, at_least=True, times=times).saved(beside, Kept(1)) == 0
+    assert Goal("", 1, at_least=True, measure=times).saved(beside, Kept(1)) == 0
 
 
 def test_a_models_time_is_the_sum_of_its_parts() -> None:
@@ -242,10 +244,10 @@ def test_times_that_cannot_be_are_refused(checkpoint: Checkpoint, value: str, me
 
 def test_the_cut_is_the_first_that_meets_the_goal() -> None:
     places = layers(4, heads(3, 500), channels(200, 10))
-    floors, along = narrowest(places, 8), dict.fromkeys(("attention", "ffn"), log_curve(4))
+    floors, along = least(places, Shape(round_to=8)), dict.fromkeys(("attention", "ffn"), log_curve(4))
 
     def cut(params: int) -> dict[Key, Kept]:
-        return allocate(places, params, along, 8)
+        return allocate(places, params, along, Shape(round_to=8))
 
     def given(removes: int) -> int:
         return removed_params(places, met(Goal("", removes, at_least=True), places, floors, cut))
@@ -271,7 +273,7 @@ LOSSES = quadratic_losses(layers(3, heads(3, HEAD_GROUP), channels(96, STEP)), n
 @pytest.mark.parametrize("share", [0.95, 0.8, 0.6, 0.5])
 def test_a_search_meets_a_time(share: float) -> None:
     times, before = made_up_times(), made_up_times().of_model(DENSE)
-    goal = Goal("", before - int(share * before), at_least=True, times=times)
+    goal = Goal("", before - int(share * before), at_least=True, measure=times)
     kept, _ = allocate_by_curves(LOSSES, goal, Shape(round_to=8))
     assert times.of_model(kept) <= share * before
 
@@ -280,7 +282,7 @@ def test_what_costs_no_time_is_left_alone() -> None:
     """Attention that takes no time by its width is not cut for a time, though it is for parameters."""
     times = made_up_times(head_ns=0)
     before = times.of_model(DENSE)
-    faster, _ = allocate_by_curves(LOSSES, Goal("", before // 10, at_least=True, times=times), Shape(round_to=8))
+    faster, _ = allocate_by_curves(LOSSES, Goal("", before // 10, at_least=True, measure=times), Shape(round_to=8))
     assert units(faster, "attention") == [3, 3, 3]
     smaller, _ = allocate_by_curves(LOSSES, Goal("", 30_000, at_least=True), Shape(round_to=8))
     assert min(units(smaller, "attention")) < 3

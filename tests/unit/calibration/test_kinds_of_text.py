@@ -112,10 +112,19 @@ def test_unknown_endings_are_refused_with_those_that_are_known(tmp_path: Path, n
     (tmp_path / name).write_text("text")
     ending = Path(name.removesuffix(".gz")).suffix
     assert refusal(tmp_path / name) == (
-        f"{tmp_path / name} ends in {ending!r}, which is neither text (.txt, .text, .md, .raw, .tokens) nor a table "
-        "(.jsonl, .ndjson, .jsonlines, .json, .csv, .tsv, .parquet), compressed or not (.gz, .bz2, .xz, .zst); if it "
-        "is plain text, give it a name in .txt"
+        f"{tmp_path / name} ends in {ending!r}, which is neither text (.txt, .text, .md, .raw, .tokens, or source "
+        "code such as .py) nor a table (.jsonl, .ndjson, .jsonlines, .json, .csv, .tsv, .parquet), compressed or not "
+        "(.gz, .bz2, .xz, .zst); if it is plain text, give it a name in .txt"
     )
+
+
+def test_source_code_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def one():\n    return 1\n")
+    (tmp_path / "b.rs").write_text("fn two() -> u8 { 2 }\n")
+    (tmp_path / "page.html").write_text("<p>no</p>")
+    found = sources.resolve(str(tmp_path))
+    assert [text.strip() for text in found.documents(0)] == ["def one():\n    return 1", "fn two() -> u8 { 2 }"]
+    assert found.note is not None and "page.html" in found.note
 
 
 def test_a_folder_is_read_without_what_is_no_text_and_says_so(tmp_path: Path) -> None:

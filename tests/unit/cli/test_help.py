@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import re
 import shlex
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,3 +115,16 @@ def test_no_colour_where_none_is_wanted(capsys: pytest.CaptureFixture[str], monk
     monkeypatch.delenv("FORCE_COLOR")
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[" not in page(capsys, "drop", "--help")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit):
+        cli.main(["--tyro-print-completion", "bash"])
+    script.write_text(printed.getvalue())
+    ask = f"source {script}; complete -p slimgpt; COMP_WORDS=(slimgpt prune --search-cand); COMP_CWORD=2; "
+    ask += 'COMP_LINE="slimgpt prune --search-cand"; COMP_POINT=${#COMP_LINE}; '
+    ask += '$(complete -p slimgpt | sed "s/.*-F \\([^ ]*\\).*/\\1/") slimgpt; echo "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=False)
+    assert "--search-candidates" in done.stdout, done.stderr

@@ -183,16 +183,33 @@ def test_on_the_command_line_it_is_one_line_and_status_2(
 def test_a_cache_that_says_something_else_is_found(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = GenerationMixin.generate
-
-    def forgetful(*given: Any, **more: Any) -> Any:
-        made = generate(*given, **more)
-        made.logits = tuple(logits.roll(1) for logits in made.logits)
-        return made
-
-    monkeypatch.setattr(GenerationMixin, "generate", forgetful)
+    monkeypatch.setattr(GenerationMixin, "generate", forgetful("Slim"))
     with pytest.raises(ProofError, match="the logits of generated tokens differ with a cache and without"):
         prune(options(model, tmp_path / "out"))
+
+
+def test_a_cache_need_not_do_what_it_does_not_in_the_model_itself(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GenerationMixin, "generate", forgetful(""))
+    made = prune(options(model, tmp_path / "out"))
+    found = made.record["proof"]["differences"]
+    assert found.keys() == {"logits", "source_cache"} and found["source_cache"] > 1e-3
+    card = " ".join((made.path / "README.md").read_text().split())
+    assert "generates from other logits than without, as the model that it was made from does" in card
+
+
+def forgetful(classes: str) -> Callable[..., Any]:
+    """``generate`` of classes whose names begin so, with a cache that mixes tokens up."""
+    generate = GenerationMixin.generate
+
+    def generated(self: Any, *given: Any, **more: Any) -> Any:
+        made = generate(self, *given, **more)
+        if type(self).__name__.startswith(classes):
+            made.logits = tuple(logits.roll(1) for logits in made.logits)
+        return made
+
+    return generated
 
 
 # --- every command -------------------------------------------------------------------------------------
@@ -355,7 +372,8 @@ def test_the_whole_model_is_opened_where_it_takes_no_more_than_was_announced(
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(size * MIB)  # a hole: it takes no room
     monkeypatch.setattr(host, "free_bytes", lambda: free * MIB)
-    witness = Witness(torch.empty(0), torch.empty(0), torch.device("cpu"), torch.float32, stored, torch.float32)
+    cpu, nothing = torch.device("cpu"), torch.empty(0)
+    witness = Witness(nothing, nothing, cpu, torch.float32, stored, torch.float32, tmp_path / "source")
     assert proving._fits(tmp_path, witness, None if announced is None else announced * MIB) == whole
 
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from slimgpt import cli
 from slimgpt.allocation.goal import Goal
 from slimgpt.allocation.places import Place
-from slimgpt.allocation.plan import Shape
+from slimgpt.allocation.shape import Shape
 from slimgpt.config import SearchConfig
 from slimgpt.errors import ConfigError
 from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
@@ -348,10 +348,10 @@ def test_the_search_of_another_model_is_refused(model: Path, tmp_path: Path) -> 
     [
         (None, f"holds no search: it has no {CURVES}"),
         ("{", "is damaged"),
-        ('{"schema": 1}', "was made by an older slimgpt (schema 1; this one writes 3): remove"),
-        ('{"schema": 2}', "was made by an older slimgpt (schema 2; this one writes 3): remove"),
-        ('{"schema": 3}', "curves.json has no hash, so an older slimgpt wrote it: remove"),
-        ('{"schema": 3, "sha256": "0"}', "curves.json is damaged, or from another run: remove"),
+        ('{"schema": 1}', "was made by an older slimgpt (schema 1; this one writes 4): remove"),
+        ('{"schema": 2}', "was made by an older slimgpt (schema 2; this one writes 4): remove"),
+        ('{"schema": 4}', "curves.json has no hash, so an older slimgpt wrote it: remove"),
+        ('{"schema": 4, "sha256": "0"}', "curves.json is damaged, or from another run: remove"),
         ('{"schema": 99}', "was made by a newer slimgpt"),
     ],
 )

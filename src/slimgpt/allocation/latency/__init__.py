@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from slimgpt.allocation.goal import NS_PER_MS
 from slimgpt.allocation.latency.measuring import NEW_TOKENS, conditions, measure, shape
 from slimgpt.allocation.latency.table import WORKLOADS, LatencyTable, check_model, kept_table, read_table, write_table
+from slimgpt.allocation.measures import NS_PER_MS
 from slimgpt.allocation.places import Allocation
 from slimgpt.config.paths import path_of
 from slimgpt.errors import ConfigError

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from slimgpt.allocation.goal import NS_PER_MS, ModelTimes, PartTimes
 from slimgpt.allocation.latency.table import WORKLOADS, LatencyTable
+from slimgpt.allocation.measures import NS_PER_MS, ModelTimes, PartTimes
 from slimgpt.allocation.places import Place, layered
 from slimgpt.allocation.places import whole as whole_plan
 from slimgpt.allocation.plan import places_of

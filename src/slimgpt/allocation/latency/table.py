@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimgpt.allocation.goal import NS_PER_MS, ModelTimes, PartTimes
+from slimgpt.allocation.measures import NS_PER_MS, ModelTimes, PartTimes
 from slimgpt.errors import ConfigError, DamagedError, last_line, shown
 from slimgpt.machine.json_files import read_object
 from slimgpt.machine.seals import SEAL, intact, seal, unseal
