@@ -117,6 +117,7 @@ def prepare(config: RecoverConfig) -> Job:
     checkpoint = _model(config)
     tokenizer = checkpoint.tokenizer()
     teacher = open_teacher(config.teacher, checkpoint, tokenizer) if config.teacher else None
+    _check_hidden(config, teacher)
     place = Place(config.out)
     train, held_out = rows.build(config, tokenizer, packing=config.packing and checkpoint.family.packs)
     _check_tokens(checkpoint, train + held_out)
@@ -197,6 +198,14 @@ def _model(config: RecoverConfig) -> Checkpoint:
     if not config.full:
         lora.adapted_paths(checkpoint)
     return checkpoint
+
+
+def _check_hidden(config: RecoverConfig, teacher: Teacher | None) -> None:
+    if config.hidden_weight and teacher is not None and teacher.reading is not None:
+        raise ConfigError(
+            f"--hidden-weight {config.hidden_weight} compares hidden states token by token, and {config.model} was "
+            f"trimmed: it reads a text by other tokens than {teacher.source}. Drop it."
+        )
 
 
 def _passes(config: RecoverConfig, device: torch.device, processes: int) -> tuple[int, int]:
@@ -283,7 +292,7 @@ def _fingerprint(
     return {
         **options,
         "model": checkpoint.fingerprint(),
-        "teacher": teacher.identity if teacher else None,
+        "teacher": teacher.speaker if teacher else None,
         "data": hashlib.sha256(json.dumps(data).encode()).hexdigest(),
         **versions(),
         "peft": peft.__version__,
