@@ -187,17 +187,19 @@ def _curves_of(
     """The curves of a layer's places, or of those beside the layers."""
     places = {place.key: place for place in task.places}
     return {
-        key: LossCurve(places[key], _losses(sites, places[key], moments, num_tokens, task.damping))
+        key: LossCurve(places[key], _losses(task, sites, places[key], moments, num_tokens))
         for sites in by_part(task.checkpoint.sites(index))
         if (key := Key(index, sites[0].part)) in places
     }
 
 
 def _losses(
-    sites: Sequence[Site], place: Place, moments: Mapping[str, Moments], num_tokens: int, damping: float
+    task: SearchTask, sites: Sequence[Site], place: Place, moments: Mapping[str, Moments], num_tokens: int
 ) -> tuple[tuple[float, ...], ...]:
+    """What the run asks for; the user's own folder is to answer for members too, which takes three times as long."""
+    by_members = task.shape.by_members or not task.ours
     try:
-        return loss_table([moments[site.name] for site in sites], place, num_tokens, damping)
+        return loss_table([moments[site.name] for site in sites], place, num_tokens, task.damping, by_members)
     except NumericalError as error:
         where = "beside the layers" if place.layer is None else f"layer {place.layer}"
         raise NumericalError(f"search, {where}, {place.part}: {error}") from error

@@ -31,26 +31,28 @@ def metric_OO(moments: Moments) -> Tensor:
     return moments.gradients.hessian_II() / moments.gradients.num_tokens
 
 
-def loss_table(parts: Sequence[Moments], have: Place, num_tokens: int, damping: float) -> tuple[tuple[float, ...], ...]:
+def loss_table(
+    parts: Sequence[Moments], have: Place, num_tokens: int, damping: float, by_members: bool = True
+) -> tuple[tuple[float, ...], ...]:
     """Nats a token at sites that lose equally many units (experts; else there is one).
 
     A row for 0, 1, … members gone of every unit, and in it 0, 1, … N removals of what is left of units: the order of
-    :mod:`slimgpt.solvers.members`.
+    :mod:`slimgpt.solvers.members`. Where none go ``by_members``, the first row alone.
 
     Raises:
         NumericalError: a damped Hessian is singular.
     """
-    total_RN = torch.zeros(have.members, have.num_units + 1, dtype=torch.float64)
+    total_RN = torch.zeros(have.members if by_members else 1, have.num_units + 1, dtype=torch.float64)
     for moments in parts:
-        total_RN += _costs(moments, have, damping)
+        total_RN += _costs(moments, have, damping, by_members)
     return tuple(map(tuple, (total_RN / (2 * num_tokens)).tolist()))
 
 
-def _costs(moments: Moments, have: Place, damping: float) -> Tensor:
+def _costs(moments: Moments, have: Place, damping: float, by_members: bool) -> Tensor:
     """The table of one site, summed over its tokens: what the members cost in turns, and then the units."""
     hessian_II, metric = moments.inputs.hessian_II(), metric_OO(moments)
     num_members, num_inputs = have.num_units * have.members, len(hessian_II)
-    num_lost = num_members - have.num_units
+    num_lost = num_members - have.num_units if by_members else 0
     order_M, cost_M = _eliminated(moments.weight_OI, hessian_II, metric, num_members, num_lost, damping, have.num_units)
     rows = [_eliminated(moments.weight_OI, hessian_II, metric, have.num_units, have.num_units, damping)[1]]
     for lost in range(have.num_units, num_lost + 1, have.num_units):

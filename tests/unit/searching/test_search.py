@@ -241,6 +241,8 @@ def test_a_table_says_what_solving_the_site_would_lose(swept: dict[int, dict[str
     moments, damping = swept[1]["attention"], 0.01
     metric, hessian_II = metric_OO(moments), moments.inputs.hessian_II()
     table = loss_table([moments], heads(3, 1, 2, 1), NUM_WINDOWS * SEQLEN, damping)
+    alone = loss_table([moments], heads(3, 1, 2, 1), NUM_WINDOWS * SEQLEN, damping, by_members=False)
+    assert alone == table[:1]
     site = Site("attention", None, "o_proj", (), 3, 16, members=2)
     damped_II = damped(hessian_II, damping)
     for kept in itertools.starmap(Kept, itertools.product((1, 2, 3), (1, 2))):
