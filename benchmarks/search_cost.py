@@ -74,7 +74,8 @@ def report(options: Options, rows: dict[str, tuple[list[float], list[float]]]) -
         "# What a search's curves cost",
         "",
         f"CPU seconds of one layer, median of {options.rounds} paired rounds: hidden {options.hidden}, "
-        f"FFN {options.ffn}, {options.groups} KV groups of {options.queries} query heads, {options.tokens:,} tokens. {options.note}",
+        f"FFN {options.ffn}, {options.groups} KV groups of {options.queries} query heads, "
+        f"{options.tokens:,} tokens. {options.note}",
         "",
         "| curves of | with single query heads | without | all layers, less |",
         "|---|---:|---:|---:|",
