@@ -40,9 +40,16 @@ def main(names: list[str]) -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             book = run(notebook, Path(folder))
-        for cell in book.cells:
-            cell.metadata.pop("execution", None)  # times of day: every run would change them
-        nbformat.write(book, notebook)
+        nbformat.write(printed_alone(book), notebook)
+
+
+def printed_alone(book: Any) -> Any:
+    """The notebook without what is of one run: times of day, and what libraries say of the machine on stderr."""
+    for cell in book.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return book
 
 
 if __name__ == "__main__":

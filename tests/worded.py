@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,28 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
     fast.chat_template = TEMPLATE
     return fast
+
+
+@functools.cache
+def texts(num: int) -> list[str]:
+    """All of Unicode sampled, code, emoji, long words, runs of white space, special tokens in the text."""
+    draw = random.Random(0)
+
+    def character() -> str:
+        return chr(
+            draw.choice([draw.randrange(0x20, 0x7F), draw.randrange(0xA0, 0xD800), draw.randrange(0xE000, 0x110000)])
+        )
+
+    pieces = [
+        lambda: "".join(character() for _ in range(draw.randrange(1, 12))),
+        lambda: draw.choice(WORDS) + draw.choice(["", " ", ", "]),
+        lambda: draw.choice([" ", "\n", "\t", "\r\n", "\u3000"]) * draw.randrange(1, 20),
+        lambda: draw.choice(["👩‍👩‍👧", "🇨🇭", "é", "e\u0301", "日本語", "größer", "\x00", "▁", "<0x41>"]),
+        lambda: draw.choice([*SPECIAL, "[keep me]", "<unk>"]),
+        lambda: draw.choice(WORDS) * draw.randrange(1, 30),
+        lambda: "def f(x):\n    return {'a': x ** 2, \"b\": [1, 2.5e-3]}\n",
+    ]
+    return ["".join(draw.choice(pieces)() for _ in range(draw.randrange(1, 8))) for _ in range(num)]
 
 
 def save_model(folder: Path, kind: str, **changes: Any) -> Path:

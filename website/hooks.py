@@ -26,7 +26,7 @@ INTRODUCTION = """# Measurements
 
 Every figure that these pages quote was made by a script of `benchmarks/`, and lies here with its date and hardware.
 
-![Perplexity against parameters: the paper's method, slimgpt as it comes, and with distillation](../../images/quality.svg)"""
+![Perplexity against parameters](../../images/quality.svg)"""
 MOST_PLOTS = 2  # of one page, on the page that lists them
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         TrimConfig,
     )
     from slimgpt.depth import DropResult, drop
+    from slimgpt.efforts import prune
     from slimgpt.errors import SlimGPTError
     from slimgpt.evaluation import EvalObserver, EvalResult, evaluate, perplexity
     from slimgpt.exports import ExportResult, export
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from slimgpt.model.generation import generate
     from slimgpt.model.inspection import inspect_model
     from slimgpt.model.loading import load_model
-    from slimgpt.pruning.driver import prune
     from slimgpt.pruning.observer import Observer, PruneResult
     from slimgpt.recovery import RecoverObserver, RecoverResult, recover
     from slimgpt.reports.page import ReportResult, report
@@ -67,6 +67,7 @@ _HOMES = {
         "TrimConfig",
     ),
     "slimgpt.depth": ("drop", "DropResult"),
+    "slimgpt.efforts": ("prune",),
     "slimgpt.errors": ("SlimGPTError",),
     "slimgpt.evaluation": ("evaluate", "EvalResult", "EvalObserver", "perplexity"),
     "slimgpt.exports": ("export", "ExportResult"),
@@ -74,7 +75,6 @@ _HOMES = {
     "slimgpt.model.generation": ("generate",),
     "slimgpt.model.inspection": ("inspect_model",),
     "slimgpt.model.loading": ("load_model",),
-    "slimgpt.pruning.driver": ("prune",),
     "slimgpt.pruning.observer": ("Observer", "PruneResult"),
     "slimgpt.recovery": ("recover", "RecoverResult", "RecoverObserver"),
     "slimgpt.reports.page": ("report", "ReportResult"),

@@ -24,7 +24,7 @@ import torch
 import transformers
 from rows import CHECKS, TESTED, Row, row_of
 
-SECONDS = 120  # of work, however busy the machine is
+SECONDS = 240  # of work, however busy the machine is
 
 HEAD = """# Model types
 
@@ -86,7 +86,7 @@ def _send_row(model_type: str, there: Any) -> None:
     transformers.logging.set_verbosity_error()
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     resource.setrlimit(resource.RLIMIT_CPU, (int(used) + SECONDS, int(used) + SECONDS + 5))
-    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (48 << 30, 48 << 30))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         try:

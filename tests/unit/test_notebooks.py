@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -61,5 +60,5 @@ def test_it_shows_what_it_printed(notebook: Path) -> None:
     book = nbformat.read(notebook, as_version=4)
     assert [cell.execution_count for cell in code(book)] == list(range(1, len(code(book)) + 1))
     assert all(output.output_type != "error" for cell in code(book) for output in cell.outputs)
-    assert not re.search(r"/(home|root|tmp|Users|usr)/", json.dumps(book.cells))
+    assert not re.search(r"(^|[\s\"'(])/[\w.-]+/", printed(book))  # paths of a machine
     assert printed(book).strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from slimgpt.cli.experts import prune_experts
 from slimgpt.cli.extras import require_report_extra, require_study_extra
 from slimgpt.config import (
     BenchConfig,
@@ -29,16 +30,20 @@ from slimgpt.config import (
 
 
 def _prune(config: PruneConfig) -> None:
-    from slimgpt.pruning.driver import prune
-    from slimgpt.reports.console import ProgressObserver, print_record
+    if config.experts is not None:
+        return prune_experts(config)
+    from slimgpt.efforts import prune
+    from slimgpt.reports.console import print_record
+    from slimgpt.reports.effort import EffortProgress, print_learned
     from slimgpt.reports.loudness import out
 
     if config.report:
         require_report_extra()
-    with ProgressObserver() as observer:
+    with EffortProgress() as observer:
         result = prune(config, observer)
     if result.record:  # of several processes one has it
         print_record(result.record)
+        print_learned(result.record)
         out.print(f"Written to {result.path}")
         if config.report:
             _report(ReportConfig((str(result.path),), str(result.path / "report.html"), force=True))

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from slimgpt.config.calibration import CalibrationOptions
 from slimgpt.config.checks import Model, Out, at_least, check_seed
+from slimgpt.config.experts import ExpertOptions
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
 
 DEFAULT_ALLOCATIONS = {"obs": "searched", "flap": "flap"}
 """By solver; the others take the paper's curve. Why: benchmarks/results/ablation.md."""
 
+WITH_EXPERTS = {"model", "out", "recipe", "families", "batch_size", "device", "dtype", "seed", "force"} | {
+    field.name for options in (CalibrationOptions, ExpertOptions) for field in fields(options)
+}
+"""Options that mean something where whole experts go."""
+
 
 @dataclass(frozen=True)
-class PruneConfig(CalibrationOptions, TargetOptions):
-    """Remove a fraction of a model's parameters: whole attention heads and FFN channels, survivors repaired."""
+class PruneConfig(CalibrationOptions, TargetOptions, ExpertOptions):
+    """Remove a fraction of a model's parameters: whole attention heads and FFN channels, survivors repaired; or whole
+    experts of a mixture."""
 
     model: Model
     """Local Hugging Face folder, hub id, or .gguf file."""
@@ -27,6 +34,11 @@ class PruneConfig(CalibrationOptions, TargetOptions):
 
     recipe: str | None = None
     """YAML file with any of these options; flags win over it."""
+
+    effort: Literal["low", "medium", "high"] = "medium"
+    """How much work goes into quality. low: the paper's curve, no search. medium: the search. high: in steps of a
+    quarter of MODEL at most, each searched with 24 candidates, query heads among what may go, and trained by
+    distillation from MODEL on the calibration text. What other options say comes before it."""
 
     families: Literal["proved", "known"] = "proved"
     """proved: any model of transformers; where no tested family describes it, its units are found, and proved on its
@@ -108,7 +120,8 @@ class PruneConfig(CalibrationOptions, TargetOptions):
             return self.allocation
         if self.layout == "uniform":
             return "uniform"
-        return DEFAULT_ALLOCATIONS.get(self.solver, "log")
+        usual = DEFAULT_ALLOCATIONS.get(self.solver, "log")
+        return "log" if self.effort == "low" and usual == "searched" else usual
 
     @property
     def searches(self) -> bool:
@@ -122,7 +135,14 @@ class PruneConfig(CalibrationOptions, TargetOptions):
 
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
+        self.check_experts()
+        if self.experts is not None:
+            self._check_experts_alone()
         self.check_target()
+        if self.effort == "high" and self.asked_ratio == 0:
+            raise ConfigError(
+                "--effort high makes up for what goes, and --ratio 0 removes nothing: drop one of the two."
+            )
         self.check_calibration()
         if not (math.isfinite(self.damping) and self.damping >= 0):
             raise ConfigError(f"--damping {self.damping} must be 0 or more; 0.01 is usual.")
@@ -143,3 +163,15 @@ class PruneConfig(CalibrationOptions, TargetOptions):
                 f"--layout uniform gives all layers one size, which contradicts --allocation {self.allocation}: "
                 "drop one of the two."
             )
+
+    def _check_experts_alone(self) -> None:
+        """Raise ConfigError where more than experts is to go, or is said of it."""
+        others = [one.name for one in fields(self) if one.name not in WITH_EXPERTS]
+        given = next((name for name in others if getattr(self, name) != getattr(PruneConfig, name)), None)
+        if given is not None:
+            raise ConfigError(
+                f"--experts goes without --{given.replace('_', '-')}: heads and channels stay where whole experts go. "
+                "Drop one of the two, and prune the result again for the other."
+            )
+        if self.calibration == "self":
+            raise ConfigError("--calibration self loads the whole model, and --experts never does: give a text.")

@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 
 from slimgpt.config.checks import Model, Out, at_least
+from slimgpt.config.target import count
 from slimgpt.errors import ConfigError
+
+SIZES = ("keep", "coverage", "target_params")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class TrimConfig:
 
     text: tuple[str, ...] = ()
     """Text that says which tokens are used: text, JSONL, CSV, TSV or Parquet files, folders of those, or 'builtin'
-    (English text that comes with Python). They are read whole and counted together."""
+    (English text that comes with Python). They are read whole, and each file or folder that is named counts as much as
+    any other, however long it is."""
 
     text_field: str = "text"
     """Column or field that holds the text, or a list of chat messages, which the model's own chat template renders.
@@ -33,8 +37,11 @@ class TrimConfig:
     coverage: float | None = None
     """Keep the fewest tokens that are this share of the text's tokens, with all that they are merged from."""
 
+    target_params: int | str | None = None
+    """Keep as many tokens as leave this many parameters at most, embeddings included, such as 100M or 1.5B."""
+
     multiple_of: int = 1
-    """Round the number of rows up to a multiple of this, with the tokens that come next."""
+    """Round the number of rows up to a multiple of this, with the tokens that come next; with --target-params down."""
 
     force: bool = False
     """Replace OUT if it exists."""
@@ -43,10 +50,15 @@ class TrimConfig:
         """Raise ConfigError on a value outside its rule."""
         if not self.text:
             raise ConfigError("which tokens are used, a text says: give --text FILE, or several.")
-        if (self.keep is None) == (self.coverage is None):
-            raise ConfigError("say how much stays: --keep N tokens, or --coverage C of the text, and not both.")
+        if sum(getattr(self, name) is not None for name in SIZES) != 1:
+            raise ConfigError(
+                "say how much stays by one of these: --keep N tokens, --coverage C of the text, or --target-params P "
+                "of the whole model."
+            )
         if self.keep is not None:
             at_least("keep", self.keep, 1)
         if self.coverage is not None and not (math.isfinite(self.coverage) and 0 < self.coverage <= 1):
             raise ConfigError(f"--coverage {self.coverage} is outside (0, 1]: it is a share of the text's tokens.")
+        if self.target_params is not None:
+            count(self.target_params)
         at_least("multiple-of", self.multiple_of, 1)

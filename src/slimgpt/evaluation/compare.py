@@ -139,23 +139,24 @@ def robustness(
     batch_size: int = 0,
     progress: Callable[[str], None] = lambda stage: None,
     bos: str = AUTO,
+    to_the_end: bool = False,
 ) -> list[dict[str, Any]]:
-    """Bits per byte of both models on the text as it is and after each corruption; ``bos`` as in
-    :func:`~slimgpt.evaluation.windows.cut`.
+    """Bits per byte of both models on the text as it is and after each corruption; ``bos`` and ``to_the_end``, without
+    which models with different tokenizers read different ends, as in :func:`~slimgpt.evaluation.windows.cut`.
     """
     rows = []
     for name in ("none", *CORRUPTIONS):
         progress(f"text corrupted: {name}")
         flawed = text if name == "none" else corrupt(text, name, seed)
-        figures = [_bits_per_byte(model, flawed, seqlen, batch_size, bos) for model in (ours, theirs)]
+        figures = [_bits_per_byte(model, flawed, seqlen, batch_size, bos, to_the_end) for model in (ours, theirs)]
         rows.append({"corruption": name, "model_bits_per_byte": figures[0], "against_bits_per_byte": figures[1]})
     return rows
 
 
-def _bits_per_byte(model: Model, text: str, seqlen: int, batch_size: int, bos: str) -> float:
+def _bits_per_byte(model: Model, text: str, seqlen: int, batch_size: int, bos: str, to_the_end: bool) -> float:
     """In windows that are no longer than the text, whose corruption may have made it shorter."""
     fitting = min(seqlen, len(token_ids(model.tokenizer, text)))
-    windows = cut(model.tokenizer, text, fitting, bos=bos)
+    windows = cut(model.tokenizer, text, fitting, bos=bos, to_the_end=to_the_end)
     return measure(model.model, model.tokenizer, windows, batch_size).bits_per_byte
 
 

@@ -221,8 +221,9 @@ def _comparison(
         observer.stage("comparing layers and predictions")
         windows = cut(tokenizer, job.text, seqlen, bos=config.bos, max_tokens=num_tokens)
         tokens = compare.compare_tokens(ours, theirs, windows, config.batch_size)
-    text = compare.beginning(tokenizer, job.text, num_tokens)
-    rows = compare.robustness(ours, theirs, text, seqlen, config.seed, config.batch_size, observer.stage, config.bos)
+    text, by_byte = compare.beginning(tokenizer, job.text, num_tokens), config.against_by == "byte"
+    how = (config.seed, config.batch_size, observer.stage, config.bos, by_byte)
+    rows = compare.robustness(ours, theirs, text, seqlen, *how)
     observer.stage("sample generations")
     return {
         "kind": "compare",

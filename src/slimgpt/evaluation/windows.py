@@ -34,6 +34,7 @@ class Windows:
         stride: tokens from one window to the next.
         bos: where a beginning-of-sequence token stands: never, always (in front of each window) or text (in front of
             the whole text).
+        num_last: the last tokens of the last window that count, where it overlaps the one before to end with the text.
     """
 
     ids_BT: Tensor
@@ -41,11 +42,14 @@ class Windows:
     num_new: int
     stride: int
     bos: str
+    num_last: int | None = None
 
     def counts_BT(self) -> Tensor:
         """True for every token that counts; the first of a window, which nothing predicts, never does."""
         num_windows, seqlen = self.ids_BT.shape
         new_B1 = torch.full((num_windows, 1), self.num_new)
+        if self.num_last is not None:
+            new_B1[-1] = self.num_last
         new_B1[0] = self.num_first
         return torch.arange(seqlen) >= seqlen - new_B1
 
@@ -102,8 +106,10 @@ def cut(
     stride: int | None = None,
     bos: str = AUTO,
     max_tokens: int | None = None,
+    to_the_end: bool = False,
 ) -> Windows:
-    """Cut the text into windows of ``seqlen`` tokens, ``stride`` apart; a last partial window is left out.
+    """Cut the text into windows of ``seqlen`` tokens, ``stride`` apart; a last partial window is left out, or with
+    ``to_the_end`` begins sooner, so that all tokenizers have read the same text.
 
     ``bos`` says which of them begin with a beginning-of-sequence token: with "always" it takes the first place of each
     window, with "auto" where the tokenizer adds it to a text by itself; with "text" it stands before the text.
@@ -123,6 +129,9 @@ def cut(
         )
     step = min(stride or seqlen, width)
     ids_BT = torch.tensor(ids, dtype=torch.int64).unfold(0, width, step)
+    left = (len(ids) - width) % step if to_the_end else 0
+    if left:
+        ids_BT = torch.cat([ids_BT, torch.tensor([ids[-width:]])])
     ids_BT = torch.cat([torch.tensor(each, dtype=torch.int64).expand(len(ids_BT), -1), ids_BT], dim=1)
     stands = TEXT if bos == TEXT else ALWAYS if each else NEVER
-    return Windows(ids_BT, num_first=seqlen - 1, num_new=min(step, seqlen - 1), stride=stride or seqlen, bos=stands)
+    return Windows(ids_BT, seqlen - 1, min(step, seqlen - 1), stride or seqlen, stands, left or None)

@@ -67,10 +67,10 @@ Solver `{options["solver"]}`, allocation `{options["allocation"]}`, calibrated o
 {calibration(record)}, damping {options["damping"]},
 seed {options["seed"]}. `slimgpt.json` holds all options, versions, kept units and timings.
 
-{_recoveries(record)}## What it cost, layer by layer
+{_stages(record)}{_recoveries(record)}## What it cost, layer by layer
 
 Relative squared error of each pruned projection's output on the calibration text (not a measure of the model's
-quality: run `slimgpt eval`).
+quality: run `slimgpt eval`).{_of_last(record)}
 
 {_layers(sites)}
 """
@@ -109,6 +109,28 @@ Fine-tuned by slimgpt {record["recovery"][-1]["versions"]["slimgpt"]} from `{rec
 {LOAD_UNIFORM}
 {checked(record)}
 {_recoveries(record)}"""
+
+
+def _stages(record: Mapping[str, Any]) -> str:
+    """The commands that one run was made of; nothing where it was one."""
+    if not (stages := record.get("stages")):
+        return ""
+    commands = "\n".join(stage["command"] for stage in stages)
+    return f"""\
+These were {len(stages)} stages, by `--effort {record["options"]["effort"]}`; `calibration.jsonl` holds the calibration
+windows:
+
+```sh
+{commands}
+```
+
+"""
+
+
+def _of_last(record: Mapping[str, Any]) -> str:
+    """Whose errors a card shows where there were several prunings."""
+    several = sum(stage["name"] == "pruned" for stage in record.get("stages", [])) > 1
+    return " Of several prunings it is the last one's." if several else ""
 
 
 def _recoveries(record: Mapping[str, Any]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slimgpt.config.step import Step
 from slimgpt.pruning.job import Job
 
 
@@ -32,6 +34,16 @@ class Observer:
 
     def writing(self) -> None:
         """All layers are done; the folder is put together."""
+
+    def chained(self, steps: Sequence[Step]) -> None:
+        """The run takes several commands, and is checked; the first one starts when this returns."""
+
+    def began(self, number: int) -> None:
+        """One of these commands begins, counted from 0. What this observer hears next is of it."""
+
+    def recovering(self) -> Any:
+        """The :class:`~slimgpt.RecoverObserver` that watches a training among them; None: nobody does."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ NOT_IN_FINGERPRINT = frozenset(
         "latency_table",
         "report",
         "families",
+        "effort",
     }
 )
 """Options that may change between a run and its continuation, or that the fingerprint holds in another form."""
@@ -150,7 +151,7 @@ def _text(config: PruneConfig, model: Checkpoint, machine: Machine, note: Say, s
     """The calibration text, the same for all processes."""
     tokenizer, processes = model.tokenizer(), machine.processes
     windows_BT = processes.from_leader(
-        _windows(config, model, tokenizer, machine.device, note, say) if processes.leads else torch.empty(0)
+        calibration_windows(config, model, tokenizer, machine.device, note, say) if processes.leads else torch.empty(0)
     )
     check_rest(model, windows_BT, machine.stored_dtype)
     if processes.leads:
@@ -213,9 +214,10 @@ def _ranking(
     return RankingTask(checkpoint, windows_BT, plan.places, plan.goal, machine, shape_of(config))
 
 
-def _windows(
+def calibration_windows(
     config: PruneConfig, checkpoint: Checkpoint, tokenizer: Any, device: torch.device, note: Say, say: Say
 ) -> torch.Tensor:
+    """What the options say to calibrate on, int64."""
     if config.calibration == SELF:
         first = first_tokens(tokenizer, config.bos)
         return self_windows(checkpoint, tokenizer, device, config.samples, config.seqlen, config.seed, note, first)

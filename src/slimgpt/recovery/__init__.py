@@ -7,7 +7,8 @@ Comes in: a pruned model, data, perhaps its dense teacher. Goes out: the same la
 
 from __future__ import annotations
 
+from slimgpt.recovery.job import foresee
 from slimgpt.recovery.observer import RecoverObserver
 from slimgpt.recovery.run import RecoverResult, recover
 
-__all__ = ["RecoverObserver", "RecoverResult", "recover"]
+__all__ = ["RecoverObserver", "RecoverResult", "foresee", "recover"]

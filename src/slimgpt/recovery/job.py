@@ -117,6 +117,7 @@ def prepare(config: RecoverConfig) -> Job:
     checkpoint = _model(config)
     tokenizer = checkpoint.tokenizer()
     teacher = open_teacher(config.teacher, checkpoint, tokenizer) if config.teacher else None
+    _check_hidden(config, teacher)
     place = Place(config.out)
     train, held_out = rows.build(config, tokenizer, packing=config.packing and checkpoint.family.packs)
     _check_tokens(checkpoint, train + held_out)
@@ -130,7 +131,7 @@ def prepare(config: RecoverConfig) -> Job:
     num_bytes = _bytes(config, checkpoint, train)
     if processes.leads:
         place.check(checkpoint.path, num_bytes, config.force, config.resume)
-    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and devices.has_bfloat16(device))
+    bfloat16 = _in_bfloat16(config, device)
     threads = torch.get_num_threads() if device.type == "cpu" else None
     numbers = {
         "passes": [micro, accumulation, processes.size],
@@ -164,6 +165,22 @@ def prepare(config: RecoverConfig) -> Job:
     )
 
 
+def foresee(config: RecoverConfig, checkpoint: Checkpoint, tokenizer: Any) -> tuple[memory.Needs, torch.device]:
+    """What training a model of the checkpoint's size will need, on which device, while there is only the dense one.
+
+    Raises:
+        SlimGPTError: the teacher, or an option, will not do.
+    """
+    device = devices.pick_device(config.device)
+    teacher = open_teacher(config.teacher, checkpoint, tokenizer) if config.teacher else None
+    micro, _ = _passes(config, device, processes=1)
+    return _needs(config, checkpoint, teacher, device, _in_bfloat16(config, device), micro), device
+
+
+def _in_bfloat16(config: RecoverConfig, device: torch.device) -> bool:
+    return config.precision == "bfloat16" or (config.precision == "auto" and devices.has_bfloat16(device))
+
+
 def _model(config: RecoverConfig) -> Checkpoint:
     """The model to train.
 
@@ -181,6 +198,14 @@ def _model(config: RecoverConfig) -> Checkpoint:
     if not config.full:
         lora.adapted_paths(checkpoint)
     return checkpoint
+
+
+def _check_hidden(config: RecoverConfig, teacher: Teacher | None) -> None:
+    if config.hidden_weight and teacher is not None and teacher.reading is not None:
+        raise ConfigError(
+            f"--hidden-weight {config.hidden_weight} compares hidden states token by token, and {config.model} was "
+            f"trimmed: it reads a text by other tokens than {teacher.source}. Drop it."
+        )
 
 
 def _passes(config: RecoverConfig, device: torch.device, processes: int) -> tuple[int, int]:
@@ -267,7 +292,7 @@ def _fingerprint(
     return {
         **options,
         "model": checkpoint.fingerprint(),
-        "teacher": teacher.identity if teacher else None,
+        "teacher": teacher.speaker if teacher else None,
         "data": hashlib.sha256(json.dumps(data).encode()).hexdigest(),
         **versions(),
         "peft": peft.__version__,

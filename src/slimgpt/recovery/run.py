@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
 from slimgpt.model.beginning import bos_of
 from slimgpt.model.loading import load_as
-from slimgpt.recovery import checkpoints, compiling, extrapolation, lora, movement, save, targets, teacher
+from slimgpt.recovery import checkpoints, compiling, extrapolation, folding, lora, movement, save, targets, teacher
 from slimgpt.recovery.checkpoints import Checkpoint
 from slimgpt.recovery.extrapolation import Reached
 from slimgpt.recovery.job import Job, plain_attention, prepare
@@ -102,19 +103,20 @@ def _taught(job: Job, observer: RecoverObserver) -> targets.TargetStore:
     """The teacher's predictions for all training rows; it runs for those that are not on disk yet."""
     assert job.teacher is not None
     config, dtype = job.config, _compute_dtype(job)
-    speaker = f"{job.teacher.identity} {dtype} {job.device.type}"
+    speaker = f"{job.teacher.speaker} {dtype} {job.device.type}"
     store = targets.open_store(job.targets_folder, speaker, job.train, config.top_k, config.temperature)
-    targets.fill(
-        store,
-        job.train,
-        lambda: _loaded_teacher(job),
-        config.top_k,
-        config.temperature,
-        job.micro_batch_size,
-        job.processes,
-        observer.taught,
-    )
+    targets.fill(store, job.train, lambda: _loaded_teacher(job), _predict(job), job.processes, observer.taught)
     return store
+
+
+def _predict(job: Job) -> targets.Predict:
+    """As the student's tokens are the teacher's own, or some of them."""
+    assert job.teacher is not None
+    settings: Any = {"num_kept": job.config.top_k, "temperature": job.config.temperature}
+    settings["batch_size"] = job.micro_batch_size
+    if job.teacher.reading is None:
+        return partial(targets.predict, **settings)
+    return partial(folding.predict, reading=job.teacher.reading, **settings)
 
 
 def _trainer(

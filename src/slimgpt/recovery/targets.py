@@ -28,6 +28,9 @@ ALGORITHM_VERSION = 1  # raise it whenever other targets than before would be ke
 SHARD = 32  # rows in a file
 BYTES_PER_TOKEN = 6  # float16 and int32
 
+Predict = Callable[[Any, Sequence[Row]], list[Targets]]
+"""A loaded teacher and rows -> their targets."""
+
 
 class TargetStore:
     """The targets of all rows, read one row at a time.
@@ -93,13 +96,11 @@ def fill(
     store: TargetStore,
     rows: Sequence[Row],
     load: Callable[[], Any],
-    num_kept: int,
-    temperature: float,
-    batch_size: int,
+    predict: Predict,
     processes: Processes,
     progress: Callable[[int], None],
 ) -> None:
-    """Run the teacher over the rows whose targets are missing; it is loaded only if there are any.
+    """Let the teacher predict the rows whose targets are missing; it is loaded only if there are any.
 
     Several processes share the missing files.
     """
@@ -108,7 +109,7 @@ def fill(
     teacher = load() if mine else None
     for shard in mine:
         chosen = [rows[row] for row in store.rows_of(shard)]
-        store.write(shard, predict(teacher, chosen, num_kept, temperature, batch_size))
+        store.write(shard, predict(teacher, chosen))
         progress(sum(len(row.ids) for row in chosen))
     processes.meet()
 

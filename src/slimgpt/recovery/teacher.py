@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from slimgpt.model.loading import load_as
 from slimgpt.model.source import resolve
 from slimgpt.model.tokenizer import load_tokenizer
 from slimgpt.model.weights import SafetensorsWeights
+from slimgpt.output.record_file import record_of
+from slimgpt.recovery.reading import Reading
+from slimgpt.vocabulary.lineage import old_ids
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Teacher:
         config: its configuration.
         identity: tells its predictions from those of other models.
         checkpoint: the opened model; None where it is quantised, which only transformers can read.
+        reading: how it reads the rows of a student with fewer tokens; None where the tokens are the same.
     """
 
     source: str
@@ -35,23 +39,33 @@ class Teacher:
     config: Any
     identity: str
     checkpoint: Checkpoint | None
+    reading: Reading | None = None
+
+    @property
+    def speaker(self) -> str:
+        """Tells its predictions for one student from all others."""
+        return self.identity if self.reading is None else f"{self.identity} {self.reading.identity}"
 
 
 def open_teacher(name: str, student: Checkpoint, tokenizer: Any) -> Teacher:
     """Open a teacher and see that its predictions mean what the student's mean.
 
     Raises:
-        ModelError: it cannot be read, or its tokenizer or vocabulary is not the student's.
+        ModelError: it cannot be read, or its tokenizer or vocabulary is not the student's, nor what the student's was
+            trimmed from.
     """
     path = resolve(name)
     teacher = _quantised(name, path) if _is_quantised(path) else _plain(name)
-    theirs, ours = teacher.config.vocab_size, student.config.vocab_size
-    cure = "the teacher has to be the model that was pruned, or one with its"
-    if theirs != ours:
+    theirs = load_tokenizer(path)
+    if (traced := old_ids(record_of(student.path), tokenizer, theirs)) is not None:
+        return replace(teacher, reading=Reading(tokenizer, theirs, traced))
+    cure = "the teacher has to be the model that was pruned, or trimmed by slimgpt trim, or one with its"
+    if teacher.config.vocab_size != student.config.vocab_size:
         raise ModelError(
-            f"--teacher {name} predicts {theirs} tokens, but {student.source} predicts {ours}: {cure} vocabulary."
+            f"--teacher {name} predicts {teacher.config.vocab_size} tokens, but {student.source} predicts "
+            f"{student.config.vocab_size}: {cure} vocabulary."
         )
-    if load_tokenizer(path).get_vocab() != tokenizer.get_vocab():
+    if theirs.get_vocab() != tokenizer.get_vocab():
         raise ModelError(f"--teacher {name} has another tokenizer than {student.source}: {cure} tokenizer.")
     return teacher
 

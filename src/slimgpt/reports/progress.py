@@ -34,6 +34,9 @@ class Headway:
         console: where it is shown.
         now: seconds, by any clock.
         wait: waits for so many seconds and says whether the end has come; by itself until :meth:`close`.
+
+    Attributes:
+        before: what stands before the name of each piece of work: which part of a larger whole it is of.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Headway:
         shown = os.environ.get("RANK", "0") == "0"
         self._console, self._as_json = console, for_machines()
         as_bar = console.is_terminal and not self._as_json
+        self.before = ""
         self._bar = Progress(
             SpinnerColumn(),
             _Said(lambda task: task.description),
@@ -63,7 +67,7 @@ class Headway:
     def begin(self, name: str, total: float | None = None) -> None:
         """A piece of work begins, ``total`` long where that is known; the one before is over."""
         before = self._bar.task_ids
-        self._bar.add_task(name, total=total, note="")
+        self._bar.add_task(_joined(self.before, name), total=total, note="")
         for task in before:
             self._bar.remove_task(task)
         self._bar.start()
@@ -74,7 +78,7 @@ class Headway:
 
     def name(self, name: str) -> None:
         """Say what of the piece is being done."""
-        self._bar.update(self.task.id, description=name)
+        self._bar.update(self.task.id, description=_joined(self.before, name))
 
     def note(self, text: str) -> None:
         """Say something beside the share that is done."""

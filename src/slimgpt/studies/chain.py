@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slimgpt.config import RecoverConfig, options_from
 from slimgpt.config.paths import path_of
+from slimgpt.config.step import Step
 from slimgpt.errors import ConfigError, last_line, shown
 from slimgpt.machine.json_files import read_object
 from slimgpt.studies.cells import Cell
@@ -31,34 +30,6 @@ IN_MEMORY = ("int8", "int4")
 IN_GGUF = {"gguf-q8_0": "q8_0", "gguf-q4_0": "q4_0"}
 QUANTISATIONS = (NONE, *IN_MEMORY, *IN_GGUF)
 SLACK = 1e-9
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command.
-
-    Attributes:
-        name: what the cell's record calls it.
-        command: of slimgpt.
-        positional: its positional arguments, folders mostly.
-        options: the others, by the names of fields.
-    """
-
-    name: str
-    command: str
-    positional: tuple[str, ...]
-    options: Mapping[str, Any]
-
-    def arguments(self) -> list[str]:
-        """As they are given to ``slimgpt``."""
-        return [self.command, *self.positional, *(text for item in self.options.items() for text in _flag(*item))]
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [flag if value else f"--no-{flag[2:]}"]
-    return [flag, *map(str, value if isinstance(value, (tuple, list)) else [value])]
 
 
 def check(cell: Cell, recipe: Recipe) -> None:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from slimgpt._version import __version__
+from slimgpt.config.step import Step
 from slimgpt.errors import DamagedError, OutputError, UnsealedError
 from slimgpt.machine.seals import FILES, all_hashes, seal, unseal, warn
-from slimgpt.studies.chain import Step
 from slimgpt.studies.collect import collected
 from slimgpt.studies.energy import EnergyMeter
 

@@ -1,7 +1,7 @@
 """trim(): a model whose vocabulary holds only what a text uses.
 
-    texts ──counting──▶ counts ──choice──▶ rows that stay ──renumber──▶ tokenizer
-                                                          ──rows──────▶ embedding, head, configuration
+    texts ──counting──▶ weights ──choice──▶ rows that stay ──renumber──▶ tokenizer
+                                                           ──rows──────▶ embedding, head, configuration
 
 Comes in: a model and texts. Goes out: a model with fewer tokens, which still writes any text.
 """
@@ -29,11 +29,12 @@ from slimgpt.proof import Witness, prove
 from slimgpt.streaming.observer import StreamObserver
 from slimgpt.vocabulary.ancestry import Ancestry
 from slimgpt.vocabulary.choice import Choice
-from slimgpt.vocabulary.counting import count, sources_of
+from slimgpt.vocabulary.counting import count, sources_of, weighed
 from slimgpt.vocabulary.folder import assemble
 from slimgpt.vocabulary.lasting import lasting_ids
 from slimgpt.vocabulary.renumber import new_ids, smaller_tokenizer
 from slimgpt.vocabulary.rows import tables
+from slimgpt.vocabulary.size import asked_size, covering_size
 from slimgpt.vocabulary.spec import Spec, spec_of
 from slimgpt.vocabulary.witness import CPU, dense_witness
 
@@ -64,12 +65,12 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Trimmed:
-    """What was chosen: ids of before by ids of now, the tokenizer, and what the text is in either."""
+    """What was chosen: ids of before by ids of now, the tokenizer, and what each text is in either."""
 
     kept: list[int]
     tokenizer: Any
-    counts_before: Counter[int]
-    counts_after: Counter[int]
+    before: list[Counter[int]]
+    after: list[Counter[int]]
 
 
 def trim(config: TrimConfig, observer: StreamObserver | None = None) -> TrimResult:
@@ -105,23 +106,28 @@ def _prepare(config: TrimConfig) -> _Job:
     spec, names = spec_of(tokenizer, checkpoint.source), tables(checkpoint)
     tokens = {index for index in spec.ids.values() if index < checkpoint.vocabulary}
     choice = Choice(Ancestry(spec), lasting_ids(checkpoint, tokenizer, spec), tokens, checkpoint.vocabulary)
-    if config.keep is not None:
-        choice.check(config.keep, config.multiple_of)
+    if (size := asked_size(config, checkpoint, names)) is not None:
+        choice.check(*size)
     sources = sources_of(config.text, config.text_field, tokenizer)
     return _Job(config, checkpoint, tokenizer, spec, choice, names, sources, place)
 
 
 def _choose(job: _Job) -> _Trimmed:
     """Count, and choose by it."""
-    config, before = job.config, count(job.sources, job.tokenizer)
-    if not before:
-        raise CalibrationError(f"--text {' '.join(config.text)} holds no text: there is nothing to choose by.")
-    if config.keep is not None:
-        kept = job.choice.most_frequent(before, config.keep, config.multiple_of)
-    else:
-        kept = job.choice.covering(before, config.coverage or 1.0, config.multiple_of)
+    before = _counted(job, job.tokenizer)
+    for name, counts in zip(job.config.text, before, strict=True):
+        if not counts:
+            raise CalibrationError(f"--text {name} holds no text: there is nothing to choose by.")
+    weights = weighed(before)
+    size = asked_size(job.config, job.checkpoint, job.tables) or covering_size(job.config, job.choice, weights)
+    job.choice.check(*size)
+    kept = job.choice.heaviest(weights, size.num_rows)
     tokenizer = smaller_tokenizer(job.tokenizer, job.spec, job.checkpoint.config, new_ids(kept))
-    return _Trimmed(kept, tokenizer, before, count(job.sources, tokenizer))
+    return _Trimmed(kept, tokenizer, before, _counted(job, tokenizer))
+
+
+def _counted(job: _Job, tokenizer: Any) -> list[Counter[int]]:
+    return [count(source, tokenizer) for source in job.sources]
 
 
 def _witness(job: _Job, trimmed: _Trimmed) -> Witness:
@@ -129,7 +135,8 @@ def _witness(job: _Job, trimmed: _Trimmed) -> Witness:
 
 
 def _record(job: _Job, trimmed: _Trimmed, num_params: int, left_out: Sequence[str], clock: Clock) -> dict[str, Any]:
-    checkpoint, counts = job.checkpoint, trimmed.counts_before
+    checkpoint, weights = job.checkpoint, weighed(trimmed.before)
+    before, after = (sum(counts.total() for counts in texts) for texts in (trimmed.before, trimmed.after))
     return {
         "schema": SCHEMA,
         "kind": "trim",
@@ -141,8 +148,12 @@ def _record(job: _Job, trimmed: _Trimmed, num_params: int, left_out: Sequence[st
             "before": checkpoint.vocabulary,
             "after": len(trimmed.kept),
             "lasting": len(job.choice.lasting),
-            "coverage": sum(counts[old] for old in trimmed.kept) / counts.total(),
-            "text_tokens": {"before": counts.total(), "after": trimmed.counts_after.total()},
+            "coverage": sum(weights.get(old, 0) for old in trimmed.kept) / sum(weights.values()),
+            "text_tokens": {"before": before, "after": after},
+            "texts": [
+                {"name": name, "before": old.total(), "after": new.total()}
+                for name, old, new in zip(job.config.text, trimmed.before, trimmed.after, strict=True)
+            ],
             "left_out": list(left_out),
             "old_ids": trimmed.kept,
         },

@@ -1,9 +1,10 @@
-"""Texts to counts of their tokens."""
+"""Texts to counts of their tokens, and counts to weights."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -28,16 +29,23 @@ def sources_of(names: Sequence[str], text_field: str, tokenizer: Any) -> list[So
     return sources
 
 
-def count(sources: Sequence[Source], tokenizer: Any) -> Counter[int]:
-    """How often each token stands in the texts, without what a tokenizer adds around them."""
+def count(source: Source, tokenizer: Any) -> Counter[int]:
+    """How often each token stands in a text, without what a tokenizer adds around it."""
     counts: Counter[int] = Counter()
-    documents = _documents(sources)
+    documents = filter(None, source.documents(0))
     while some := list(islice(documents, DOCUMENTS)):
         for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
             counts.update(ids)
     return counts
 
 
-def _documents(sources: Sequence[Source]) -> Iterator[str]:
-    for source in sources:
-        yield from filter(None, source.documents(0))
+def weighed(counts: Sequence[Counter[int]]) -> dict[int, int]:
+    """Shares of tokens in each text, added up over the texts and in whole numbers: a long text weighs no more than a
+    short one, and of one text the counts themselves are the weights.
+    """
+    totals = [count.total() for count in counts]
+    whole = math.lcm(*totals)
+    weights: Counter[int] = Counter()
+    for count, total in zip(counts, totals, strict=True):
+        weights.update({token_id: number * (whole // total) for token_id, number in count.items()})
+    return dict(weights)

@@ -16,7 +16,7 @@ from slimgpt.model.layer_loading import read_layer
 from slimgpt.output import assembly
 from slimgpt.output.companions import VOCABULARIES
 from slimgpt.vocabulary.renumber import new_ids, renumbered
-from slimgpt.vocabulary.rows import cut_tables, smaller_config
+from slimgpt.vocabulary.rows import cut_tables, row_params, smaller_config
 
 NAMES_ONLY = "special_tokens_map.json"
 """Names tokens by their texts, and may stay."""
@@ -29,8 +29,7 @@ def assemble(
     were left out because they name tokens by their ids of before.
     """
     cut, dtype = cut_tables(checkpoint, tables, kept), checkpoint.dtype
-    lost = sum((checkpoint.vocabulary - len(kept)) * rows[0].numel() for rows in cut.values())
-    num_params = checkpoint.num_params - lost
+    num_params = checkpoint.num_params - (checkpoint.vocabulary - len(kept)) * row_params(checkpoint, tables)
     config = smaller_config(checkpoint, len(kept), new_ids(kept))
     shards = _write_layers(checkpoint, work)
     assembly.assemble(finished, checkpoint, shards, num_params * dtype.itemsize, dtype, config, tokenizer, cut)

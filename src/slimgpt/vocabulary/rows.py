@@ -36,6 +36,12 @@ def tables(checkpoint: Checkpoint) -> list[str]:
     return [name for name in checkpoint.other_names() if id(parameters[name]) in known]
 
 
+def row_params(checkpoint: Checkpoint, names: Sequence[str]) -> int:
+    """Parameters that go with one token."""
+    parameters = dict(checkpoint.skeleton.named_parameters())
+    return sum(parameters[name][0].numel() for name in names)
+
+
 def cut_tables(checkpoint: Checkpoint, names: Sequence[str], kept: Sequence[int]) -> dict[str, Tensor]:
     """Their rows that stay."""
     kept_N = torch.tensor(kept)

@@ -37,6 +37,7 @@ FEWER = {
     "generate": {"--max-new-tokens": "4"},
     "compare": {"--max-new-tokens": "4"},
 }
+TO_TRAIN = {"--samples": "40"}  # an effort trains on them
 """What a command is told besides: less work, and text that is at hand in place of the hub's."""
 
 ELSEWHERE = {
@@ -61,7 +62,8 @@ def told(words: list[str]) -> list[str]:
     """The command with small magnitudes."""
     before = ["", *words]
     given = [SMALL.get(word, word) if flag in SIZES else word for flag, word in zip(before, words, strict=False)]
-    for flag, value in FEWER.get(words[0], {}).items():
+    less = {**FEWER.get(words[0], {}), **(TO_TRAIN if "high" in words else {})}
+    for flag, value in less.items():
         if flag not in words:
             given += [flag, value]
     return given + (["--task-data", "tasks"] if "--suite" in words and "--task-data" not in words else [])

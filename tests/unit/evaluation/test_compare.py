@@ -12,7 +12,8 @@ import torch
 from slimgpt.config import EvalConfig
 from slimgpt.errors import ConfigError
 from slimgpt.evaluation import compare, evaluate
-from slimgpt.evaluation.windows import cut
+from slimgpt.evaluation.likelihood import measure
+from slimgpt.evaluation.windows import Windows, cut
 
 SEQLEN = 32
 TEXT = "Plain words, and then some more of them; numbers 123.\nA second line that goes on for a while.\n" * 12
@@ -149,6 +150,19 @@ def test_different_tokenizers_are_compared_by_byte(folders: dict[str, Path]) -> 
     assert found is not None
     assert (found["cka"], found["kl_nats_per_token"], found["top1_agreement"]) == ([], None, None)
     assert all(row["against_bits_per_byte"] > 0 for row in found["robustness"])
+
+
+def test_by_byte_both_read_the_same_text(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]) -> None:
+    num_bytes = []
+
+    def noted(model: Any, tokenizer: Any, windows: Windows, batch_size: int) -> Any:
+        num_bytes.append(windows.num_bytes(tokenizer))
+        return measure(model, tokenizer, windows, batch_size)
+
+    monkeypatch.setattr(compare, "measure", noted)
+    evaluate(config(folders, "spaced", against_by="byte", bos="always"))
+    ours, theirs = num_bytes[::2], num_bytes[1::2]
+    assert len(ours) == 4 and ours == theirs
 
 
 def test_a_model_to_compare_with_has_to_take_the_windows(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -110,6 +110,15 @@ def test_every_token_counts_once(tokenizer: Any, stride: int, bos: str) -> None:
         assert len(beginning) - len(counted) < SEQLEN
 
 
+@pytest.mark.parametrize("seqlen", [9, 31, 32, 200])
+@pytest.mark.parametrize("bos", ["text", "always"])
+def test_to_the_end_every_token_of_the_text_counts_once(tokenizer: Any, seqlen: int, bos: str) -> None:
+    ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    found = cut(tokenizer, TEXT, seqlen, seqlen // 2, bos, to_the_end=True)
+    assert found.ids_BT[found.counts_BT()].tolist() == ids
+    assert found.num_bytes(tokenizer) == pytest.approx(len(TEXT.encode()), abs=2 * len(found.ids_BT))
+
+
 @torch.inference_mode()
 def test_with_a_stride_equals_a_plain_loop(model: Any, tokenizer: Any) -> None:
     stride = 5

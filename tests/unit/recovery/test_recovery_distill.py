@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ class Counting:
 
 def filled(folder: Path, rows: list[Row], load: Any, batch_size: int = 4) -> targets.TargetStore:
     store = targets.open_store(folder, "teacher", rows, 8, 1.0)
-    targets.fill(store, rows, load, 8, 1.0, batch_size, Processes(), lambda tokens: None)
+    predict = partial(targets.predict, num_kept=8, temperature=1.0, batch_size=batch_size)
+    targets.fill(store, rows, load, predict, Processes(), lambda tokens: None)
     return store
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from slimgpt import EvalConfig, ExportConfig, TrimConfig, cli, evaluate, export, prune, trim
 from slimgpt.errors import CalibrationError, ConfigError, ModelError, OutputError
+from slimgpt.vocabulary.counting import weighed
 
 TEXT = "the river runs over stones, the river runs under bridges 12\n\nthe letters"
 KEEP = {"byte level": 350, "whole words": 350, "characters": 400}
@@ -50,10 +50,11 @@ def trimmed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return run(model, folder, keep=KEEP[request.param])
 
 
-def run(model: Path, folder: Path, text: str = TEXT, **options: Any) -> Trimmed:
-    (folder / "text.txt").write_text(text)
+def run(model: Path, folder: Path, said: str = TEXT, **options: Any) -> Trimmed:
+    (folder / "text.txt").write_text(said)
     asked = options or {"keep": 400}
-    done = trim(TrimConfig(str(model), str(folder / "out"), (str(folder / "text.txt"),), **asked))
+    given = {"text": (str(folder / "text.txt"),), **asked}
+    done = trim(TrimConfig(str(model), str(folder / "out"), **given))
     return Trimmed(model, done.path, json.loads((done.path / "slimgpt.json").read_text()))
 
 
@@ -62,35 +63,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return worded.save_model(tmp_path_factory.mktemp("trim") / "model", "byte level")
 
 
-@functools.cache
-def texts(num: int) -> list[str]:
-    """All of Unicode sampled, code, emoji, long words, runs of white space, special tokens in the text."""
-    draw = random.Random(0)
-
-    def character() -> str:
-        return chr(
-            draw.choice([draw.randrange(0x20, 0x7F), draw.randrange(0xA0, 0xD800), draw.randrange(0xE000, 0x110000)])
-        )
-
-    pieces = [
-        lambda: "".join(character() for _ in range(draw.randrange(1, 12))),
-        lambda: draw.choice(worded.WORDS) + draw.choice(["", " ", ", "]),
-        lambda: draw.choice([" ", "\n", "\t", "\r\n", "\u3000"]) * draw.randrange(1, 20),
-        lambda: draw.choice(["👩‍👩‍👧", "🇨🇭", "é", "e\u0301", "日本語", "größer", "\x00", "▁", "<0x41>"]),
-        lambda: draw.choice([*worded.SPECIAL, "[keep me]", "<unk>"]),
-        lambda: draw.choice(worded.WORDS) * draw.randrange(1, 30),
-        lambda: "def f(x):\n    return {'a': x ** 2, \"b\": [1, 2.5e-3]}\n",
-    ]
-    return ["".join(draw.choice(pieces)() for _ in range(draw.randrange(1, 8))) for _ in range(num)]
-
-
 # --- the tokenizer ----------------------------------------------------------------------------------
 
 
 def test_any_text_is_written_and_read_as_before(trimmed: Trimmed) -> None:
     before, after = (AutoTokenizer.from_pretrained(path) for path in (trimmed.model, trimmed.out))
     assert len(after) < len(before)
-    some = texts(400)
+    some = worded.texts(400)
     old, new = (tokenizer(some)["input_ids"] for tokenizer in (before, after))
     assert all(max(ids) < len(after) and ids[0] == after.bos_token_id for ids in new)
     assert after.batch_decode(new) == before.batch_decode(old)
@@ -100,7 +79,7 @@ def test_any_text_is_written_and_read_as_before(trimmed: Trimmed) -> None:
 def test_text_whose_tokens_were_all_kept_is_the_same_tokens(trimmed: Trimmed) -> None:
     before, after = (AutoTokenizer.from_pretrained(path) for path in (trimmed.model, trimmed.out))
     old = trimmed.record["vocabulary"]["old_ids"]
-    some = [TEXT, *texts(400)]
+    some = [TEXT, *worded.texts(400)]
     known = [text for text, ids in zip(some, before(some)["input_ids"], strict=True) if set(ids) <= set(old)]
     assert TEXT in known and len(known) > 20
     assert [[old[new] for new in ids] for ids in after(known)["input_ids"]] == before(known)["input_ids"]
@@ -185,6 +164,43 @@ def test_rows_are_rounded_up_with_tokens_and_never_idle(model: Path, tmp_path: P
     assert found["coverage"] >= 0.9 and found["text_tokens"]["after"] >= found["text_tokens"]["before"]
 
 
+@pytest.mark.parametrize("kind", worded.KINDS)
+def test_the_whole_model_has_as_many_parameters_as_were_asked_for(kind: str, tmp_path: Path) -> None:
+    tied = kind == "byte level"
+    model = worded.save_model(tmp_path / "model", kind, tie_word_embeddings=tied)
+    whole = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(model).parameters())
+    one = tiny_llama.make_model().config.hidden_size * (1 if tied else 2)
+    for number, (target, multiple) in enumerate([(whole - 100 * one, 1), (whole - 99 * one - 1, 1), (whole - 1, 64)]):
+        (tmp_path / str(number)).mkdir()
+        found = run(model, tmp_path / str(number), target_params=target, multiple_of=multiple).record
+        after, rows = found["parameters"]["after"], found["vocabulary"]["after"]
+        assert after <= target < after + one * multiple and rows % multiple == 0
+
+
+def test_a_long_text_weighs_no_more_than_a_short_one(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("the letters")
+    (tmp_path / "long.txt").write_text("river stones bridges people " * 500 + "lands " * 400)
+    texts = tuple(str(tmp_path / name) for name in ("long.txt", "short.txt"))
+    (tmp_path / "alone").mkdir()
+    enough = run(model, tmp_path / "alone", text=texts[1:], coverage=1.0).record["vocabulary"]["after"] + 3
+    found = run(model, tmp_path, text=texts, keep=enough).record["vocabulary"]
+    tokenizer = worded.make_tokenizer("byte level")
+    kept = set(found["old_ids"])
+    assert set(tokenizer("the letters")["input_ids"]) <= kept
+    assert not set(tokenizer("river stones bridges people lands")["input_ids"]) <= kept
+    assert [text["name"] for text in found["texts"]] == list(texts)
+    assert sum(text["after"] for text in found["texts"]) == found["text_tokens"]["after"]
+    (tmp_path / "again").mkdir()
+    again = run(model, tmp_path / "again", text=texts[::-1], keep=enough).record["vocabulary"]
+    assert again["old_ids"] == found["old_ids"], "in whatever order they are named"
+
+
+def test_weights_are_shares_in_whole_numbers() -> None:
+    one, other = Counter({1: 3, 2: 1}), Counter({2: 1, 3: 5})
+    assert weighed([one]) == one
+    assert weighed([one, other]) == {1: 9, 2: 5, 3: 10}
+
+
 def test_coverage_keeps_no_more_than_it_has_to(model: Path, tmp_path: Path) -> None:
     sizes = []
     for number, coverage in enumerate((0.5, 0.9, 1.0)):
@@ -236,12 +252,16 @@ def test_the_command_says_what_went(model: Path, tmp_path: Path, capsys: pytest.
     ("options", "message"),
     [
         ({"text": ()}, "which tokens are used, a text says: give --text FILE"),
-        ({}, "say how much stays: --keep N tokens, or --coverage C"),
-        ({"keep": 300, "coverage": 0.5}, "and not both"),
+        ({}, "say how much stays by one of these: --keep N tokens, --coverage C of the text, or --target-params P"),
+        ({"keep": 300, "coverage": 0.5}, "by one of these"),
+        ({"coverage": 0.5, "target_params": "1M"}, "by one of these"),
+        ({"target_params": "few"}, "--target-params 'few' is no number of parameters"),
+        ({"target_params": "1k"}, "--target-params 1k keeps 0 rows, less than the 2.. tokens that stay in any case"),
+        ({"target_params": "1B"}, "--target-params 1B keeps .* rows, and the embedding has ...: none would go"),
         ({"coverage": 1.5}, r"--coverage 1.5 is outside \(0, 1\]"),
-        ({"keep": 10}, "--keep 10 is less than the 2.. tokens that stay in any case"),
+        ({"keep": 10}, "--keep 10 keeps 10 rows, less than the 2.. tokens that stay in any case"),
         ({"keep": 5000}, "--keep 5000 keeps 5000 rows, and the embedding has ...: none would go"),
-        ({"keep": 400, "multiple_of": 1024}, "keeps 1024 rows, rounded up to a multiple of 1024"),
+        ({"keep": 400, "multiple_of": 1024}, "--keep 400, rounded up to a multiple of 1024, keeps 1024 rows"),
         ({"keep": 400, "text": ("c4",)}, "--text c4 is on the hub, and text is read whole"),
     ],
 )
