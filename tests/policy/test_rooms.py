@@ -50,6 +50,7 @@ ROOMS = {
     "allocation": Room(5, "torch yaml"),
     "evaluation": Room(5, "torch transformers lm_eval yaml"),
     "depth": Room(6, "torch safetensors"),
+    "experts": Room(6, "torch"),
     "exports": Room(6, "torch transformers gguf numpy"),
     "sharing": Room(6, "huggingface_hub"),
     "sparsity": Room(6, "torch safetensors transformers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from slimgpt.cli.experts import prune_experts
 from slimgpt.cli.extras import require_report_extra, require_study_extra
 from slimgpt.config import (
     BenchConfig,
@@ -29,6 +30,8 @@ from slimgpt.config import (
 
 
 def _prune(config: PruneConfig) -> None:
+    if config.experts is not None:
+        return prune_experts(config)
     from slimgpt.efforts import prune
     from slimgpt.reports.console import print_record
     from slimgpt.reports.effort import EffortProgress, print_learned

@@ -8,14 +8,15 @@ LEARNING, MEASURE, MACHINE, OUTPUT = "learning", "what is measured", "machine", 
 GROUPS: dict[str, str] = {
     HOW_MUCH: (
         "ratio layers sparsity pattern target_params target_size target_memory context batch target_latency latency_of "
-        "latency_prompt latency_table attention_units blocks tensor_parallel layout round_to coverage multiple_of"
+        "latency_prompt latency_table attention_units blocks experts experts_multiple_of tensor_parallel layout "
+        "round_to coverage multiple_of"
     ),
     ON_WHAT: (
         "calibration text text_field bos samples seqlen join_texts packing mix mix_share held_out stride max_tokens"
     ),
     METHOD: (
-        "effort families solver method allocation layer_ratios scope schedule rounds damping repair correct_errors "
-        "grouped_cholesky group_size"
+        "effort families solver method expert_score expert_repair allocation layer_ratios scope schedule rounds "
+        "damping repair correct_errors grouped_cholesky group_size"
     ),
     SEARCH: "search_cache search_candidates",
     LEARNING: (
@@ -47,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "slimgpt prune MODEL smaller --ratio 0.25 --effort high",
         "slimgpt prune MODEL smaller --target-size 200MB --calibration builtin",
         "slimgpt prune MODEL smaller --recipe recipes/slimgpt-paper.yaml",
+        "slimgpt prune MIXTURE fewer-experts --experts 0.25 --calibration my-text.jsonl",
     ),
     "sparsify": (
         "slimgpt sparsify MODEL sparse --sparsity 0.5",

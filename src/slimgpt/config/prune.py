@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from slimgpt.config.calibration import CalibrationOptions
 from slimgpt.config.checks import Model, Out, at_least, check_seed
+from slimgpt.config.experts import ExpertOptions
 from slimgpt.config.target import TargetOptions
 from slimgpt.errors import ConfigError
 
 DEFAULT_ALLOCATIONS = {"obs": "searched", "flap": "flap"}
 """By solver; the others take the paper's curve. Why: benchmarks/results/ablation.md."""
 
+WITH_EXPERTS = {"model", "out", "recipe", "families", "batch_size", "device", "dtype", "seed", "force"} | {
+    field.name for options in (CalibrationOptions, ExpertOptions) for field in fields(options)
+}
+"""Options that mean something where whole experts go."""
+
 
 @dataclass(frozen=True)
-class PruneConfig(CalibrationOptions, TargetOptions):
-    """Remove a fraction of a model's parameters: whole attention heads and FFN channels, survivors repaired."""
+class PruneConfig(CalibrationOptions, TargetOptions, ExpertOptions):
+    """Remove a fraction of a model's parameters: whole attention heads and FFN channels, survivors repaired; or whole
+    experts of a mixture."""
 
     model: Model
     """Local Hugging Face folder, hub id, or .gguf file."""
@@ -128,6 +135,9 @@ class PruneConfig(CalibrationOptions, TargetOptions):
 
     def check(self) -> None:
         """Raise ConfigError on a value outside its rule."""
+        self.check_experts()
+        if self.experts is not None:
+            self._check_experts_alone()
         self.check_target()
         if self.effort == "high" and self.asked_ratio == 0:
             raise ConfigError(
@@ -153,3 +163,15 @@ class PruneConfig(CalibrationOptions, TargetOptions):
                 f"--layout uniform gives all layers one size, which contradicts --allocation {self.allocation}: "
                 "drop one of the two."
             )
+
+    def _check_experts_alone(self) -> None:
+        """Raise ConfigError where more than experts is to go, or is said of it."""
+        others = [one.name for one in fields(self) if one.name not in WITH_EXPERTS]
+        given = next((name for name in others if getattr(self, name) != getattr(PruneConfig, name)), None)
+        if given is not None:
+            raise ConfigError(
+                f"--experts goes without --{given.replace('_', '-')}: heads and channels stay where whole experts go. "
+                "Drop one of the two, and prune the result again for the other."
+            )
+        if self.calibration == "self":
+            raise ConfigError("--calibration self loads the whole model, and --experts never does: give a text.")

@@ -110,7 +110,7 @@ def config_of(step: Step, **more: Any) -> PruneConfig | RecoverConfig:
 
 
 def removed_share(config: PruneConfig, model: Checkpoint) -> float | None:
-    """Of all parameters, as far as the options say; None for a target in time."""
+    """Of all parameters, as far as the options say; None for a target in memory or time."""
     if config.target_params is not None:
         return max(0.0, 1 - count(config.target_params) / model.num_params)
     if config.target_size is not None:

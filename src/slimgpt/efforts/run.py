@@ -20,16 +20,19 @@ from slimgpt.output import record_file
 from slimgpt.pruning import driver
 from slimgpt.pruning.observer import Observer, PruneResult
 from slimgpt.recovery import recover
+from slimgpt.streaming.observer import StreamObserver
 
 
-def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
-    """Make a smaller model with as much work as ``config.effort`` says, and write the result atomically.
+def prune(config: PruneConfig, observer: Observer | StreamObserver | None = None) -> PruneResult:
+    """Make a smaller model with as much work as ``config.effort`` says, and write the result atomically. A
+    StreamObserver hears of it where whole experts go.
 
     Raises:
         SlimGPTError: something the user can mend; raised before any work wherever that is possible.
     """
-    if config.effort != "high":
+    if config.effort != "high" or config.experts is not None:
         return driver.prune(config, observer)
+    assert not isinstance(observer, StreamObserver)
     observer = observer or Observer()
     job = prepare(config, observer)
     with closing(job.place):

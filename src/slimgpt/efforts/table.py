@@ -40,7 +40,7 @@ ROW = 256
 
 PRUNED, TRAINED = "pruned", "trained"
 
-AMOUNTS = ("ratio", "target_params", "target_size", "target_latency")
+AMOUNTS = ("ratio", "target_params", "target_size", "target_memory", "target_latency")
 OF_THE_WHOLE = {"model", "out", "recipe", "effort", "report", "resume", "force", *AMOUNTS}
 
 
@@ -50,7 +50,7 @@ class Stages:
 
     Attributes:
         config: the options of the whole.
-        removed: share of all parameters that goes; None where a target in time does not say.
+        removed: share of all parameters that goes; None where a target in memory or time does not say.
         folder: of the stages.
         text: the calibration windows, one a line.
         training: options of the training after each pruning.
@@ -73,7 +73,7 @@ class Stages:
     def why_in_one(self) -> str | None:
         """What keeps a run from having several prunings, whatever its ratio."""
         if self.removed is None:
-            return "--target-latency does not say what share goes, so that there is nothing to divide"
+            return "a target in memory or time does not say what share goes, so that there is nothing to divide"
         if self.config.calibration == SELF:
             return "a later step would have text that the pruned model writes"
         return None

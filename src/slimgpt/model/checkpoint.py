@@ -156,8 +156,16 @@ def open_checkpoint(model: str, families: str = PROVED) -> Checkpoint:
         ModelError: see the module's text; the message says what is wrong, where, and what to do.
     """
     path = resolve(model)
-    config, stored = open_gguf(path) if path.is_file() else _open_folder(path)
-    family = _family(path, config, stored, families)
+    config, stored = open_gguf(path) if path.is_file() else open_folder(path)
+    return opened(model, path, config, stored, _family(path, config, stored, families))
+
+
+def opened(model: str, path: Path, config: Any, stored: Weights, family: Family) -> Checkpoint:
+    """A checkpoint whose layers ``family`` describes, its weights checked against the configuration.
+
+    Raises:
+        ModelError: they do not belong together.
+    """
     skeleton, weights = _fitted(path, config, family, stored)
     config.architectures = [type(skeleton).__name__]  # it may name none, or the model without its head
     first = next(name for name, _ in skeleton.named_parameters() if name.startswith(f"{family.layers}."))
@@ -217,7 +225,12 @@ def _check_sites(path: Path, config: Any, family: Family, skeleton: nn.Module) -
             raise ModelError(f"{path}: {CONFIG} contradicts itself: {slip}. {MEND}")
 
 
-def _open_folder(path: Path) -> tuple[Any, Weights]:
+def open_folder(path: Path) -> tuple[Any, Weights]:
+    """The configuration of a folder, and its tensors as they are stored.
+
+    Raises:
+        ModelError: it cannot be read, or is not what slimgpt makes smaller.
+    """
     settings = read_settings(path)
     check_schema(path)
     refuse_quantised(path, settings)

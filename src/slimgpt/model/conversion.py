@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,27 +28,45 @@ class _Recipe:
     sources: list[tuple[str, str]] = field(default_factory=list)
 
 
+class Source(NamedTuple):
+    """Stored tensors that parameters are made from by one pattern of a rule: one, or one an expert, in their order.
+
+    Attributes:
+        stored: their names in the files.
+        makes: the parameters.
+        alone: the parameter is the stored tensor as it is.
+    """
+
+    stored: tuple[str, ...]
+    makes: tuple[str, ...]
+    alone: bool
+
+
 class Converted:
     """Lazy view of stored tensors as a model's parameters.
 
     Args:
         weights: the tensors as they are stored.
         model: with parameters on the meta device.
+
+    Attributes:
+        stored: the same tensors as they are stored.
     """
 
     def __init__(self, weights: Weights, model: Any) -> None:
-        self._weights = weights
+        self.stored = weights
         self._model = model
         self._made: dict[str, tuple[_Recipe, Tensor]] = {}
-        for recipe in _recipes(weights, model):
+        self._recipes = _recipes(weights, model)
+        for recipe in self._recipes:
             for name, like in self._carried_out(recipe, self._like).items():
                 self._made[name] = (recipe, like)
 
     def _like(self, stored: str) -> Tensor:
         """A tensor of that shape without data."""
-        dtype = self._weights.dtype(stored)
+        dtype = self.stored.dtype(stored)
         known = dtype if isinstance(dtype, torch.dtype) else torch.uint8
-        return torch.empty(self._weights.shape(stored), dtype=known, device="meta")
+        return torch.empty(self.stored.shape(stored), dtype=known, device="meta")
 
     def _carried_out(self, recipe: _Recipe, read: Any) -> dict[str, Tensor]:
         if recipe.rule is None:
@@ -69,11 +87,24 @@ class Converted:
 
     def dtype(self, name: str) -> torch.dtype | str:
         """Dtype, without reading the data: of what it is made from."""
-        return self._weights.dtype(self._made[name][0].sources[0][1])
+        return self.stored.dtype(self._made[name][0].sources[0][1])
 
     def get(self, name: str) -> Tensor:
         """The tensor, on the CPU."""
-        return self._carried_out(self._made[name][0], self._weights.get)[name]
+        return self._carried_out(self._made[name][0], self.stored.get)[name]
+
+    def sources(self) -> list[Source]:
+        """What is in the files, each tensor once, and what becomes of it."""
+        makes: dict[int, list[str]] = {}
+        for name, (recipe, _) in self._made.items():
+            makes.setdefault(id(recipe), []).append(name)
+        found = []
+        for recipe in self._recipes:
+            by_pattern: dict[str, list[str]] = {}
+            for pattern, stored in recipe.sources:
+                by_pattern.setdefault(pattern, []).append(stored)
+            found += [Source(tuple(s), tuple(makes[id(recipe)]), recipe.rule is None) for s in by_pattern.values()]
+        return found
 
 
 def _recipes(weights: Weights, model: Any) -> list[_Recipe]:

@@ -13,9 +13,11 @@ from slimgpt.model.checkpoint import Checkpoint
 from slimgpt.model.weights import require_finite
 
 
-def read_layer(checkpoint: Checkpoint, index: int, dtype: torch.dtype, pinned: bool = False) -> dict[str, Tensor]:
-    """A layer's weights in the dtype they will have on disk, in memory of their own (a file is only mapped), which a
-    GPU copies from without waiting if it is ``pinned``.
+def read_layer(
+    checkpoint: Checkpoint, index: int, dtype: torch.dtype | None, pinned: bool = False
+) -> dict[str, Tensor]:
+    """A layer's weights in the dtype they will have on disk (None: each in that of its file), in memory of their own (a
+    file is only mapped), which a GPU copies from without waiting if it is ``pinned``.
 
     Raises:
         NumericalError: a weight has NaN or infinite entries, or overflows ``dtype``.
@@ -23,8 +25,9 @@ def read_layer(checkpoint: Checkpoint, index: int, dtype: torch.dtype, pinned: b
     state, prefix = {}, checkpoint.layer_prefix(index)
     for name in checkpoint.layers[index].state_dict():  # one at a time: what a file is mapped to is memory too
         tensor = checkpoint.weights.get(prefix + name)
-        require_finite(f"layer {index}: weight {name!r}", tensor, dtype)
-        state[name] = torch.empty(tensor.shape, dtype=dtype, pin_memory=pinned).copy_(tensor)
+        written = dtype or tensor.dtype
+        require_finite(f"layer {index}: weight {name!r}", tensor, written)
+        state[name] = torch.empty(tensor.shape, dtype=written, pin_memory=pinned).copy_(tensor)
     return state
 
 

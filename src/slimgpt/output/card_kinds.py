@@ -16,7 +16,9 @@ tags: [slimgpt, pruning]
 
 def opening(record: Mapping[str, Any]) -> str | None:
     """What the model is; None where it was pruned, or only fine-tuned."""
-    write = {"sparsify": _sparse, "drop": _shallower, "trim": _fewer_tokens}.get(record.get("kind", ""))
+    write = {"sparsify": _sparse, "drop": _shallower, "trim": _fewer_tokens, "experts": _fewer_experts}.get(
+        record.get("kind", "")
+    )
     return write(record) if write is not None else None
 
 
@@ -28,6 +30,12 @@ def making(record: Mapping[str, Any]) -> str:
     if record["kind"] == "trim":
         texts = ", ".join(f"`{text}`" for text in options["text"])
         return f"Tokens chosen by how often they stand in {texts}. `slimgpt.json` holds all options and old ids."
+    if record["kind"] == "experts":
+        text = _text(record) if options["expert_score"] not in ("aimer", "random") else ""
+        return (
+            f"Experts chosen by score `{options['expert_score']}`, seed {options['seed']}{text}. `slimgpt.json` holds "
+            "all options, versions, scores and what the router sends to each expert."
+        )
     reads = options["method"] not in ("magnitude", "random") or options["layer_ratios"] == "owl"
     return f"""\
 Method `{options["method"]}`, pattern `{options["pattern"]}`, scope `{options["scope"]}`, layer ratios
@@ -80,6 +88,38 @@ Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}` by tak
 what stays are as they were. Any text can still be written, with more tokens: {more:.1%} more on the text that the
 tokens were chosen by. **Token ids are not those of the original.**
 """
+
+
+def _fewer_experts(record: Mapping[str, Any]) -> str:
+    found, sizes = record["experts"], record["parameters"]
+    rows = "\n".join(_expert_row(found, layer) for layer in found["layers"])
+    unseen = f" {found['unseen']} experts saw none." if found["unseen"] else ""
+    repaired = (
+        "The last projections of those that stay were refitted by least squares, where tokens that the fit had not "
+        "seen confirmed it."
+        if found["repaired"]
+        else "The weights of what stays are as they were."
+    )
+    return f"""\
+{HEADER}
+# {record["source"]}, {sizes["removed_ratio"]:.1%} smaller
+
+Made by slimgpt {record["versions"]["slimgpt"]} from `{record["source"]}` by taking out
+{found["before"] - found["after"]} of the {found["before"]} experts of every layer that has any. A token still goes to
+{found["per_token"]} of them. {repaired} {sizes["before"]:,} parameters became {sizes["after"]:,}.
+
+An expert saw {found["tokens_mean"]:,.0f} tokens of the calibration text on average, and {found["tokens_least"]:,} at
+least.{unseen}
+
+| layer | experts that are gone, counted from 0 | tokens sent to them before |
+|---|---|---|
+{rows}
+"""
+
+
+def _expert_row(found: Mapping[str, Any], layer: Mapping[str, Any]) -> str:
+    gone = sorted(set(range(found["before"])) - set(layer["kept"]))
+    return f"| {layer['layer']} | {', '.join(map(str, gone))} | {1 - layer['share_kept']:.1%} |"
 
 
 def _text(record: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from slimgpt.errors import ProofError, last_line
 from slimgpt.machine import host
 from slimgpt.machine.full_disk import full_disk
 from slimgpt.machine.versions import versions
-from slimgpt.model.checkpoint import open_checkpoint
+from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.proof.agreement import TOLERANCES, agreement
 from slimgpt.proof.memory import SMALL, weights_bytes
 from slimgpt.proof.opening import Unproved, check_files, open_model, quiet_transformers
@@ -28,7 +28,14 @@ CACHE = "the logits of generated tokens differ with a cache and without"
 WHOLE, LAYERS = "whole", "layer by layer"
 
 
-def prove(folder: Path, witness: Witness, tokenizer: Any, room: int | None, kept: str = NOTHING_KEPT) -> dict[str, Any]:
+def prove(
+    folder: Path,
+    witness: Witness,
+    tokenizer: Any,
+    room: int | None,
+    kept: str = NOTHING_KEPT,
+    opens: Callable[[str], Checkpoint] = open_checkpoint,
+) -> dict[str, Any]:
     """Open a finished folder as its users will; what was checked, for the record.
 
     Names and shapes of all tensors, modelling file, settings and tokenizer for any size. The logits of a window, and
@@ -41,6 +48,7 @@ def prove(folder: Path, witness: Witness, tokenizer: Any, room: int | None, kept
         tokenizer: the model's.
         room: bytes of memory that the run may take, where it has announced that.
         kept: what becomes of the work where this fails, a sentence.
+        opens: what opens it for a pass layer by layer.
 
     Raises:
         ProofError: the folder is not what was made.
@@ -56,7 +64,7 @@ def prove(folder: Path, witness: Witness, tokenizer: Any, room: int | None, kept
             "tokens": len(witness.ids_T),
             "dtype": str(witness.dtype).removeprefix("torch."),
             "tolerance": TOLERANCES[witness.precision],
-            "differences": _by_the_whole(model, witness) if whole else _by_layers(folder, witness),
+            "differences": _by_the_whole(model, witness) if whole else _by_layers(opens(str(folder)), witness),
         }
 
 
@@ -132,9 +140,8 @@ def _last_logits(model: Any, ids_1T: Tensor, num: int) -> Tensor:
     return logits_1TV[0, -num:].float().cpu()
 
 
-def _by_layers(folder: Path, witness: Witness) -> dict[str, float]:
+def _by_layers(checkpoint: Checkpoint, witness: Witness) -> dict[str, float]:
     """The window's logits with one layer in memory at a time."""
-    checkpoint = open_checkpoint(str(folder))
     layers = ((index, checkpoint.layer_state(index)) for index in range(len(checkpoint.layers)))
     machine = alone(witness.device, witness.dtype, checkpoint.dtype)
     found = run_through(checkpoint, witness.ids_T, layers, machine)

@@ -101,8 +101,8 @@ def other_value(name: str) -> Any:
         return next(choice for choice in typing.get_args(hint) if choice != default)
     if isinstance(default, bool) or hint == bool | None:
         return not default
-    if hint == float | None:
-        return 0.5
+    if hint in (float | None, int | None):
+        return 0.5 if hint == float | None else 7
     return default + 1 if isinstance(default, (int, float)) else "something"
 
 
@@ -134,7 +134,7 @@ def test_integers_serve_as_floats() -> None:
     [
         ({"ration": 0.2}, "unknown option 'ration'; did you mean 'ratio'?"),
         ({"seq-len": 8}, "unknown option 'seq-len'; did you mean 'seqlen'?"),
-        ({"zzz": 1}, "unknown option 'zzz'. Known: allocation, attention_units, batch_size"),
+        ({"zzz": 1}, "unknown option 'zzz'. Known: allocation, attention_units, batch, batch_size"),
         ({"recipe": "other.yaml"}, "unknown option 'recipe'"),
         ({3: 1}, "unknown option 3"),
         ({"ratio": "a lot"}, "ratio is 'a lot', but must be float or none"),

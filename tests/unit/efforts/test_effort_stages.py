@@ -82,12 +82,19 @@ def test_a_target_is_met_by_the_last_step_itself() -> None:
     assert first.options["search_cache"] == "cache" and "search_cache" not in second.options
 
 
+def test_a_target_in_memory_is_met_in_one_step() -> None:
+    config = PruneConfig("dense", "out", effort="high", target_memory="1GB", context=2048)
+    pruning, _ = Stages(config, None, WORK, WORK / "text.jsonl", TRAININGS["all weights"]).steps()
+    assert pruning.options["target_memory"] == "1GB" and pruning.options["context"] == 2048
+    assert "ratio" not in pruning.options
+
+
 def test_what_cannot_be_divided_is_done_in_one_step() -> None:
     config = PruneConfig("dense", "out", effort="high", target_latency="0.6x")
     stages = Stages(config, None, WORK, WORK / "text.jsonl", TRAININGS["all weights"])
     pruning, _ = stages.steps()
     assert pruning.options == {"target_latency": "0.6x", "search_candidates": 24}
-    assert "--target-latency does not say what share goes" in (stages.why_in_one or "")
+    assert "a target in memory or time does not say what share goes" in (stages.why_in_one or "")
     own = replace(stages, config=PruneConfig("dense", "out", effort="high", ratio=0.5, calibration="self"), removed=0.5)
     assert len(list(own.steps())) == 2 and "the pruned model writes" in (own.why_in_one or "")
 
