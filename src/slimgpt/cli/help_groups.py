@@ -58,7 +58,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "trim": (
         "slimgpt trim MODEL fewer-tokens --text my-text.jsonl --keep 64000",
         "slimgpt trim MODEL fewer-tokens --text notes.txt code --coverage 0.999",
-        "slimgpt trim MODEL fewer-tokens --text english.jsonl german.jsonl --target-params 150M",
+        "slimgpt trim MODEL fewer-tokens --text en.jsonl de.jsonl --target-params 150M",
     ),
     "search": (
         "slimgpt search curves --ratio 0.4",
