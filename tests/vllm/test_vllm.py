@@ -23,7 +23,7 @@ pytest.importorskip("vllm")
 
 MODELS = Path(FOLDER) / "models.json"
 HERE = Path(__file__).parent
-START_S = 600  # of a server on a busy machine
+START_S = 1800  # of a server on a busy machine
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
