@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,24 @@ MORE_HEADS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_laye
 """What configurations call layers that predict tokens after the next, whose weights transformers does not read."""
 
 
+class Tried(NamedTuple):
+    """What has been decided and tried on the first layer with experts.
+
+    Attributes:
+        num_kept: experts of a layer that stay.
+        per_token: experts that a token is sent to.
+        smaller: the layers of the model with so many experts, empty.
+        output_config: its configuration.
+        repairs: the experts that stay are refitted.
+    """
+
+    num_kept: int
+    per_token: int
+    smaller: nn.ModuleList
+    output_config: Any
+    repairs: bool
+
+
 @dataclass(frozen=True)
 class Job:
     """A run after all its checks.
@@ -52,16 +70,12 @@ class Job:
         config: the options.
         checkpoint: the model.
         mixture: its experts.
-        num_kept: experts of a layer that stay.
-        per_token: experts that a token is sent to.
-        smaller: the layers of the model with so many experts, empty.
-        output_config: its configuration.
+        tried: how many stay, and what follows from that.
         files: tensors as they are stored.
         tokenizer: the model's.
         windows_BT: the calibration text.
         machine: where layers run.
         num_params: parameters that are left.
-        repairs: the experts that stay are refitted.
         place: where the output goes.
         needs: memory.
     """
@@ -69,16 +83,12 @@ class Job:
     config: PruneConfig
     checkpoint: Checkpoint
     mixture: Mixture
-    num_kept: int
-    per_token: int
-    smaller: nn.ModuleList
-    output_config: Any
+    tried: Tried
     files: Files
     tokenizer: Any
     windows_BT: Tensor
     machine: Machine
     num_params: int
-    repairs: bool
     place: Place
     needs: memory.Needs
 
@@ -100,10 +110,46 @@ def prepare(config: PruneConfig, say: Callable[[str], None]) -> Job:
     check_context(checkpoint.config, config.seqlen)
     mixture = find_mixture(checkpoint)
     files = files_of(checkpoint, mixture)
-    stored_dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    stored_dtype = _stored(config, checkpoint)
     place = Place(config.out)
     place.check(checkpoint.path, checkpoint.num_params * stored_dtype.itemsize, config.force)
     tokenizer = checkpoint.tokenizer()
+    tried = _rehearse(config, checkpoint, mixture, files, tokenizer)
+    windows_BT = calibration.asked_windows(config, tokenizer, config.seed, say)
+    check_rest(checkpoint, windows_BT, stored_dtype)
+    machine = Machine(
+        device=device,
+        compute_dtype=devices.compute_dtype(checkpoint.dtype, device),
+        stored_dtype=stored_dtype,
+        batch_size=devices.pick_batch_size(config.batch_size, config.seqlen, device),
+        offload_dir=None,
+        processes=Processes(),
+    )
+    note_other_way(checkpoint, tokenizer, windows_BT, config.bos, device, machine.compute_dtype, say)
+    num_params = parameters_left(checkpoint, mixture.dims, tried.num_kept)
+    passage = passage_of(
+        checkpoint, windows_BT, config.seqlen, machine.batch_size, device, machine.compute_dtype, stored_dtype
+    )
+    beside = {"tokens to try and refit by": _beside(config, passage, mixture, tried.repairs)}
+    needs = memory.needs(_stages(passage, checkpoint, mixture, tried.per_token, num_params, beside), device)
+    memory.check(needs, device, CURE, place.partial)
+    return Job(
+        config=config,
+        checkpoint=checkpoint,
+        mixture=mixture,
+        tried=tried,
+        files=files,
+        tokenizer=tokenizer,
+        windows_BT=windows_BT,
+        machine=machine,
+        num_params=num_params,
+        place=place,
+        needs=needs,
+    )
+
+
+def _rehearse(config: PruneConfig, checkpoint: Checkpoint, mixture: Mixture, files: Files, tokenizer: Any) -> Tried:
+    """Decide how many stay, and try it on the first layer that has experts."""
     ids_T = short_window(checkpoint, tokenizer)[:REHEARSED]
     with closing(Rehearsal(checkpoint, mixture, ids_T)) as rehearsal:
         per_token = rehearsal.per_token
@@ -120,42 +166,13 @@ def prepare(config: PruneConfig, say: Callable[[str], None]) -> Job:
             f"--expert-repair: the experts of model_type {checkpoint.config.model_type!r} do not end in a projection "
             "that could be refitted and written as it came: use --no-expert-repair."
         )
-    windows_BT = calibration.asked_windows(config, tokenizer, config.seed, say)
-    check_rest(checkpoint, windows_BT, stored_dtype)
-    machine = Machine(
-        device=device,
-        compute_dtype=devices.compute_dtype(checkpoint.dtype, device),
-        stored_dtype=stored_dtype,
-        batch_size=devices.pick_batch_size(config.batch_size, config.seqlen, device),
-        offload_dir=None,
-        processes=Processes(),
-    )
-    note_other_way(checkpoint, tokenizer, windows_BT, config.bos, device, machine.compute_dtype, say)
-    num_params = parameters_left(checkpoint, mixture.dims, num_kept)
-    passage = passage_of(
-        checkpoint, windows_BT, config.seqlen, machine.batch_size, device, machine.compute_dtype, stored_dtype
-    )
-    beside = {"tokens to try and refit by": _beside(config, passage, mixture, repairs)}
-    needs = memory.needs(_stages(passage, checkpoint, mixture, per_token, num_params, beside), device)
-    memory.check(needs, device, CURE, place.partial)
-    smaller_config.dtype = stored_dtype
-    return Job(
-        config=config,
-        checkpoint=checkpoint,
-        mixture=mixture,
-        num_kept=num_kept,
-        per_token=per_token,
-        smaller=smaller,
-        output_config=smaller_config,
-        files=files,
-        tokenizer=tokenizer,
-        windows_BT=windows_BT,
-        machine=machine,
-        num_params=num_params,
-        repairs=repairs,
-        place=place,
-        needs=needs,
-    )
+    smaller_config.dtype = _stored(config, checkpoint)
+    return Tried(num_kept, per_token, smaller, smaller_config, repairs)
+
+
+def _stored(config: PruneConfig, checkpoint: Checkpoint) -> torch.dtype:
+    dtype: torch.dtype = checkpoint.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
+    return dtype
 
 
 def _smaller_config(checkpoint: Checkpoint, mixture: Mixture, num_kept: int, heads_left_out: bool) -> Any:

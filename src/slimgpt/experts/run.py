@@ -75,7 +75,7 @@ class _Run:
     def all_layers(self) -> tuple[list[LayerRecord], Witness]:
         """Every layer in order; what became of those with experts, and what the smaller model says in the end."""
         job, num_layers = self.job, len(self.job.checkpoint.layers)
-        passes = num_layers + (2 if job.repairs else 1) * len(self.mixture.paths)
+        passes = num_layers + (2 if job.tried.repairs else 1) * len(self.mixture.paths)
         self.observer.stage("experts", job.windows_BT.numel() * passes)
         with closing(self._open_stream()) as self.stream:
             found = [self._layer(index) for index in range(num_layers)]
@@ -105,9 +105,9 @@ class _Run:
             self._write(index, torch.arange(self.mixture.num_experts), {})
             self._advance(index, state, None)
             return None
-        targets = self._sample(index) if job.repairs else None
+        targets = self._sample(index) if job.tried.repairs else None
         before, score_E = self._watch(index, state, path, targets)
-        kept_N = best(score_E, job.num_kept, self.mixture.groups)
+        kept_N = best(score_E, job.tried.num_kept, self.mixture.groups)
         state = self.mixture.cut(prefix, state, kept_N)
         renewed: dict[str, Tensor] = {}
         fitted = None
@@ -142,7 +142,7 @@ class _Run:
             with watched(experts, stats.count), rerouting.inputs(sample.update):
                 self.stream.visit(layer, index)
             with torch.inference_mode():
-                return stats, order_of_going(experts, rerouting, sample.rows, job.num_kept, self.mixture.groups)
+                return stats, order_of_going(experts, rerouting, sample.rows, job.tried.num_kept, self.mixture.groups)
 
     def _repair(self, index: int, state: dict[str, Tensor], path: str, target_TD: Tensor) -> Refit:
         """Other last projections for the experts that stay, from where the text is now sent among them."""
@@ -152,7 +152,10 @@ class _Run:
             for sample, rows in zip((x, expert, gate), routed, strict=True):
                 sample.update(rows)
 
-        with self.clock.timed("repair", self.machine.device), self._filled(self.job.smaller, index, state) as layer:
+        with (
+            self.clock.timed("repair", self.machine.device),
+            self._filled(self.job.tried.smaller, index, state) as layer,
+        ):
             experts = layer.get_submodule(path)
             with watched(experts, hear):
                 self.stream.visit(layer, index)
@@ -169,8 +172,11 @@ class _Run:
 
     def _advance(self, index: int, state: dict[str, Tensor], path: str | None) -> RoutingStats:
         """Carry the text through what is left of a layer; what its router does now."""
-        stats = RoutingStats.of(self.job.num_kept)
-        with self.clock.timed("advance", self.machine.device), self._filled(self.job.smaller, index, state) as layer:
+        stats = RoutingStats.of(self.job.tried.num_kept)
+        with (
+            self.clock.timed("advance", self.machine.device),
+            self._filled(self.job.tried.smaller, index, state) as layer,
+        ):
             if path is None:
                 self.stream.advance(layer, index)
             else:
@@ -194,4 +200,4 @@ class _Run:
         shards = [self._shard(index) for index in range(len(job.checkpoint.layers))]
         total = sum(shard.stat().st_size for shard in shards) + sum(tensor.nbytes for tensor in rest.values())
         write_weights(finished, rest, shards, total, {})
-        add_the_rest(finished, job.checkpoint, job.output_config, job.tokenizer)
+        add_the_rest(finished, job.checkpoint, job.tried.output_config, job.tokenizer)

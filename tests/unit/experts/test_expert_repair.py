@@ -79,7 +79,7 @@ def test_experts_of_few_tokens_stay_as_they_are(layer: tuple[Any, Routed]) -> No
     assert found.refitted == 0 and torch.equal(found.down, experts.down_proj)
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "deepseek_v3"])
+@pytest.mark.parametrize("kind", ["mixtral", pytest.param("deepseek_v3", marks=pytest.mark.nightly)])
 def test_a_repaired_model_is_nearer_to_the_dense_one_in_every_layer(tmp_path: Path, kind: str) -> None:
     dense = mixtures.save_mixture(tmp_path / "dense", kind, dtype=torch.bfloat16)
     text = tmp_path / "text.txt"
