@@ -27,6 +27,7 @@ def pruned(tmp_path: Path) -> Path:
     return prune(tiny_llama.prune_config(dense, tmp_path / "pruned", ratio=0.3)).path
 
 
+@pytest.mark.nightly
 def test_lm_eval_answers_as_a_plain_loop_does(pruned: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     tasks, hidden = tmp_path / "tasks", tmp_path / "hidden"

@@ -85,6 +85,7 @@ def test_flops_are_those_of_the_formula() -> None:
 # --- how it is measured ----------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_the_peak_is_the_model_s_own(dense: Path, result: dict[str, Any], tmp_path: Path) -> None:
     """Neither its parent's, which Linux counts in a forked child, nor that of a larger model beside it."""
     ballast = torch.ones(400 << 18)  # 400 MiB

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mixtures
 import pytest
 import task_rows
 import worded
@@ -19,13 +20,15 @@ from slimgpt import cli
 from slimgpt.evaluation.suite import METRICS
 
 DENSE = ("my-model", "MODEL", "DENSE", "dense")
+MIXTURE, FEWER_EXPERTS = "my-mixture", "fewer-experts"
 PRUNED = ("smaller", "smaller-20", "smaller-25", "smaller-50", "pruned", "PRUNED", "half", "three-quarters", "better")
-TEXTS = ("my-text.jsonl", "text.jsonl", "chats.jsonl", "instructions.jsonl", "reviews.csv", "wiki.test.txt")
-TEXTS += ("held-out.txt", "notes.txt", "code/one.py", "corpus/one.txt")
+TEXTS = ("my-text.jsonl", "text.jsonl", "chats.jsonl", "my-chats.jsonl", "instructions.jsonl", "reviews.csv")
+TEXTS += ("wiki.test.txt", "held-out.txt", "notes.txt", "code/one.py", "corpus/one.txt")
 
-SMALL = {"64000": "400", "200MB": "200KB", "4": "1", "512": "16", "64": "8", "15": "2", "24": "2", "0.5": "0.4"}
+SMALL = {"64000": "400", "200MB": "200KB", "4": "1", "512": "16", "64": "8", "15": "2", "24": "2", "8": "2"}
+SMALL |= {"0.5": "0.4"}
 SIZES = {"--keep", "--target-size", "--layers", "--prompt-tokens", "--new-tokens", "--batch-size", "--repeats"}
-SIZES |= {"--search-candidates", "--epochs", "--ratio"}
+SIZES |= {"--search-candidates", "--epochs", "--ratio", "--experts-multiple-of", "--samples"}
 """Options whose values are for real models, and what stands for them."""
 
 CALIBRATED = {"--samples": "4", "--seqlen": "32", "--calibration": "text.jsonl"}
@@ -79,11 +82,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tasks").mkdir()
     assert list(task_rows.all_tasks(folder / "tasks", METRICS, 4))
     worded.save_model(folder / "my-model", "byte level")
+    mixtures.save_mixture(folder / MIXTURE, "qwen3_moe")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for line in (
             "prune my-model smaller --ratio 0.1 --allocation log --calibration text.jsonl",
             "trim my-model fewer-tokens --text notes.txt --keep 64000",
+            f"prune {MIXTURE} {FEWER_EXPERTS} --experts 0.25 --calibration text.jsonl",
             "eval my-model --text wiki.test.txt --json eval.json",
         ):
             assert cli.main(told(line.split())) == 0
@@ -97,7 +102,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_text(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     lines = [f"Line {number} of a text about birds, elms and green hills." for number in range(120)]
-    if path.name in ("chats.jsonl", "instructions.jsonl"):
+    if path.name in ("chats.jsonl", "my-chats.jsonl", "instructions.jsonl"):
         rows = [[{"role": "user", "content": "Who?"}, {"role": "assistant", "content": line}] for line in lines]
         content = "".join(json.dumps({"messages": row}) + "\n" for row in rows)
     elif path.suffix == ".jsonl":
@@ -117,7 +122,7 @@ def made_by(words: list[str]) -> list[str]:
 
 def case(page: str, words: list[str]) -> Any:
     """Those of README with the fast tests, all others nightly."""
-    marks = [] if page == "README.md" else [pytest.mark.nightly]
+    marks = [] if page == "README.md" and words[0] != "bench" else [pytest.mark.nightly]  # bench has tests, and waits
     return pytest.param(page, words, id=f"{page}: {' '.join(words)}", marks=marks)
 
 

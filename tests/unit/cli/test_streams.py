@@ -83,7 +83,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OPTIONS = "--calibration builtin --samples 2 --seqlen 32 --solver magnitude --allocation log --device cpu"
 
 
-@pytest.mark.parametrize("how", ["| true", ">&- 2>&-"])
+@pytest.mark.parametrize("how", ["| true", pytest.param(">&- 2>&-", marks=pytest.mark.nightly)])
 def test_a_run_goes_on_without_anybody_who_listens(model: Path, tmp_path: Path, how: str) -> None:
     """In a shell of its own: such are the streams of a real process."""
     command = f"'{sys.executable}' -m slimgpt prune '{model}' '{tmp_path}/out' {OPTIONS}"

@@ -30,6 +30,7 @@ def cannot_compile() -> bool:
 needs_compiler = pytest.mark.skipif(cannot_compile(), reason="torch.compile has no C++ compiler here")
 
 
+@pytest.mark.nightly
 @needs_compiler
 @pytest.mark.parametrize("changes", [{"full": True, "hidden_weight": 1.0}, {"dropout": 0.0}], ids=["whole", "LoRA"])
 def test_a_run_ends_at_the_same_model(shop: Shop, tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -65,6 +66,7 @@ def test_layers_of_many_widths_all_have_compiled_code() -> None:
     assert counters["stats"]["unique_graphs"] == len(layers)
 
 
+@pytest.mark.nightly
 def test_a_machine_without_a_compiler_is_told_before_any_work(shop: Shop, tmp_path: Path) -> None:
     arguments = [shop.pruned, tmp_path / "out", "--data", shop.text, "--device", "cpu", "--seqlen", "32", "--compile"]
     done = subprocess.run(

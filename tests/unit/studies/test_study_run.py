@@ -166,6 +166,7 @@ def test_a_killed_study_runs_only_what_is_missing(tmp_path: Path) -> None:
     assert not [path for path in (done.out / "cells").iterdir() if "partial" in path.name]
 
 
+@pytest.mark.nightly
 def test_real_commands_on_a_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole way from the command line, with one cell that cannot work."""
     pytest.importorskip("jinja2")
