@@ -23,12 +23,12 @@ DENSE = ("my-model", "MODEL", "DENSE", "dense")
 MIXTURE, FEWER_EXPERTS = "my-mixture", "fewer-experts"
 PRUNED = ("smaller", "smaller-20", "smaller-25", "smaller-50", "pruned", "PRUNED", "half", "three-quarters", "better")
 TEXTS = ("my-text.jsonl", "text.jsonl", "chats.jsonl", "my-chats.jsonl", "instructions.jsonl", "reviews.csv")
-TEXTS += ("wiki.test.txt", "held-out.txt", "notes.txt", "code/one.py", "corpus/one.txt")
+TEXTS += ("wiki.test.txt", "held-out.txt", "notes.txt", "en.jsonl", "de.jsonl", "code/one.py", "corpus/one.txt")
 
 SMALL = {"64000": "400", "200MB": "200KB", "4": "1", "512": "16", "64": "8", "15": "2", "24": "2", "8": "2"}
-SMALL |= {"0.5": "0.4"}
+SMALL |= {"0.5": "0.4", "150M": "82K"}
 SIZES = {"--keep", "--target-size", "--layers", "--prompt-tokens", "--new-tokens", "--batch-size", "--repeats"}
-SIZES |= {"--search-candidates", "--epochs", "--ratio", "--experts-multiple-of", "--samples"}
+SIZES |= {"--search-candidates", "--epochs", "--ratio", "--experts-multiple-of", "--samples", "--target-params"}
 """Options whose values are for real models, and what stands for them."""
 
 CALIBRATED = {"--samples": "4", "--seqlen": "32", "--calibration": "text.jsonl"}
