@@ -61,7 +61,13 @@ def test_the_layout_is_that_of_the_model(shop: Shop, tmp_path: Path) -> None:
     assert {name: tensor.shape for name, tensor in before.items()} == {n: tensor.shape for n, tensor in after.items()}
 
 
-@pytest.mark.parametrize("preparation", ["import slimgpt; options = {}", "options = {'trust_remote_code': True}"])
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        pytest.param("import slimgpt; options = {}", marks=pytest.mark.nightly),
+        "options = {'trust_remote_code': True}",
+    ],
+)
 def test_the_output_loads_in_a_fresh_process(shop: Shop, tmp_path: Path, preparation: str) -> None:
     result = recover(options(shop, tmp_path / "out"))
     program = (
