@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Processes of the fast tests, one thread each.
 WORKERS ?= 2
 
-# Hostile files of every kind that `make fuzz` tries; test-fast tries 200.
+# Hostile files of every kind that `make fuzz` tries; test-fast tries 120.
 FUZZ ?= 3000
 
 .PHONY: setup test test-fast test-e2e test-export test-damage test-families test-vllm test-lowest fuzz check docs notebooks demo clean

@@ -23,7 +23,7 @@ import pytest
 from slimgpt import cli
 from slimgpt.errors import SlimGPTError
 
-NUMBER = int(os.environ.get("SLIMGPT_FUZZ", "200"))
+NUMBER = int(os.environ.get("SLIMGPT_FUZZ", "120"))
 SEEDS = pytest.mark.parametrize("seed", range(NUMBER))
 SECONDS = 120  # a case takes a fraction of one, on a machine with nothing else to do: what takes this long hangs
 LONGEST = 1000  # characters of a message that can be read

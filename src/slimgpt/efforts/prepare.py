@@ -30,7 +30,7 @@ from slimgpt.output.journal import Journal, take_up
 from slimgpt.output.place import JOURNAL, Place
 from slimgpt.pruning.observer import Observer
 from slimgpt.pruning.prepare import NOT_IN_FINGERPRINT, calibration_windows
-from slimgpt.recovery import foresee
+from slimgpt.recovery import foresee, lora
 from slimgpt.recovery.rows import build
 from slimgpt.streaming import memory
 
@@ -126,6 +126,7 @@ def as_lines(windows_BT: torch.Tensor, tokenizer: Any, num_first: int) -> str:
 
 
 def _check_machine(config: PruneConfig) -> None:
+    lora.version()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
             "--effort high runs in one process: start it without torchrun, or give its stages as commands of their "

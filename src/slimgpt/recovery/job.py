@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 
 from slimgpt.config import RecoverConfig
@@ -110,6 +109,7 @@ def prepare(config: RecoverConfig) -> Job:
         SlimGPTError: the first thing that is wrong.
     """
     config.check()
+    lora.version()
     device = devices.pick_device(config.device)
     processes = Processes.join(device)
     if config.compile:
@@ -295,5 +295,5 @@ def _fingerprint(
         "teacher": teacher.speaker if teacher else None,
         "data": hashlib.sha256(json.dumps(data).encode()).hexdigest(),
         **versions(),
-        "peft": peft.__version__,
+        "peft": lora.version(),
     }

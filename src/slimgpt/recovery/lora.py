@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import warnings
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
-
 from slimgpt.config import RecoverConfig
-from slimgpt.errors import ModelError
+from slimgpt.errors import ConfigError, ModelError
 from slimgpt.model.checkpoint import Checkpoint
+
+
+def version() -> str:
+    """Of peft, which is imported where it is used: whoever trains nothing needs none.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.metadata.version("peft")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ConfigError("training needs peft: pip install 'slimgpt[recover]'.") from error
 
 
 def adapted_paths(checkpoint: Checkpoint) -> list[str]:
@@ -32,6 +43,8 @@ def adapted_paths(checkpoint: Checkpoint) -> list[str]:
 
 def with_adapters(model: Any, checkpoint: Checkpoint, config: RecoverConfig) -> Any:
     """The model with fresh adapters (float32) over its frozen weights; their seed is torch's."""
+    from peft import LoraConfig, get_peft_model
+
     settings = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -46,5 +59,7 @@ def with_adapters(model: Any, checkpoint: Checkpoint, config: RecoverConfig) -> 
 
 def merged(base: Any, adapter: Path) -> Any:
     """The base model in float32 with a saved adapter added to its weights."""
+    from peft import PeftModel
+
     adapted: Any = PeftModel.from_pretrained(base.float(), adapter)
     return adapted.merge_and_unload().eval()

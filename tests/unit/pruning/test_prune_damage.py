@@ -57,6 +57,7 @@ def expected(shop: Shop) -> dict[str, Any]:
     return shop.world.undisturbed()
 
 
+@pytest.mark.nightly
 def test_whatever_is_damaged_at_the_end_the_output_is_the_same(
     shop: Shop, others: Path, expected: dict[str, Any]
 ) -> None:
