@@ -109,7 +109,6 @@ def prepare(config: RecoverConfig) -> Job:
         SlimGPTError: the first thing that is wrong.
     """
     config.check()
-    lora.version()
     device = devices.pick_device(config.device)
     processes = Processes.join(device)
     if config.compile:

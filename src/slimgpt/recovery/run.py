@@ -50,6 +50,7 @@ def recover(config: RecoverConfig, observer: RecoverObserver | None = None) -> R
     """
     clock = Clock()
     with clock.timed("prepare"):
+        lora.version()
         job = prepare(config)
     if job.device.type == "cpu":
         host.keep_memory()
