@@ -576,6 +576,7 @@ def test_help_mentions_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 # --- after real runs -------------------------------------------------------------------------------
 
 
+@pytest.mark.nightly
 def test_pruning_measuring_and_reporting_fit_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The files that prune, eval and bench write are those that report reads."""
     model, out, text = tiny_llama.save_model(tmp_path / "model"), tmp_path / "out", tmp_path / "text.txt"
