@@ -13,17 +13,9 @@ OPTIONAL = "peft jinja2 matplotlib lm_eval scipy torchao ray onnx onnxruntime on
 """Modules that extras bring, but for pyarrow, which comes with datasets."""
 
 WITHOUT = """
-import importlib.metadata, sys
+import sys
 for name in sys.argv[1].split():
     sys.modules[name] = None  # importing it fails
-found = importlib.metadata.version
-
-def version(name):
-    if name == "peft":
-        raise importlib.metadata.PackageNotFoundError(name)
-    return found(name)
-
-importlib.metadata.version = version
 from slimgpt import cli
 sys.exit(cli.main(sys.argv[2:]))
 """

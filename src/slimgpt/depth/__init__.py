@@ -31,6 +31,7 @@ from slimgpt.model.schema import SCHEMA
 from slimgpt.output import assembly, record_file
 from slimgpt.output.place import Place, merged_bytes
 from slimgpt.output.record_file import publish
+from slimgpt.output.written import Written
 from slimgpt.proof import Witness, alone, prove, run_through, short_window
 from slimgpt.proof.memory import proved
 from slimgpt.streaming import memory
@@ -45,12 +46,8 @@ __all__ = ["DropResult", "StreamObserver", "drop"]
 CURE = "lower --batch-size or --samples"
 
 
-@dataclass(frozen=True)
-class DropResult:
-    """Where the shallower model is, and its full record (what ``slimgpt.json`` holds)."""
-
-    path: Path
-    record: dict[str, Any]
+class DropResult(Written):
+    """The shallower model."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from slimgpt.detection.growth import block_of
 from slimgpt.detection.hollow import hollow_
 from slimgpt.detection.look import Look
 from slimgpt.detection.signature import owned_by_one, signatures
-from slimgpt.detection.whole import arguments_vary, holding_together, reads_ahead, why_not_streamed
+from slimgpt.detection.whole import holding_together, reads_ahead, why_not_streamed
 from slimgpt.errors import ModelError
 
 FEW_TOKENS = 2  # of a window, to see what reaches what
@@ -45,7 +45,6 @@ def detect(config: Any) -> Detected:
         width=more.calls[0].hidden.shape[-1],
         returns=more.calls[0].returns,
         named=more.calls[0].named,
-        arguments_vary=not_streamed is None and arguments_vary(model, more, ids_BT),
         not_streamed=not_streamed,
     )
 

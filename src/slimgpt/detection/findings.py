@@ -60,7 +60,6 @@ class Detected:
         width: numbers a token in the residual stream.
         returns: length of the tuple that a layer returns, the residual stream first; 0 where that is all.
         named: the name by which layers get the stream; None where it comes first.
-        arguments_vary: what else they get differs between windows.
         not_streamed: why layers cannot be run one at a time; None where they can.
     """
 
@@ -69,5 +68,4 @@ class Detected:
     width: int
     returns: int
     named: str | None
-    arguments_vary: bool
     not_streamed: str | None

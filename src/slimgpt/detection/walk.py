@@ -10,7 +10,7 @@ import torch
 from slimgpt.detection.building import empty_model
 from slimgpt.detection.decoder import find_decoder
 from slimgpt.detection.hollow import hollow_
-from slimgpt.detection.whole import arguments_vary, why_not_streamed
+from slimgpt.detection.whole import why_not_streamed
 
 WINDOWS, TOKENS = 2, 8
 
@@ -40,7 +40,4 @@ def walk_of(config: Any) -> Walk:
     hollow_(model)
     ids_BT = 10 + torch.arange(WINDOWS * TOKENS).view(WINDOWS, TOKENS)
     decoder = find_decoder(model, ids_BT[:1])
-    why_not = why_not_streamed(model, decoder, ids_BT)
-    if why_not is None and arguments_vary(model, decoder, ids_BT):
-        why_not = "its layers are told something of each text beside the residual stream"
-    return Walk(decoder.path, decoder.calls[0].returns, why_not)
+    return Walk(decoder.path, decoder.calls[0].returns, why_not_streamed(model, decoder, ids_BT))

@@ -56,7 +56,11 @@ def why_not_streamed(model: nn.Module, decoder: Decoder, ids_BT: Tensor) -> str 
         out = stream(model, decoder, calls_of(model, decoder, ids_BT), whole[0].hidden)
     except Exception as error:  # the code of any model may stumble in any way
         return f"its layers do not run one at a time ({type(error).__name__}: {last_line(error)})"
-    return None if _close(out, whole[-1].output) else "its layers do something else when they run one at a time"
+    if not _close(out, whole[-1].output):
+        return "its layers do something else when they run one at a time"
+    if _arguments_vary(model, decoder, ids_BT):
+        return "its layers are told something of each text beside the residual stream"
+    return None
 
 
 def reads_ahead(model: nn.Module, ids_BT: Tensor) -> bool:
@@ -66,7 +70,7 @@ def reads_ahead(model: nn.Module, ids_BT: Tensor) -> bool:
     return not _close(_logits(model, ids_BT)[:, :-1], _logits(model, other_BT)[:, :-1])
 
 
-def arguments_vary(model: nn.Module, decoder: Decoder, ids_BT: Tensor) -> bool:
+def _arguments_vary(model: nn.Module, decoder: Decoder, ids_BT: Tensor) -> bool:
     """The arguments of one window do not serve another: layers are told something of the tokens."""
     first, last = calls_of(model, decoder, ids_BT[:1]), calls_of(model, decoder, ids_BT[-1:])
     return any(_told(one) != _told(other) for one, other in zip(first, last, strict=True))

@@ -126,7 +126,7 @@ def as_lines(windows_BT: torch.Tensor, tokenizer: Any, num_first: int) -> str:
 
 
 def _check_machine(config: PruneConfig) -> None:
-    lora.version()
+    lora.require_peft()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
             "--effort high runs in one process: start it without torchrun, or give its stages as commands of their "

@@ -13,6 +13,7 @@ from slimgpt.config import PruneConfig
 from slimgpt.config.step import Step
 from slimgpt.efforts.prepare import Job, config_of, prepare
 from slimgpt.efforts.record import whole
+from slimgpt.experts import remove_experts
 from slimgpt.machine import atomic
 from slimgpt.machine.folder_lock import remove
 from slimgpt.machine.seals import all_hashes, intact, seal
@@ -30,9 +31,12 @@ def prune(config: PruneConfig, observer: Observer | StreamObserver | None = None
     Raises:
         SlimGPTError: something the user can mend; raised before any work wherever that is possible.
     """
-    if config.effort != "high" or config.experts is not None:
-        return driver.prune(config, observer)
+    if config.experts is not None:
+        made = remove_experts(config, observer if isinstance(observer, StreamObserver) else None)
+        return PruneResult(made.path, made.record)
     assert not isinstance(observer, StreamObserver)
+    if config.effort != "high":
+        return driver.prune(config, observer)
     observer = observer or Observer()
     job = prepare(config, observer)
     with closing(job.place):

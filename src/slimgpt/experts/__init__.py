@@ -7,6 +7,6 @@ Comes in: a model and text. Goes out: a stock model with fewer experts in every 
 
 from __future__ import annotations
 
-from slimgpt.experts.run import ExpertsResult, remove_experts
+from slimgpt.experts.run import remove_experts
 
-__all__ = ["ExpertsResult", "remove_experts"]
+__all__ = ["remove_experts"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +25,14 @@ from slimgpt.model.layer_loading import materialised, read_layer
 from slimgpt.model.stock import open_stock
 from slimgpt.output.assembly import add_the_rest, write_weights
 from slimgpt.output.record_file import publish
+from slimgpt.output.written import Written
 from slimgpt.proof import Witness, prove, witness_of
 from slimgpt.streaming.activations import ActivationRoom
 from slimgpt.streaming.observer import StreamObserver
 from slimgpt.streaming.stream import ActivationStream
 
 
-class ExpertsResult(NamedTuple):
-    """Where the smaller mixture is, and its full record (what ``slimgpt.json`` holds)."""
-
-    path: Path
-    record: dict[str, Any]
-
-
-def remove_experts(config: PruneConfig, observer: StreamObserver | None = None) -> ExpertsResult:
+def remove_experts(config: PruneConfig, observer: StreamObserver | None = None) -> Written:
     """Make a mixture with fewer experts: check everything, work layer after layer, write the result atomically.
 
     Raises:
@@ -58,7 +51,7 @@ def remove_experts(config: PruneConfig, observer: StreamObserver | None = None) 
         with clock.timed("prove", job.machine.device):
             proof = prove(job.place.finished, witness, job.tokenizer, job.needs.more, opens=open_stock)
         whole = publish(job.place, {**record_of(job, layers, clock), "proof": proof})
-    return ExpertsResult(job.place.out, whole)
+    return Written(job.place.out, whole)
 
 
 class _Run:

@@ -114,8 +114,6 @@ def _apart(found: LayerFindings) -> LayerFindings:
 def _require_use(model_type: str, found: Detected) -> None:
     """Raise ModelError where there is nothing that could be done with the model."""
     why = found.not_streamed
-    if why is None and found.arguments_vary:
-        why = "its layers are told something of each text beside the residual stream"
     if why is None and not any(layer.places for layer in found.layers):
         reasons = dict.fromkeys(f"{one.path}: {one.reason}" for layer in found.layers for one in layer.refusals)
         why = "; ".join(reasons) or "no layer has a projection whose inputs are independent of each other"

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from slimgpt.allocation.ranking import rank
 from slimgpt.config import PruneConfig
 from slimgpt.errors import NumericalError
-from slimgpt.experts import remove_experts
 from slimgpt.machine import host
 from slimgpt.machine.clock import Clock
 from slimgpt.model import surgery
@@ -35,22 +34,17 @@ from slimgpt.solvers.members import solve_site
 from slimgpt.solvers.stats import GapStats, InputStats
 from slimgpt.streaming.activations import ActivationRoom
 from slimgpt.streaming.conveyor import to_host
-from slimgpt.streaming.observer import StreamObserver
 from slimgpt.streaming.prefetch import Prefetcher
 from slimgpt.streaming.stream import ActivationStream, Targets
 from slimgpt.streaming.write_behind import WriteBehind
 
 
-def prune(config: PruneConfig, observer: Observer | StreamObserver | None = None) -> PruneResult:
-    """Make a smaller model: check everything, prune layer after layer, write the result atomically. A StreamObserver
-    hears of it where whole experts go.
+def prune(config: PruneConfig, observer: Observer | None = None) -> PruneResult:
+    """Make a smaller model: check everything, prune layer after layer, write the result atomically.
 
     Raises:
         SlimGPTError: something the user can mend; raised before any work wherever that is possible.
     """
-    if config.experts is not None:
-        return PruneResult(*remove_experts(config, observer if isinstance(observer, StreamObserver) else None))
-    assert not isinstance(observer, StreamObserver)
     clock, observer = Clock(), observer or Observer()
     with clock.timed("prepare"):
         job = prepare(config, observer.preparing, observer.said)

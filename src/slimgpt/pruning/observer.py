@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from slimgpt.config.step import Step
+from slimgpt.output.written import Written
 from slimgpt.pruning.job import Job
 
 
@@ -46,9 +45,5 @@ class Observer:
         return None
 
 
-@dataclass(frozen=True)
-class PruneResult:
-    """Where the smaller model is, and its full record (what ``slimgpt.json`` holds)."""
-
-    path: Path
-    record: dict[str, Any]
+class PruneResult(Written):
+    """The smaller model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,15 @@ from slimgpt.errors import ConfigError, ModelError
 from slimgpt.model.checkpoint import Checkpoint
 
 
-def version() -> str:
-    """Of peft, which is imported where it is used: whoever trains nothing needs none.
+def require_peft() -> None:
+    """Raise ConfigError where it is not installed. Only what uses it imports it: whoever trains nothing needs none."""
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError("training needs peft: pip install 'slimgpt[recover]'.")
 
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return importlib.metadata.version("peft")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ConfigError("training needs peft: pip install 'slimgpt[recover]'.") from error
+
+def version() -> str:
+    """Of peft."""
+    return importlib.metadata.version("peft")
 
 
 def adapted_paths(checkpoint: Checkpoint) -> list[str]:

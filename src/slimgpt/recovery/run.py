@@ -6,9 +6,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from slimgpt.machine.clock import Clock
 from slimgpt.machine.versions import versions
 from slimgpt.model.beginning import bos_of
 from slimgpt.model.loading import load_as
+from slimgpt.output.written import Written
 from slimgpt.recovery import checkpoints, compiling, extrapolation, folding, lora, movement, save, targets, teacher
 from slimgpt.recovery.checkpoints import Checkpoint
 from slimgpt.recovery.extrapolation import Reached
@@ -34,12 +34,8 @@ from slimgpt.recovery.zeros import hold_zeros
 from slimgpt.streaming import other_way
 
 
-@dataclass(frozen=True)
-class RecoverResult:
-    """Where the recovered model is, and its full record (what ``slimgpt.json`` holds)."""
-
-    path: Path
-    record: dict[str, Any]
+class RecoverResult(Written):
+    """The recovered model."""
 
 
 def recover(config: RecoverConfig, observer: RecoverObserver | None = None) -> RecoverResult:
@@ -50,7 +46,7 @@ def recover(config: RecoverConfig, observer: RecoverObserver | None = None) -> R
     """
     clock = Clock()
     with clock.timed("prepare"):
-        lora.version()
+        lora.require_peft()
         job = prepare(config)
     if job.device.type == "cpu":
         host.keep_memory()

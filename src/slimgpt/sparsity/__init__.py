@@ -8,9 +8,6 @@ Comes in: a model and text. Goes out: the same shapes with zeros in them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +16,7 @@ from slimgpt.machine.clock import Clock
 from slimgpt.model.layer_loading import read_layer
 from slimgpt.output import assembly
 from slimgpt.output.record_file import publish
+from slimgpt.output.written import Written
 from slimgpt.proof import Witness, alone, prove, run_through, short_window
 from slimgpt.sites.projections import projections, weight_OI
 from slimgpt.sparsity import record
@@ -31,12 +29,8 @@ from slimgpt.streaming.observer import StreamObserver
 __all__ = ["SparsifyResult", "StreamObserver", "sparsify"]
 
 
-@dataclass(frozen=True)
-class SparsifyResult:
-    """Where the sparse model is, and its full record (what ``slimgpt.json`` holds)."""
-
-    path: Path
-    record: dict[str, Any]
+class SparsifyResult(Written):
+    """The sparse model."""
 
 
 def sparsify(config: SparsifyConfig, observer: StreamObserver | None = None) -> SparsifyResult:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from slimgpt.model.checkpoint import Checkpoint, open_checkpoint
 from slimgpt.model.schema import SCHEMA
 from slimgpt.output import assembly, record_file
 from slimgpt.output.place import Place
+from slimgpt.output.written import Written
 from slimgpt.proof import Witness, prove
 from slimgpt.streaming.observer import StreamObserver
 from slimgpt.vocabulary.ancestry import Ancestry
@@ -41,12 +41,8 @@ from slimgpt.vocabulary.witness import CPU, dense_witness
 __all__ = ["TrimResult", "trim"]
 
 
-@dataclass(frozen=True)
-class TrimResult:
-    """Where the model with fewer tokens is, and its full record (what ``slimgpt.json`` holds)."""
-
-    path: Path
-    record: dict[str, Any]
+class TrimResult(Written):
+    """The model with fewer tokens."""
 
 
 @dataclass(frozen=True)

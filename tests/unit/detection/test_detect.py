@@ -154,7 +154,7 @@ def test_the_decoder_inside_a_larger_model() -> None:
 
 def test_what_layers_are_told_of_tokens_is_noticed() -> None:
     found = small("Gemma4TextConfig", head_dim=8, hidden_size_per_layer_input=16, vocab_size_per_layer_input=260)
-    assert found.arguments_vary and found.not_streamed is None
+    assert "told something of each text" in (found.not_streamed or "")
     assert parts(found) == [{"attention", "ffn"}] * 2
 
 
